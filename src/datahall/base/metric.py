@@ -1,0 +1,41 @@
+"""A number with its interval and its label: what a forecast and a measurement are made of.
+
+A metric does not know how it was made.  Intervals are nominal 90 % unless the field that holds them says otherwise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from datahall.base.label import Label
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One number of a result.
+
+    `unit` is a dimension of `datahall.base.units`; `low` and `high` bound the 90 % interval in the same unit;
+    `label` says where the number comes from.
+    """
+
+    name: str
+    unit: str
+    value: float
+    low: float
+    high: float
+    label: Label
+
+    def to_json(self) -> dict[str, Any]:
+        """The metric as plain JSON values."""
+        return {"name": self.name, "unit": self.unit, "value": self.value, "low": self.low, "high": self.high, "label": str(self.label)}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Metric:
+        """The metric that `to_json` wrote."""
+        return cls(data["name"], data["unit"], data["value"], data["low"], data["high"], Label.of(data["label"]))
+
+
+def exactly(name: str, unit: str, value: float, label: Label = Label.MEASURED) -> Metric:
+    """A metric without spread."""
+    return Metric(name, unit, value, value, value, label)

@@ -1,0 +1,103 @@
+"""The shape of a decoder-only language model: what its counts of parameters, FLOPs and bytes follow from.
+
+Shapes only; no weights, no names of hardware.  Encoders and recommenders have their own shapes elsewhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class LatentAttention:
+    """Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1): widths in elements per head or token."""
+
+    query_rank: int  # 0: queries are projected directly
+    key_value_rank: int
+    rope_dim: int
+    nope_dim: int
+    value_dim: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """A transformer decoder by its dimensions, all in elements or counts.
+
+    `ffn` is the hidden width of a dense MLP, or of one routed expert where `experts` > 0; `mlp_matrices` is 3 for gated
+    MLPs and 2 for plain ones.  The first `dense_layers` layers of a mixture model are dense with width `dense_ffn`;
+    `shared_experts` experts of width `shared_ffn` see every token.  A share `window_share` of
+    the layers attends to the last `window` tokens only (0: all layers attend in full).
+    """
+
+    name: str
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    ffn: int
+    vocab: int
+    mlp_matrices: int = 3
+    tied_embeddings: bool = False
+    experts: int = 0
+    experts_per_token: int = 0
+    shared_experts: int = 0
+    shared_ffn: int = 0
+    dense_layers: int = 0
+    dense_ffn: int = 0
+    latent: LatentAttention | None = None
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    query_key_norm: bool = False
+    learned_positions: int = 0  # rows of a learned position table
+    window: int = 0
+    window_share: float = 0.0
+
+    @property
+    def moe_layers(self) -> int:
+        """Layers whose MLP is a mixture of experts."""
+        return self.layers - self.dense_layers if self.experts else 0
+
+    def attention_parameters(self) -> int:
+        """Weights and biases of one layer's attention projections."""
+        if self.latent is not None:
+            return self._latent_parameters(self.latent)
+        query = self.heads * self.head_dim
+        key_value = 2 * self.kv_heads * self.head_dim
+        bias = (query + key_value) if self.attention_bias else 0
+        norms = 2 * self.head_dim if self.query_key_norm else 0
+        return self.hidden * (query + key_value) + query * self.hidden + bias + norms
+
+    def mlp_parameters(self, width: int) -> int:
+        """Weights and biases of one MLP of hidden width `width`."""
+        bias = (self.mlp_matrices - 1) * width + self.hidden if self.mlp_bias else 0
+        return self.mlp_matrices * self.hidden * width + bias
+
+    def parameters(self) -> int:
+        """All parameters, embeddings included."""
+        return self._parameters(experts=self.experts)
+
+    def active_parameters(self) -> int:
+        """Parameters that one token passes through, embeddings included."""
+        return self._parameters(experts=self.experts_per_token)
+
+    def _parameters(self, experts: int) -> int:
+        norms = 2 * self.hidden
+        embeddings = self.vocab * self.hidden * (1 if self.tied_embeddings else 2)
+        embeddings += self.learned_positions * self.hidden
+        dense = self.layers - self.moe_layers
+        dense_mlp = self.mlp_parameters(self.dense_ffn if self.experts else self.ffn)
+        mixture = experts * self.mlp_parameters(self.ffn) + self.shared_experts * self.mlp_parameters(self.shared_ffn)
+        mixture += self.hidden * self.experts  # the router scores every expert
+        layers = self.layers * (self.attention_parameters() + norms)
+        return embeddings + layers + dense * dense_mlp + self.moe_layers * mixture + self.hidden
+
+    def _latent_parameters(self, latent: LatentAttention) -> int:
+        query_width = self.heads * (latent.nope_dim + latent.rope_dim)
+        if latent.query_rank:
+            query = self.hidden * latent.query_rank + latent.query_rank + latent.query_rank * query_width
+        else:
+            query = self.hidden * query_width
+        compressed = self.hidden * (latent.key_value_rank + latent.rope_dim) + latent.key_value_rank
+        expanded = latent.key_value_rank * self.heads * (latent.nope_dim + latent.value_dim)
+        return query + compressed + expanded + self.heads * latent.value_dim * self.hidden

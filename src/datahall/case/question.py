@@ -1,0 +1,98 @@
+"""A resolved case: what is asked, as frozen values in base units, with a hash that a plan carries.
+
+`Case` is what `resolve` makes from a file; it holds no file names and nothing that depends on the machine it is read on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from datahall.base.label import Label
+from datahall.case.model import ModelShape
+from datahall.case.site import Site
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """A training run: how much, in which batches.  `tokens` in all, `global_batch` in sequences of `sequence` tokens."""
+
+    tokens: float
+    global_batch: int
+    sequence: int
+    precision: str = ""  # empty: the plan chooses
+    optimiser: str = "adamw"
+    method: str = "full"  # full | lora
+    lora_rank: int = 0
+    entry: str = ""  # package.module:build of the user's own workload
+    dataset: str = ""
+    seed: int = 0
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps, rounded up."""
+        per_step = self.global_batch * self.sequence
+        return max(1, -int(-self.tokens // per_step))
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What is wanted: the quantity to make small and the bounds that must hold (infinite: none)."""
+
+    minimise: str = "time"  # time | cost | energy
+    deadline_s: float = float("inf")
+    budget_usd: float = float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A question to datahall.  `provenance` gives the label of each input by path, `defaults` why a value was chosen."""
+
+    name: str
+    model: ModelShape
+    application: Training
+    site: Site
+    goal: Goal
+    provenance: Mapping[str, Label] = field(default_factory=lambda: MappingProxyType({}))
+    defaults: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+    def to_json(self) -> dict[str, Any]:
+        """The case as plain JSON values, the labels by name."""
+        return _plain(
+            {
+                "name": self.name,
+                "model": asdict(self.model),
+                "application": asdict(self.application),
+                "site": _site_json(self.site),
+                "goal": asdict(self.goal),
+                "provenance": {path: str(label) for path, label in self.provenance.items()},
+                "defaults": dict(self.defaults),
+            }
+        )
+
+    def hash(self) -> str:
+        """SHA-256 of the question (model, application, site, goal), hexadecimal."""
+        asked = {key: value for key, value in self.to_json().items() if key in {"model", "application", "site", "goal"}}
+        return hashlib.sha256(json.dumps(asked, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _site_json(site: Site) -> dict[str, Any]:
+    fields = {name: getattr(site, name) for name in site.__dataclass_fields__ if name not in {"accelerator", "provenance"}}
+    accelerator = {name: getattr(site.accelerator, name) for name in site.accelerator.__dataclass_fields__}
+    links = {name: asdict(fields[name]) for name in ("scale_up", "scale_out", "disk")}
+    labels = {path: str(label) for path, label in site.provenance.items()}
+    return {**fields, **links, "accelerator": accelerator, "provenance": labels}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]  # pyright: ignore[reportUnknownVariableType]
+    if isinstance(value, float) and value == float("inf"):
+        return "infinite"
+    return value

@@ -1,0 +1,86 @@
+"""A site as plain numbers: accelerators, the links inside and between nodes, disks, prices, failures.
+
+Base units throughout; where a number came from stands in `provenance`, by field path.  No catalogue look-ups here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from datahall.base.label import Label
+
+
+def _frozen(mapping: Mapping[str, Label]) -> Mapping[str, Label]:
+    return MappingProxyType(dict(mapping))
+
+
+@dataclass(frozen=True, slots=True)
+class Accelerator:
+    """One device.  `peak_flops_per_s` maps a precision (fp32, tf32, bf16, fp16, fp8, fp4, int8) to its dense peak.
+
+    `measured_flops_per_s` maps a precision to the best rate that anybody measured for a matrix product, where known.
+    """
+
+    name: str
+    kind: str  # gpu | tpu | cpu | other
+    vendor: str
+    memory_bytes: float
+    memory_bytes_per_s: float
+    peak_flops_per_s: Mapping[str, float]
+    measured_flops_per_s: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    power_w: float = 0.0
+    price_usd_per_h: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A link as one device sees it: bytes/s in one direction, seconds for an empty message."""
+
+    bytes_per_s: float
+    latency_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """A place for checkpoints: bytes/s through the real writer and reader, and seconds for an empty file."""
+
+    write_bytes_per_s: float
+    read_bytes_per_s: float
+    latency_s: float
+    capacity_bytes: float = float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Devices in scale-up domains (NVLink, ICI, shared memory) joined by a scale-out network.
+
+    `scale_out` is per device; `topology` is one of switch, rail, fat-tree, torus; `oversubscription` divides the
+    scale-out rate when traffic leaves a leaf switch.  `failures_per_device_s` is the rate at which one device interrupts a job.
+    """
+
+    name: str
+    accelerator: Accelerator
+    nodes: int
+    devices_per_node: int
+    scale_up_domain: int
+    scale_up: Link
+    scale_out: Link
+    disk: Disk
+    topology: str = "switch"
+    oversubscription: float = 1.0
+    host_cores: int = 0
+    pue: float = 1.0
+    failures_per_device_s: float = 0.0
+    stack: str = ""
+    provenance: Mapping[str, Label] = field(default_factory=lambda: _frozen({}))
+
+    @property
+    def devices(self) -> int:
+        """All devices of the site."""
+        return self.nodes * self.devices_per_node
+
+    def label(self, path: str) -> Label:
+        """The label of the number at `path` ("accelerator", "scale_out", ...); `catalogue` where none is stated."""
+        return self.provenance.get(path, Label.CATALOGUE)

@@ -1,0 +1,46 @@
+"""How a model is cut over devices: degrees of parallelism, micro-batches, precision, recomputation.
+
+The value only, and what follows from it by counting; seconds are `estimate`'s work.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ComputePlan:
+    """One way to cut a training step.
+
+    The product data x tensor x pipeline x context is the number of devices; `expert` divides data x context (experts are
+    spread inside it).  `micro_batch` is sequences per data-parallel rank and micro-step, `accumulation` micro-steps per
+    optimiser step (with pipeline > 1: the micro-batches in flight).  `zero_stage` 0 to 3 says what data-parallel ranks
+    shard (nothing, optimiser state, gradients too, parameters too); `shard_group` ranks share one copy (0: all of them,
+    fewer is HSDP).  `recompute` is none, selective (attention core) or full.  `threads` is CPU threads per process.
+    """
+
+    data: int = 1
+    tensor: int = 1
+    pipeline: int = 1
+    virtual_stages: int = 1
+    context: int = 1
+    expert: int = 1
+    zero_stage: int = 0
+    shard_group: int = 0
+    micro_batch: int = 1
+    accumulation: int = 1
+    precision: str = "bf16"
+    recompute: str = "none"
+    schedule: str = "1f1b"
+    sequence_parallel: bool = True
+    threads: int = 1
+
+    @property
+    def devices(self) -> int:
+        """Devices that one copy of the run uses."""
+        return self.data * self.tensor * self.pipeline * self.context
+
+    @property
+    def global_batch(self) -> int:
+        """Sequences per optimiser step."""
+        return self.data * self.micro_batch * self.accumulation

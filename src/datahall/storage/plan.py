@@ -1,0 +1,19 @@
+"""Where and how a run's checkpoints are written: interval, shards, codec, in the background or not.
+
+The value only; `estimate` says what it takes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class StoragePlan:
+    """How checkpoints are kept.  `interval_steps` 0 writes none; `keep` is how many committed ones stay."""
+
+    interval_steps: int = 0
+    shards: int = 1
+    codec: str = "none"
+    asynchronous: bool = False
+    keep: int = 2
