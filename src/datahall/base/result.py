@@ -1,0 +1,57 @@
+"""What a world gives back after it has played a plan: metrics by component, exact counts, labels.
+
+The same schema from the virtual and the real world, so that a comparison needs to know neither.
+
+Metric names and units (per step means per optimiser step; the slowest worker's view, medians over steady steps):
+
+    compute, transfer, waiting, input, optimiser    seconds per step
+    checkpoint        seconds that the loop stands still for one checkpoint
+    startup           seconds from launch to the beginning of the first step
+    step_time         seconds per step without checkpoints
+    total_time        seconds from launch to the end
+    peak_memory       bytes per process above the idle worker (after import and group start)
+    checkpoint_write  seconds until one checkpoint is committed
+    energy, cost      joules and USD for the whole run
+    tokens_per_s      tokens per second of steady steps
+    mfu               model FLOPs per second over the dense peak of the plan's precision (share)
+
+Counts: samples, tokens, steps, matmul_flops, attention_flops (one worker's whole run), collective_bytes and
+collective_calls (handed to collectives by one worker), checkpoint_bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from datahall.base.metric import Metric
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One play of one plan.  `world` is virtual or real; `notes` are sentences for people (what was refused or assumed)."""
+
+    world: str
+    metrics: Mapping[str, Metric]
+    counts: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The result as plain JSON values."""
+        return {
+            "format_version": FORMAT_VERSION,
+            "world": self.world,
+            "metrics": [metric.to_json() for metric in self.metrics.values()],
+            "counts": dict(self.counts),
+            "notes": list(self.notes),
+        }
+
+
+def result_from_json(data: Mapping[str, Any]) -> Result:
+    """The result that `Result.to_json` wrote."""
+    metrics = {entry["name"]: Metric.from_json(entry) for entry in data["metrics"]}
+    return Result(data["world"], metrics, dict(data["counts"]), tuple(data["notes"]))
