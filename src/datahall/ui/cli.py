@@ -1,0 +1,71 @@
+"""The command line: verbs, each loaded only when it is called, and one place where errors become exit codes.
+
+Knobs live in the case; the few options here choose the case, the place of results and the form of the answer.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+from datahall import __version__
+from datahall.base.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, DatahallError, NoPlan
+
+VERBS: dict[str, tuple[str, str]] = {
+    # verb: (module:command, one line of help)
+}
+
+
+class LazyVerbs(click.Group):
+    """A group whose commands are imported when they are called, so that `--help` stays fast."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        module, _, name = VERBS[cmd_name][0].partition(":")
+        return getattr(importlib.import_module(module), name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Verbs"):
+            formatter.write_dl([(verb, summary) for verb, (_, summary) in VERBS.items()])
+
+
+@click.group(cls=LazyVerbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="datahall")
+def datahall() -> None:
+    """Plan, run and prove large-model workloads: the forecast and the measurement side by side."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; errors that datahall foresees become one message and their exit code."""
+    try:
+        status: Any = datahall.main(arguments, standalone_mode=False)
+    except DatahallError as error:
+        _tell(error)
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(EXIT_USAGE)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted", err=True)
+        sys.exit(EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        sys.exit(EXIT_FAILED)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _tell(error: DatahallError) -> None:
+    click.echo(f"error: {error}", err=True)
+    if isinstance(error, NoPlan):
+        for reason, count in sorted(error.reasons.items(), key=lambda item: -item[1]):
+            click.echo(f"  {count:>8,} plans: {reason}", err=True)
+
+
+if __name__ == "__main__":
+    main()
