@@ -1,0 +1,85 @@
+"""What `datahall plan` proposes: the case, the plan chosen for it and its forecast, in one file.
+
+Exports and log comparisons read it, so that nobody has to name the case again.  It is no seal: a proof seals its own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datahall.base.errors import UsageError
+from datahall.base.result import Result, result_from_json
+from datahall.case.question import Case
+from datahall.case.saved import case_from_json
+from datahall.decisions.plan import Plan, plan_from_json
+
+FORMAT_VERSION = 1
+KIND = "datahall-proposal"
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A case, one plan for it and the forecast of that plan."""
+
+    case: Case
+    plan: Plan
+    forecast: Result
+
+    def to_json(self) -> dict[str, Any]:
+        """The proposal as plain JSON values."""
+        return {
+            "format_version": FORMAT_VERSION,
+            "kind": KIND,
+            "case": self.case.to_json(),
+            "plan": self.plan.to_json(),
+            "forecast": self.forecast.to_json(),
+        }
+
+    def save(self, path: Path) -> None:
+        """Write the proposal to `path` in one move, so that a half-written file never bears its name."""
+        text = json.dumps(self.to_json(), indent=2) + "\n"
+        part = path.with_name(path.name + ".part")
+        try:
+            part.write_text(text, encoding="utf-8")
+            part.replace(path)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            raise UsageError(
+                f"the plan cannot be written to {path}: {error.strerror}.", hint="Choose another --out."
+            ) from error
+
+
+def load_proposal(path: Path) -> Proposal:
+    """The proposal at `path`; UsageError unless it is one and its plan was made for its case."""
+    try:
+        data: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UsageError(f"this is not a readable plan file: {error}.", where=str(path), hint=_HINT) from error
+    if not isinstance(data, Mapping) or data.get("kind") != KIND:  # pyright: ignore[reportUnknownMemberType]
+        raise UsageError("this is not a plan file.", where=str(path), hint=_HINT)
+    return proposal_from_json(data, where=str(path))  # pyright: ignore[reportUnknownArgumentType]
+
+
+def proposal_from_json(data: Mapping[str, Any], where: str = "") -> Proposal:
+    """The proposal that `Proposal.to_json` wrote; UsageError on another format or a plan of another case."""
+    if data.get("format_version") != FORMAT_VERSION:
+        raise UsageError(
+            f"this plan file has format_version {data.get('format_version')!r}, not {FORMAT_VERSION}.",
+            where=where,
+            hint=_HINT,
+        )
+    try:
+        proposal = Proposal(
+            case_from_json(data["case"]), plan_from_json(data["plan"]), result_from_json(data["forecast"])
+        )
+    except KeyError as error:
+        raise UsageError(f"this plan file lacks {error}.", where=where, hint=_HINT) from error
+    proposal.plan.check_belongs_to(proposal.case)
+    return proposal
+
+
+_HINT = "Write one with `datahall plan ... --out plan.json`."
