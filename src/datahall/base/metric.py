@@ -28,7 +28,14 @@ class Metric:
 
     def to_json(self) -> dict[str, Any]:
         """The metric as plain JSON values."""
-        return {"name": self.name, "unit": self.unit, "value": self.value, "low": self.low, "high": self.high, "label": str(self.label)}
+        return {
+            "name": self.name,
+            "unit": self.unit,
+            "value": self.value,
+            "low": self.low,
+            "high": self.high,
+            "label": str(self.label),
+        }
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Metric:

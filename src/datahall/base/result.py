@@ -33,7 +33,7 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One play of one plan.  `world` is virtual or real; `notes` are sentences for people (what was refused or assumed)."""
+    """One play of one plan.  `world` is virtual or real; `notes` are sentences for people (refused, assumed)."""
 
     world: str
     metrics: Mapping[str, Metric]

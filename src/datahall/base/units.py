@@ -26,8 +26,14 @@ _TIMES: Final = {
 
 _DIMENSIONS: Final[dict[str, tuple[str, dict[str, float]]]] = {
     # dimension: (what follows number and prefix, factor of each spelling to the base unit)
-    "bytes": (r"(?P<unit>B|bytes|byte|b|bits|bit)", {"B": 1, "bytes": 1, "byte": 1, "b": 0.125, "bits": 0.125, "bit": 0.125}),
-    "bytes_per_s": (r"(?P<unit>B/s|Bps|b/s|bps|bit/s)", {"B/s": 1, "Bps": 1, "b/s": 0.125, "bps": 0.125, "bit/s": 0.125}),
+    "bytes": (
+        r"(?P<unit>B|bytes|byte|b|bits|bit)",
+        {"B": 1, "bytes": 1, "byte": 1, "b": 0.125, "bits": 0.125, "bit": 0.125},
+    ),
+    "bytes_per_s": (
+        r"(?P<unit>B/s|Bps|b/s|bps|bit/s)",
+        {"B/s": 1, "Bps": 1, "b/s": 0.125, "bps": 0.125, "bit/s": 0.125},
+    ),
     "flops": (r"(?P<unit>FLOPs|FLOP)", {"FLOPs": 1, "FLOP": 1}),
     "flops_per_s": (r"(?P<unit>FLOP/s|FLOPS|flops)", {"FLOP/s": 1, "FLOPS": 1, "flops": 1}),
     "tokens": (r"(?P<unit>tokens|token)?", {"": 1, "tokens": 1, "token": 1}),
@@ -78,13 +84,21 @@ def human(value: float, dimension: str) -> str:
         return f"{100 * value:.1f} %"
     if dimension == "usd":
         return f"${value:,.2f}"
-    suffix = {"bytes_per_s": "B/s", "flops_per_s": "FLOP/s", "flops": "FLOP", "watts": "W", "joules": "J"}.get(dimension, "")
+    suffix = {"bytes_per_s": "B/s", "flops_per_s": "FLOP/s", "flops": "FLOP", "watts": "W", "joules": "J"}.get(
+        dimension, ""
+    )
     return _scaled(value, 1000.0, [p + suffix for p in ("", "k", "M", "G", "T", "P", "E")])
 
 
 def human_time(seconds: float) -> str:
     """Seconds as people write them, with three significant digits."""
-    for limit, factor, unit in ((1e-3, 1e6, "µs"), (1.0, 1e3, "ms"), (120.0, 1.0, "s"), (7200.0, 1 / 60, "min"), (172800.0, 1 / 3600, "h")):
+    for limit, factor, unit in (
+        (1e-3, 1e6, "µs"),
+        (1.0, 1e3, "ms"),
+        (120.0, 1.0, "s"),
+        (7200.0, 1 / 60, "min"),
+        (172800.0, 1 / 3600, "h"),
+    ):
         if abs(seconds) < limit:
             return f"{seconds * factor:.3g} {unit}"
     return f"{seconds / 86400:,.1f} days"
@@ -113,4 +127,7 @@ def _scaled(value: float, step: float, names: list[str]) -> str:
 
 
 def _unreadable(text: object, dimension: str) -> UsageError:
-    return UsageError(f"{text!r} is not a quantity in {dimension.replace('_per_', '/')}.", hint=f'Write it like "{_EXAMPLES[dimension]}".')
+    return UsageError(
+        f"{text!r} is not a quantity in {dimension.replace('_per_', '/')}.",
+        hint=f'Write it like "{_EXAMPLES[dimension]}".',
+    )

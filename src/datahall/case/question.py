@@ -1,6 +1,6 @@
 """A resolved case: what is asked, as frozen values in base units, with a hash that a plan carries.
 
-`Case` is what `resolve` makes from a file; it holds no file names and nothing that depends on the machine it is read on.
+`Case` is what `resolve` makes from a file; it holds no file names and nothing of the machine it is read on.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from datahall.case.site import Site
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """A training run: how much, in which batches.  `tokens` in all, `global_batch` in sequences of `sequence` tokens."""
+    """A training run: `tokens` in all, in batches of `global_batch` sequences of `sequence` tokens."""
 
     tokens: float
     global_batch: int
@@ -50,7 +50,7 @@ class Goal:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A question to datahall.  `provenance` gives the label of each input by path, `defaults` why a value was chosen."""
+    """A question.  `provenance` gives the label of each input by path, `defaults` why a value was chosen."""
 
     name: str
     model: ModelShape
@@ -81,7 +81,9 @@ class Case:
 
 
 def _site_json(site: Site) -> dict[str, Any]:
-    fields = {name: getattr(site, name) for name in site.__dataclass_fields__ if name not in {"accelerator", "provenance"}}
+    fields = {
+        name: getattr(site, name) for name in site.__dataclass_fields__ if name not in {"accelerator", "provenance"}
+    }
     accelerator = {name: getattr(site.accelerator, name) for name in site.accelerator.__dataclass_fields__}
     links = {name: asdict(fields[name]) for name in ("scale_up", "scale_out", "disk")}
     labels = {path: str(label) for path, label in site.provenance.items()}

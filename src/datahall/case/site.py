@@ -57,7 +57,8 @@ class Site:
     """Devices in scale-up domains (NVLink, ICI, shared memory) joined by a scale-out network.
 
     `scale_out` is per device; `topology` is one of switch, rail, fat-tree, torus; `oversubscription` divides the
-    scale-out rate when traffic leaves a leaf switch.  `failures_per_device_s` is the rate at which one device interrupts a job.
+    scale-out rate when traffic leaves a leaf switch.  `failures_per_device_s` is the rate, per second, at which one
+    device interrupts a job.
     """
 
     name: str

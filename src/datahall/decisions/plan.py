@@ -39,7 +39,7 @@ class Plan:
         """Raise UsageError unless this plan was made for `case`."""
         if self.case_hash != case.hash():
             raise UsageError(
-                f"this plan was made for another case (its hash starts {self.case_hash[:12]}, the case's {case.hash()[:12]}).",
+                f"this plan was made for another case (hash {self.case_hash[:12]}, this case's {case.hash()[:12]}).",
                 hint="Plan the case again, or pass the case that the plan was made for.",
             )
 
@@ -47,8 +47,16 @@ class Plan:
 def plan_from_json(data: dict[str, Any]) -> Plan:
     """The plan that `Plan.to_json` wrote; UsageError on another format or an unknown field."""
     if data.get("format_version") != FORMAT_VERSION:
-        raise UsageError(f"this plan has format_version {data.get('format_version')!r}, not {FORMAT_VERSION}.", hint="Plan the case again.")
+        raise UsageError(
+            f"this plan has format_version {data.get('format_version')!r}, not {FORMAT_VERSION}.",
+            hint="Plan the case again.",
+        )
     try:
-        return Plan(ComputePlan(**data["compute"]), StoragePlan(**data["storage"]), NetworkPlan(**data["network"]), data["case_hash"])
+        return Plan(
+            ComputePlan(**data["compute"]),
+            StoragePlan(**data["storage"]),
+            NetworkPlan(**data["network"]),
+            data["case_hash"],
+        )
     except (KeyError, TypeError) as error:
         raise UsageError(f"this is not a plan: {error}.", hint="Pass a plan.json that datahall wrote.") from error

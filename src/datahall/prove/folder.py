@@ -35,7 +35,9 @@ def new_folder(root: Path, name: str, now: datetime | None = None) -> Path:
         except OSError as error:
             raise _cannot_write(folder, error) from error
         return folder
-    raise WorldFailed(f"a hundred runs called {safe_name} began in this second.", where=str(root), hint="Wait a moment.")
+    raise WorldFailed(
+        f"a hundred runs called {safe_name} began in this second.", where=str(root), hint="Wait a moment."
+    )
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -53,7 +55,7 @@ def write_text(path: Path, text: str) -> None:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(beside, 0o644)  # noqa: S103 - results are for reading
+            os.chmod(beside, 0o644)
             os.replace(beside, path)
         except BaseException:
             Path(beside).unlink(missing_ok=True)
@@ -67,7 +69,9 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise WorldFailed(f"cannot read it: {error}.", where=str(path), hint="Give the folder of a finished run.") from error
+        raise WorldFailed(
+            f"cannot read it: {error}.", where=str(path), hint="Give the folder of a finished run."
+        ) from error
 
 
 def _cannot_write(path: Path, error: OSError) -> WorldFailed:

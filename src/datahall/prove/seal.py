@@ -1,6 +1,6 @@
 """A forecast is written and hashed before the run, and a run under a changed seal stops.
 
-The seal shows that the numbers were not touched afterwards; it does not defend against somebody who rewrites both files.
+The seal shows that the numbers were not touched afterwards; it does not defend against whoever rewrites both files.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ def seal(folder: Path, forecast: dict[str, Any]) -> str:
     """Write `forecast` and its seal into `folder`; returns the SHA-256 of the file, hexadecimal."""
     write_json(folder / FORECAST, forecast)
     digest = _digest(folder / FORECAST)
-    write_json(folder / SEAL, {"sha256": digest, "file": FORECAST, "sealed_at": datetime.now(UTC).isoformat(timespec="seconds")})
+    write_json(
+        folder / SEAL,
+        {"sha256": digest, "file": FORECAST, "sealed_at": datetime.now(UTC).isoformat(timespec="seconds")},
+    )
     return digest
 
 
