@@ -14,9 +14,10 @@ class ComputePlan:
 
     The product data x tensor x pipeline x context is the number of devices; `expert` divides data x context (experts
     are spread inside it).  `micro_batch` is sequences per data-parallel rank and micro-step, `accumulation`
-    micro-steps per optimiser step (with pipeline > 1: the micro-batches in flight).  `zero_stage` 0 to 3 says what data-parallel ranks
-    shard (nothing, optimiser state, gradients too, parameters too); `shard_group` ranks share one copy (0: all of them,
-    fewer is HSDP).  `recompute` is none, selective (attention core) or full.  `threads` is CPU threads per process.
+    micro-steps per optimiser step (with pipeline > 1: the micro-batches in flight).  `zero_stage` 0 to 3 says what
+    data-parallel ranks shard (nothing, optimiser state, gradients too, parameters too); `shard_group` ranks share one
+    copy (0: all of them, fewer is HSDP).  `recompute` is none, selective (attention core) or full.  `threads` is CPU
+    threads per process.
     """
 
     data: int = 1
