@@ -1,0 +1,1 @@
+"""Fits the few named constants to measurements of either origin, and earns their intervals."""
