@@ -49,7 +49,7 @@ def all_reduce(values: NDArray[np.float32], rank: int, plan: Schedule, transport
         pieces = [values[bounds[m.first] : bounds[m.last + 1]] for m in outgoing]
         buffers = [np.empty(bounds[m.last + 1] - bounds[m.first], dtype=np.float32) for m in incoming]
         transport.exchange(
-            [(m.target, memoryview(piece).cast("B")) for m, piece in zip(outgoing, pieces, strict=True) if piece.size],
+            [(m.target, piece.view(np.uint8).data) for m, piece in zip(outgoing, pieces, strict=True) if piece.size],
             [
                 (m.source, memoryview(buffer).cast("B"))
                 for m, buffer in zip(incoming, buffers, strict=True)
