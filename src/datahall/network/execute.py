@@ -51,7 +51,7 @@ def all_reduce(values: NDArray[np.float32], rank: int, plan: Schedule, transport
         transport.exchange(
             [(m.target, piece.view(np.uint8).data) for m, piece in zip(outgoing, pieces, strict=True) if piece.size],
             [
-                (m.source, memoryview(buffer).cast("B"))
+                (m.source, buffer.view(np.uint8).data)
                 for m, buffer in zip(incoming, buffers, strict=True)
                 if buffer.size
             ],
