@@ -1,0 +1,188 @@
+"""Save and load the state of a training run: sharded, checked, committed at once, on any number of ranks.
+
+    saved = save("ckpt", step, {"model": model.state_dict(), "lr": 0.1}, extras={"epoch": 3})
+    loaded = load("ckpt", state)          # in place; the newest whole step
+
+`state` is a nested dictionary of tensors (plain or DTensor) and plain values; `extras` is JSON.  With an initialised
+process group all ranks call together; one process needs none.  PyTorch's distributed checkpoint plans which rank writes
+and reads what; the bytes, the manifest and the commit are ours.  `execute_async` saves in the background.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.optim import Optimizer
+
+from datahall.storage.codec import codec as checked_codec
+from datahall.storage.execute_planner import JsonLoadPlanner, JsonSavePlanner
+from datahall.storage.execute_reader import ShardReader
+from datahall.storage.execute_writer import ShardWriter
+from datahall.storage.faults import CorruptShard, NoCheckpoint, StoreFault
+from datahall.storage.manifest import Manifest
+from datahall.storage.place import Place, open_place
+from datahall.storage.plain import to_plain
+from datahall.storage.store import collect, committed_steps, read_manifest
+
+DEFAULT_SHARDS = 4
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A committed step.  Bytes are the whole checkpoint's (0 on ranks other than the first), seconds this rank's."""
+
+    step: int
+    raw_bytes: int
+    stored_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The step that was loaded, its extras, and the newer steps that were damaged (step, what was wrong)."""
+
+    step: int
+    extras: Any
+    run: Mapping[str, Any]
+    skipped: tuple[tuple[int, str], ...] = ()
+
+
+def save(
+    path: str | Path,
+    step: int,
+    state: Mapping[str, Any],
+    *,
+    extras: Any = None,
+    run: Mapping[str, Any] | None = None,
+    codec: str = "none",
+    allow_loss: bool = False,
+    shards: int = DEFAULT_SHARDS,
+    keep: int = 0,
+    replace: bool = False,
+    group: dist.ProcessGroup | None = None,
+) -> Saved:
+    """Write `state` as step `step` and return when it is committed and durable.
+
+    `shards` is files per rank; `keep` retires all but the newest few after the commit (0 keeps all); `replace` allows a
+    step that is committed already to be written anew.  Raises StoreFault; a failure touches nothing that is committed.
+    """
+    began = time.perf_counter()
+    chosen = checked_codec(codec)
+    if not chosen.lossless and not allow_loss:
+        raise StoreFault(f"codec {codec!r} loses precision.", hint="Pass allow_loss=True, or choose a lossless codec.")
+    place = open_place(path)
+    to_plain(extras, "extras")
+    writer = ShardWriter(place, step, codec=codec, shards=shards, run=dict(run or {}), extras=extras, replace=replace)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            dcp.save(
+                dict(state), storage_writer=writer, planner=JsonSavePlanner(), process_group=group, no_dist=_alone()
+            )
+    except CheckpointException as error:
+        _raise_first(error)
+    manifest = writer.manifest
+    if manifest is not None and (keep or replace):
+        collect(place, keep)
+    raw, stored = (manifest.raw_bytes, manifest.stored_bytes) if manifest else (0, 0)
+    return Saved(step, raw, stored, time.perf_counter() - began)
+
+
+def load(
+    path: str | Path, state: dict[str, Any], *, step: int | None = None, group: dist.ProcessGroup | None = None
+) -> Loaded:
+    """Fill `state` in place from step `step`, or from the newest step that is whole.
+
+    The tensors of `state` say what is wanted: their shapes must be the stored ones, their split over ranks need not be.
+    Raises NoCheckpoint when there is none, CorruptShard when the asked step is damaged; `state` may then hold a part of
+    the damaged step.
+    """
+    place = open_place(path)
+    skipped: list[tuple[int, str]] = []
+    for candidate in [step] if step is not None else _candidates(place, group):
+        try:
+            manifest = _read(place, candidate, state, group)
+        except CorruptShard as error:
+            if step is not None:
+                raise
+            skipped.append((candidate, str(error)))
+            continue
+        return Loaded(candidate, manifest.extras, manifest.run, tuple(skipped))
+    damage = "".join(f" Step {number}: {text}" for number, text in skipped)
+    raise NoCheckpoint(f"there is no {'whole ' if skipped else ''}checkpoint.{damage}", where=place.name)
+
+
+def training_state(model: nn.Module, optimiser: Optimizer) -> dict[str, Any]:
+    """Model and optimiser as a state for `save` and `load`, by parameter name; DDP, FSDP and TP alike."""
+    of_model, of_optimiser = get_state_dict(model, optimiser)
+    return {"model": of_model, "optimiser": of_optimiser}
+
+
+def restore_training_state(model: nn.Module, optimiser: Optimizer, state: dict[str, Any]) -> None:
+    """Give a loaded state back to model and optimiser."""
+    set_state_dict(model, optimiser, model_state_dict=state["model"], optim_state_dict=state["optimiser"])
+
+
+def _alone() -> bool:
+    return not (dist.is_available() and dist.is_initialized())
+
+
+def _candidates(place: Place, group: dist.ProcessGroup | None) -> list[int]:
+    return _first_rank_says(lambda: list(reversed(committed_steps(place))), group)
+
+
+def _manifest(place: Place, step: int, group: dist.ProcessGroup | None) -> Manifest:
+    return _first_rank_says(lambda: read_manifest(place, step), group)
+
+
+def _first_rank_says(ask: Callable[[], R], group: dist.ProcessGroup | None) -> R:
+    """What the first rank sees, on all ranks, so that all of them try the same; its StoreFault is everybody's."""
+    if _alone():
+        return ask()
+    told: list[Any] = [None, None]
+    if dist.get_rank(group) == 0:
+        try:
+            told[0] = ask()
+        except StoreFault as error:
+            told[1] = error
+    source = dist.get_global_rank(group, 0) if group is not None else 0
+    dist.broadcast_object_list(told, src=source, group=group)
+    if told[1] is not None:
+        raise told[1]
+    return told[0]
+
+
+def _read(place: Place, step: int, state: dict[str, Any], group: dist.ProcessGroup | None) -> Manifest:
+    manifest = _manifest(place, step, group)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            dcp.load(
+                state,
+                storage_reader=ShardReader(place, manifest),
+                planner=JsonLoadPlanner(),
+                process_group=group,
+                no_dist=_alone(),
+            )
+    except CheckpointException as error:
+        _raise_first(error)
+    return manifest
+
+
+def _raise_first(error: CheckpointException) -> NoReturn:
+    for _, (cause, _) in sorted(error.failures.items()):
+        if isinstance(cause, StoreFault):
+            raise cause from error
+    rank, (cause, _) = min(error.failures.items())
+    raise StoreFault(f"rank {rank} failed: {type(cause).__name__}: {cause}") from error

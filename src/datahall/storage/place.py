@@ -1,0 +1,182 @@
+"""A folder on any file system, with the few promises that a store needs.
+
+On a local disk: files and folder entries are synchronised before a manifest appears, it appears by a hard link (so the
+second of two writers fails), and links are not followed.  Other file systems: `remote`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from pathlib import Path
+from typing import Protocol
+
+from datahall.storage.faults import AlreadyCommitted, NoCheckpoint, StoreFault
+from datahall.storage.sink import Sink
+
+
+class Place(Protocol):
+    """A folder tree of files that are written once."""
+
+    name: str
+
+    def folders(self) -> list[str]: ...
+    def files(self, folder: str) -> dict[str, tuple[int, float]]:
+        """Name to (bytes, seconds since the epoch of the last change)."""
+        ...
+
+    def create(self, folder: str, name: str) -> Sink: ...
+    def read(self, folder: str, name: str) -> bytes: ...
+    def read_into(self, folder: str, name: str, offset: int, target: memoryview) -> int:
+        """Fill `target` from `offset`; how many bytes there were."""
+        ...
+
+    def commit(self, folder: str, name: str, data: bytes, replace: bool) -> None:
+        """Make the file appear whole and at once; AlreadyCommitted if it is there and `replace` is false."""
+        ...
+
+    def remove(self, folder: str, name: str) -> None: ...
+    def remove_folder(self, folder: str) -> None:
+        """Remove a folder if it is empty."""
+        ...
+
+
+def open_place(path: str | Path) -> Place:
+    """The place at a local path or a URL of fsspec (s3://bucket/prefix, hdfs://host/path, memory://x)."""
+    text = str(path)
+    if "://" not in text:
+        return LocalPlace(Path(text))
+    if text.startswith("file://"):
+        return LocalPlace(Path(text.removeprefix("file://")))
+    from datahall.storage.remote import RemotePlace  # fsspec is loaded only for who has a remote store
+
+    return RemotePlace(text)
+
+
+class LocalPlace:
+    """A folder of this machine's file systems."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.name = str(root)
+
+    def folders(self) -> list[str]:
+        """Names of the folders, sorted; none if the place does not exist yet."""
+        if not self.root.is_dir():
+            return []
+        return sorted(entry.name for entry in os.scandir(self.root) if entry.is_dir(follow_symlinks=False))
+
+    def files(self, folder: str) -> dict[str, tuple[int, float]]:
+        """Name to (bytes, time of the last change) of a folder's files."""
+        try:
+            entries = list(os.scandir(self.root / folder))
+        except FileNotFoundError:
+            return {}
+        stats = {e.name: e.stat(follow_symlinks=False) for e in entries if e.is_file(follow_symlinks=False)}
+        return {name: (stat.st_size, stat.st_mtime) for name, stat in stats.items()}
+
+    def create(self, folder: str, name: str) -> Sink:
+        """A new file; the folder is made when it is missing."""
+        (self.root / folder).mkdir(parents=True, exist_ok=True)
+        return _LocalSink(self.root / folder / name)
+
+    def read(self, folder: str, name: str) -> bytes:
+        """The whole file."""
+        fd = self._open(folder, name)
+        with os.fdopen(fd, "rb") as file:
+            return file.read()
+
+    def read_into(self, folder: str, name: str, offset: int, target: memoryview) -> int:
+        """Fill `target` from `offset`."""
+        fd = self._open(folder, name)
+        try:
+            done = 0
+            while done < len(target):
+                got = os.preadv(fd, [target[done:]], offset + done)
+                if got == 0:
+                    break
+                done += got
+            return done
+        finally:
+            os.close(fd)
+
+    def commit(self, folder: str, name: str, data: bytes, replace: bool) -> None:
+        """By a temporary file, synchronised, and a link or a rename."""
+        parent = self.root / folder
+        temporary = parent / f".{name}.{secrets.token_hex(8)}"
+        sink = _LocalSink(temporary)
+        try:
+            sink.write(data)
+            sink.close()
+            if replace:
+                os.replace(temporary, parent / name)
+            else:
+                os.link(temporary, parent / name)
+        except FileExistsError as error:
+            raise AlreadyCommitted(
+                f"{folder} was committed by another writer.", where=self.name, hint="Give each run a store of its own."
+            ) from error
+        finally:
+            temporary.unlink(missing_ok=True)
+        _sync_folder(parent)
+        _sync_folder(self.root)
+
+    def remove(self, folder: str, name: str) -> None:
+        """Remove a file; nothing happens when it is gone."""
+        (self.root / folder / name).unlink(missing_ok=True)
+
+    def remove_folder(self, folder: str) -> None:
+        """Remove an empty folder."""
+        try:
+            (self.root / folder).rmdir()
+        except OSError:
+            return
+
+    def _open(self, folder: str, name: str) -> int:
+        path = self.root / folder / name
+        try:
+            return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError as error:
+            raise NoCheckpoint("the file is missing.", where=str(path)) from error
+        except OSError as error:
+            raise StoreFault(f"the file cannot be opened ({error.strerror}).", where=str(path)) from error
+
+
+class _LocalSink:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[os.write(self._fd, view) :]
+        except OSError as error:
+            raise StoreFault(
+                f"writing failed: {error.strerror}.",
+                where=str(self._path),
+                hint="Nothing that was committed is touched; make room and save again.",
+            ) from error
+
+    def close(self) -> None:
+        try:
+            os.fsync(self._fd)
+        except OSError as error:
+            raise StoreFault(f"writing failed: {error.strerror}.", where=str(self._path)) from error
+        finally:
+            os.close(self._fd)
+
+    def abandon(self) -> None:
+        with contextlib.suppress(OSError):
+            os.close(self._fd)
+        self._path.unlink(missing_ok=True)
+
+
+def _sync_folder(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

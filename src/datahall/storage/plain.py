@@ -1,0 +1,48 @@
+"""Values that are no tensors (step counts, betas, group names) as JSON and back, tuples kept; never pickle.
+
+Anything else is refused when it is saved, so that a checkpoint is data and nothing more.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, cast
+
+from datahall.storage.faults import Unsafe
+
+_TAG = "::"
+
+
+def to_plain(value: Any, where: str) -> Any:
+    """`value` as JSON values; Unsafe names the entry that cannot be stored."""
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else {_TAG: "float", "is": repr(value)}
+    if isinstance(value, list):
+        return [to_plain(inner, where) for inner in cast("list[Any]", value)]
+    if isinstance(value, tuple):
+        return {_TAG: "tuple", "is": [to_plain(inner, where) for inner in cast("tuple[Any, ...]", value)]}
+    if isinstance(value, dict):
+        pairs = [[to_plain(k, where), to_plain(v, where)] for k, v in cast("dict[Any, Any]", value).items()]
+        return {_TAG: "dict", "is": pairs}
+    raise Unsafe(
+        f"a {type(value).__name__} cannot be stored: a checkpoint holds tensors and plain values.",
+        where=where,
+        hint="Give its state as numbers, texts, lists, tuples and dictionaries.",
+    )
+
+
+def from_plain(value: Any) -> Any:
+    """The value that `to_plain` wrote."""
+    if isinstance(value, list):
+        return [from_plain(inner) for inner in cast("list[Any]", value)]
+    if not isinstance(value, dict):
+        return value
+    tagged = cast("dict[str, Any]", value)
+    inner: Any = tagged["is"]
+    if tagged[_TAG] == "float":
+        return float(inner)
+    if tagged[_TAG] == "tuple":
+        return tuple(from_plain(entry) for entry in inner)
+    return {from_plain(k): from_plain(v) for k, v in inner}

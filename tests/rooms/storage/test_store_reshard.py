@@ -1,0 +1,127 @@
+"""Written on two ranks, read on one and four, as FSDP, as tensor parallel: bit for bit, optimiser state included."""
+
+from __future__ import annotations
+
+import multiprocessing
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import torch.distributed as dist  # noqa: E402
+from torch.distributed.device_mesh import init_device_mesh  # noqa: E402
+from torch.distributed.fsdp import fully_shard  # noqa: E402
+from torch.distributed.tensor import DTensor  # noqa: E402
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module  # noqa: E402
+
+from datahall.storage import execute  # noqa: E402
+from datahall.storage.store import verify  # noqa: E402
+
+
+def model() -> torch.nn.Sequential:
+    torch.manual_seed(3)
+    return torch.nn.Sequential(torch.nn.Linear(24, 40), torch.nn.ReLU(), torch.nn.Linear(40, 10))
+
+
+def build(how: str, world: int) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
+    net = model()
+    if how == "fsdp":
+        net = fully_shard(net, mesh=init_device_mesh("cpu", (world,)))
+    if how == "tensor":
+        cuts = {"0": ColwiseParallel(), "2": RowwiseParallel()}
+        net = parallelize_module(net, init_device_mesh("cpu", (world,)), cuts)
+    return net, torch.optim.AdamW(net.parameters(), lr=0.01)
+
+
+def whole(value: Any) -> Any:
+    if isinstance(value, DTensor):
+        return value.full_tensor()
+    if isinstance(value, dict):
+        return {name: whole(inner) for name, inner in value.items()}
+    return value
+
+
+def write(rank: int, world: int, how: str, store: str) -> None:
+    net, optimiser = build(how, world)
+    for _ in range(3):
+        net(torch.ones(8, 24)).square().mean().backward()
+        optimiser.step()
+        optimiser.zero_grad()
+    state = execute.training_state(net, optimiser)
+    execute.save(store, 1, state, extras={"written by": world}, codec="planes")
+    reference = whole(state)
+    if rank == 0:
+        torch.save(reference, f"{store}.reference")
+
+
+def read(rank: int, world: int, how: str, store: str) -> None:
+    torch.manual_seed(9)
+    net, optimiser = build(how, world)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(1)
+    state = execute.training_state(net, optimiser)
+    loaded = execute.load(store, state)
+    assert loaded.extras == {"written by": 2}
+    execute.restore_training_state(net, optimiser, state)
+    found, expected = whole(execute.training_state(net, optimiser)), torch.load(f"{store}.reference")
+    for name, tensor in expected["model"].items():
+        assert torch.equal(tensor, found["model"][name]), name
+    for name, moments in expected["optimiser"]["state"].items():
+        for kind, tensor in moments.items():
+            assert torch.equal(tensor, found["optimiser"]["state"][name][kind]), (name, kind)
+    assert expected["optimiser"]["param_groups"] == found["optimiser"]["param_groups"]
+
+
+def _rank(task: Callable[..., None], rank: int, world: int, port: int, arguments: tuple[Any, ...]) -> None:
+    torch.set_num_threads(1)
+    if world > 1:
+        store = dist.TCPStore("127.0.0.1", port, world, rank == 0)
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=world)
+    task(rank, world, *arguments)
+    if world > 1:
+        dist.destroy_process_group()
+    sys.exit(0)
+
+
+def on_ranks(world: int, task: Callable[..., None], *arguments: Any) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    context = multiprocessing.get_context("fork")
+    ranks = [context.Process(target=_rank, args=(task, rank, world, port, arguments)) for rank in range(world)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(120)
+    assert [process.exitcode for process in ranks] == [0] * world
+
+
+def test_two_ranks_to_one_to_four_and_fsdp_to_tensor_parallel(tmp_path: Path) -> None:
+    store = str(tmp_path / "store")
+    on_ranks(2, write, "fsdp", store)
+    assert verify(store, 1).faults == ()
+    for world, how in ((1, "plain"), (4, "fsdp"), (2, "tensor")):
+        on_ranks(world, read, how, store)
+
+
+def _damaged(rank: int, world: int, store: str) -> None:
+    state = {"weight": torch.zeros(64, 64)}
+    loaded = execute.load(store, state)
+    assert loaded.step == 1
+    assert [step for step, _ in loaded.skipped] == [2]
+    assert torch.equal(state["weight"], torch.ones(64, 64))
+
+
+def test_all_ranks_fall_back_together(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    execute.save(store, 1, {"weight": torch.ones(64, 64)})
+    execute.save(store, 2, {"weight": torch.full((64, 64), 2.0)})
+    shard = next((store / "step-00000002").glob("*.shard"))
+    shard.write_bytes(b"\0" + shard.read_bytes()[1:-1] + b"\1")
+    on_ranks(2, _damaged, str(store))
