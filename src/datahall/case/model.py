@@ -46,8 +46,11 @@ class ModelShape:
     dense_layers: int = 0
     dense_ffn: int = 0
     latent: LatentAttention | None = None
-    attention_bias: bool = False
+    attention_bias: bool = False  # of queries, keys and values
+    output_bias: bool = False  # of the attention's output projection
     mlp_bias: bool = False
+    norm_bias: bool = False
+    norms_per_layer: int = 2  # 0: norms without parameters
     query_key_norm: bool = False
     learned_positions: int = 0  # rows of a learned position table
     window: int = 0
@@ -64,7 +67,7 @@ class ModelShape:
             return self._latent_parameters(self.latent)
         query = self.heads * self.head_dim
         key_value = 2 * self.kv_heads * self.head_dim
-        bias = (query + key_value) if self.attention_bias else 0
+        bias = ((query + key_value) if self.attention_bias else 0) + (self.hidden if self.output_bias else 0)
         norms = 2 * self.head_dim if self.query_key_norm else 0
         return self.hidden * (query + key_value) + query * self.hidden + bias + norms
 
@@ -82,15 +85,16 @@ class ModelShape:
         return self._parameters(experts=self.experts_per_token)
 
     def _parameters(self, experts: int) -> int:
-        norms = 2 * self.hidden
+        norm = self.hidden * (2 if self.norm_bias else 1)
+        final_norm = norm if self.norms_per_layer else 0
         embeddings = self.vocab * self.hidden * (1 if self.tied_embeddings else 2)
         embeddings += self.learned_positions * self.hidden
         dense = self.layers - self.moe_layers
         dense_mlp = self.mlp_parameters(self.dense_ffn if self.experts else self.ffn)
         mixture = experts * self.mlp_parameters(self.ffn) + self.shared_experts * self.mlp_parameters(self.shared_ffn)
         mixture += self.hidden * self.experts  # the router scores every expert
-        layers = self.layers * (self.attention_parameters() + norms)
-        return embeddings + layers + dense * dense_mlp + self.moe_layers * mixture + self.hidden
+        layers = self.layers * (self.attention_parameters() + self.norms_per_layer * norm)
+        return embeddings + layers + dense * dense_mlp + self.moe_layers * mixture + final_norm
 
     def _latent_parameters(self, latent: LatentAttention) -> int:
         query_width = self.heads * (latent.nope_dim + latent.rope_dim)

@@ -30,8 +30,12 @@ class Accelerator:
     memory_bytes_per_s: float
     peak_flops_per_s: Mapping[str, float]
     measured_flops_per_s: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
-    power_w: float = 0.0
+    power_w: float = 0.0  # of the board; of a whole host for a CPU
     price_usd_per_h: float = 0.0
+    architecture: str = ""  # as the compatibility table calls it
+    all_in_power_w: float = 0.0  # with its share of host, network and fans; 0: not known
+    price_low_usd_per_h: float = 0.0
+    price_high_usd_per_h: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +48,16 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """A place for checkpoints: bytes/s through the real writer and reader, and seconds for an empty file."""
+    """A place for checkpoints: bytes/s through the real writer and reader, and seconds for an empty file.
+
+    `shared` disks are one for the whole site (NFS, an object store); others are one in each node.
+    """
 
     write_bytes_per_s: float
     read_bytes_per_s: float
     latency_s: float
     capacity_bytes: float = float("inf")
+    shared: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch.distributed.tensor import DTensor
 
@@ -40,8 +38,7 @@ def local(tensor: torch.Tensor) -> torch.Tensor:
 def view_bytes(tensor: torch.Tensor) -> memoryview:
     """The bytes of a contiguous CPU tensor, writable, without a copy."""
     flat = tensor.detach().reshape(-1).view(torch.uint8)
-    array: Any = flat.numpy()
-    return memoryview(array).cast("B")
+    return memoryview(flat.numpy()).cast("B")
 
 
 def as_plain(tensor: torch.Tensor) -> torch.Tensor:

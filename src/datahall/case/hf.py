@@ -1,0 +1,142 @@
+"""A Hugging Face `config.json` as a `ModelShape`, without the transformers library.
+
+Families are read by their own rules; an architecture that is not known is read like Llama's if every field that this
+needs is there (and a note says so), and refused otherwise.  State-space and encoder-decoder models are refused: their
+counts follow other formulas.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datahall.base.errors import CaseError
+from datahall.case import hf_dense, hf_families
+from datahall.case.model import ModelShape
+
+_FOREIGN = (
+    "ssm_cfg",
+    "mamba_num_heads",
+    "mamba_d_state",
+    "state_size",
+    "hybrid_override_pattern",
+    "linear_num_value_heads",
+    "d_kv",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class HfModel:
+    """What a config.json says: shape, longest sequence (0: not stated), and a note if the shape was inferred."""
+
+    shape: ModelShape
+    sequence: int
+    note: str = ""
+
+
+def read_config(path: Path) -> HfModel:
+    """The model of the config.json at `path` (or in that directory); CaseError if it cannot be read or counted."""
+    file = path / "config.json" if path.is_dir() else path
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CaseError(
+            f"it cannot be read: {error.strerror}.", where=str(file), hint="Pass the path of a config.json."
+        ) from error
+    except ValueError as error:
+        raise CaseError(f"it is not JSON: {error}.", where=str(file), hint="Pass a model's config.json.") from error
+    if not isinstance(data, dict):
+        raise CaseError("it is not a JSON object.", where=str(file), hint="Pass a model's config.json.")
+    name = file.parent.name if file.name == "config.json" else file.stem
+    return from_config(data, where=str(file), name=name)  # pyright: ignore[reportUnknownArgumentType]
+
+
+def from_config(config: Mapping[str, Any], *, where: str = "config.json", name: str = "") -> HfModel:
+    """The model that a parsed config.json describes.  `where` names the file in errors."""
+    inner = _text_part(config)
+    kind = str(inner.get("model_type", ""))
+    _refuse_foreign(inner, kind, where)
+    reader = hf_families.FAMILIES.get(kind)
+    label = _name(config, name, kind)
+    try:
+        fields = (reader or hf_dense.like_llama)(inner)
+        shape = ModelShape(name=label, **fields)
+    except KeyError as error:
+        raise _missing(error, kind, reader is not None, where) from error
+    except (TypeError, ValueError) as error:
+        raise CaseError(
+            f"a field has a value that cannot be used: {error}.",
+            where=where,
+            hint="Compare it with the model's original config.json.",
+        ) from error
+    _check_sane(shape, where)
+    note = "" if reader else f'architecture "{kind or "unnamed"}" is not known; its shape was read like Llama\'s'
+    return HfModel(shape, hf_dense.sequence_of(inner), note)
+
+
+def _text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    for key in ("text_config", "llm_config", "language_config"):
+        inner = config.get(key)
+        if isinstance(inner, Mapping):
+            own = {k: v for k, v in inner.items() if v is not None}  # pyright: ignore[reportUnknownVariableType]
+            inherited = {k: config[k] for k in ("vocab_size", "tie_word_embeddings") if k in config}
+            kind = own.get("model_type") or config.get("model_type", "")  # pyright: ignore[reportUnknownVariableType]
+            return {**inherited, **own, "model_type": kind}
+    return config
+
+
+def _name(config: Mapping[str, Any], name: str, kind: str) -> str:
+    stated = str(config.get("_name_or_path", "")).rstrip("/").split("/")[-1]
+    return stated or name or kind or "model"
+
+
+def _refuse_foreign(config: Mapping[str, Any], kind: str, where: str) -> None:
+    foreign = [key for key in _FOREIGN if config.get(key)]
+    layer_types = config.get("layer_types") or config.get("layers_block_type") or ()
+    foreign += sorted(
+        {str(entry) for entry in layer_types if not str(entry).endswith("attention") or "linear" in str(entry)}
+    )
+    if config.get("is_encoder_decoder"):
+        foreign.append("is_encoder_decoder")
+    if foreign:
+        raise CaseError(
+            f'architecture "{kind}" is not a decoder of attention and MLP layers (it states {", ".join(foreign)}).',
+            where=where,
+            hint="State-space, linear-attention and encoder-decoder models are not counted yet.",
+        )
+
+
+def _missing(error: KeyError, kind: str, known: bool, where: str) -> CaseError:
+    field = error.args[0]
+    if known:
+        return CaseError(
+            f'field "{field}" is missing, which a "{kind}" model needs.',
+            where=where,
+            hint="Pass the model's original config.json.",
+        )
+    listed = ", ".join(
+        sorted({"llama", "mistral", "mixtral", "qwen2", "qwen3", "deepseek_v3", "gemma3", "gpt2", "gpt_oss"})
+    )
+    return CaseError(
+        f'architecture "{kind or "unnamed"}" is not known, and field "{field}", which its shape needs, is missing.',
+        where=where,
+        hint=f"Known are {listed} and {len(hf_families.FAMILIES) - 9} more; or state the shape inline in the case.",
+    )
+
+
+def _check_sane(shape: ModelShape, where: str) -> None:
+    for name in ("layers", "hidden", "heads", "kv_heads", "head_dim", "ffn", "vocab"):
+        value = getattr(shape, name)
+        if not isinstance(value, int) or value < 1:
+            raise CaseError(
+                f'"{name}" comes out as {value!r}.', where=where, hint="It must be a whole number above zero."
+            )
+    if shape.latent is None and shape.heads % shape.kv_heads:
+        raise CaseError(
+            f"{shape.heads} attention heads cannot share {shape.kv_heads} key-value heads evenly.",
+            where=where,
+            hint="Check num_key_value_heads.",
+        )

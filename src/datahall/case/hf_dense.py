@@ -1,0 +1,202 @@
+"""How dense families of models write their shape into config.json: one small reader a family.
+
+A reader takes the (text) config and gives the fields of a `ModelShape`; it raises KeyError for a field that is missing.
+Defaults are those that a family's own configuration class has, because files leave out what equals them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+Config = Mapping[str, Any]
+Fields = dict[str, Any]
+
+
+def like_llama(c: Config, *, tied: bool = False, bias: bool = False, **more: Any) -> Fields:
+    """Gated MLP, RMSNorm, rotary positions, grouped queries."""
+    heads = c["num_attention_heads"]
+    return {
+        "layers": c["num_hidden_layers"],
+        "hidden": c["hidden_size"],
+        "heads": heads,
+        "kv_heads": c.get("num_key_value_heads") or heads,
+        "head_dim": c.get("head_dim") or c["hidden_size"] // heads,
+        "ffn": c["intermediate_size"],
+        "vocab": c["vocab_size"],
+        "tied_embeddings": bool(c.get("tie_word_embeddings", tied)),
+        "attention_bias": bool(c.get("attention_bias", bias)),
+        "output_bias": bool(c.get("attention_bias", False)),
+        "mlp_bias": bool(c.get("mlp_bias", False)),
+        **_window(c),
+        **more,
+    }
+
+
+def sequence_of(c: Config) -> int:
+    """The longest sequence that a config states, in tokens; 0 if it states none."""
+    for key in ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length"):
+        value = c.get(key)
+        if isinstance(value, int) and value > 0:
+            return value
+    return 0
+
+
+def qwen2(c: Config) -> Fields:
+    return {**like_llama(c), "attention_bias": True, "output_bias": False}
+
+
+def qwen3(c: Config) -> Fields:
+    return like_llama(c, query_key_norm=True, **({} if "head_dim" in c else {"head_dim": 128}))
+
+
+def gemma(c: Config) -> Fields:
+    return like_llama({"head_dim": 256, **c}, tied=True)
+
+
+def gemma2(c: Config) -> Fields:
+    share = {} if c.get("layer_types") else {"window_share": 0.5}
+    return like_llama({"head_dim": 256, "sliding_window": 4096, **c}, tied=True, norms_per_layer=4, **share)
+
+
+def gemma3(c: Config) -> Fields:
+    plain = {
+        "head_dim": 256,
+        "sliding_window_pattern": 6,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "vocab_size": 262208,
+        **c,
+    }
+    return like_llama(plain, tied=True, norms_per_layer=4, query_key_norm=True)
+
+
+def gpt2(c: Config) -> Fields:
+    hidden, heads = c["n_embd"], c["n_head"]
+    return {
+        "layers": c["n_layer"],
+        "hidden": hidden,
+        "heads": heads,
+        "kv_heads": heads,
+        "head_dim": hidden // heads,
+        "ffn": c.get("n_inner") or 4 * hidden,
+        "vocab": c["vocab_size"],
+        "mlp_matrices": 2,
+        "tied_embeddings": bool(c.get("tie_word_embeddings", True)),
+        "attention_bias": True,
+        "output_bias": True,
+        "mlp_bias": True,
+        "norm_bias": True,
+        "learned_positions": c["n_positions"],
+    }
+
+
+def gpt_bigcode(c: Config) -> Fields:
+    fields = gpt2(c)
+    return fields | {"kv_heads": 1 if c.get("multi_query", True) else fields["heads"]}
+
+
+def gpt_neox(c: Config) -> Fields:
+    return (
+        like_llama(c)
+        | _plain_biased()
+        | {"attention_bias": bool(c.get("attention_bias", True)), "output_bias": bool(c.get("attention_bias", True))}
+    )
+
+
+def phi(c: Config) -> Fields:
+    return like_llama(c) | _plain_biased() | {"norms_per_layer": 1}
+
+
+def falcon(c: Config) -> Fields:
+    hidden, heads = c["hidden_size"], c.get("num_attention_heads") or c["n_head"]
+    new = bool(c.get("new_decoder_architecture", False))
+    kv_heads = (c.get("num_kv_heads") or heads) if new else 1 if c.get("multi_query", True) else heads
+    norms = 2 if new or not c.get("parallel_attn", True) else 1
+    bias = bool(c.get("bias", False))
+    return {
+        "layers": c.get("num_hidden_layers") or c["n_layer"],
+        "hidden": hidden,
+        "heads": heads,
+        "kv_heads": kv_heads,
+        "head_dim": hidden // heads,
+        "ffn": c.get("ffn_hidden_size") or 4 * hidden,
+        "vocab": c["vocab_size"],
+        "mlp_matrices": 2,
+        "tied_embeddings": bool(c.get("tie_word_embeddings", True)),
+        "attention_bias": bias,
+        "output_bias": bias,
+        "mlp_bias": bias,
+        "norm_bias": True,
+        "norms_per_layer": norms,
+    }
+
+
+def mpt(c: Config) -> Fields:
+    hidden, heads = c["d_model"], c["n_heads"]
+    attention: Config = c.get("attn_config") or {}
+    rotary = bool(attention.get("alibi")) or bool(attention.get("rope"))
+    bias = not c.get("no_bias", False)
+    return {
+        "layers": c["n_layers"],
+        "hidden": hidden,
+        "heads": heads,
+        "kv_heads": attention.get("kv_n_heads") or heads,
+        "head_dim": hidden // heads,
+        "ffn": c.get("expansion_ratio", 4) * hidden,
+        "vocab": c["vocab_size"],
+        "mlp_matrices": 2,
+        "tied_embeddings": bool(c.get("tie_word_embeddings", True)),
+        "attention_bias": bias,
+        "output_bias": bias,
+        "mlp_bias": bias,
+        "norm_bias": bias,
+        "learned_positions": 0 if rotary else c.get("max_seq_len", 0),
+    }
+
+
+def bloom(c: Config) -> Fields:
+    hidden = c.get("hidden_size") or c["n_embed"]
+    heads = c.get("n_head") or c["num_attention_heads"]
+    layers = c.get("n_layer") or c["num_hidden_layers"]
+    shape: Fields = {"layers": layers, "hidden": hidden, "heads": heads, "kv_heads": heads, "head_dim": hidden // heads}
+    return shape | {"ffn": 4 * hidden, "vocab": c["vocab_size"], "tied_embeddings": True} | _plain_biased()
+
+
+def opt(c: Config) -> Fields:
+    fields = like_llama({**c, "intermediate_size": c["ffn_dim"]}, tied=True) | _plain_biased()
+    return fields | {"learned_positions": c["max_position_embeddings"] + 2}
+
+
+def olmo(c: Config) -> Fields:
+    return like_llama(c, norms_per_layer=0)
+
+
+def starcoder2(c: Config) -> Fields:
+    bias = bool(c.get("use_bias", True))
+    return like_llama(c, tied=True) | {
+        "mlp_matrices": 2,
+        "attention_bias": bias,
+        "output_bias": bias,
+        "mlp_bias": bias,
+        "norm_bias": True,
+    }
+
+
+def nemotron(c: Config) -> Fields:
+    return like_llama(c) | {"mlp_matrices": 2, "norm_bias": True}
+
+
+def _window(c: Config) -> Fields:
+    window = c.get("sliding_window")
+    if not window or c.get("use_sliding_window") is False:
+        return {}
+    types = c.get("layer_types")
+    if types:
+        return {"window": window, "window_share": sum(t == "sliding_attention" for t in types) / len(types)}
+    pattern = c.get("sliding_window_pattern") or c.get("_sliding_window_pattern")
+    return {"window": window, "window_share": 1 - 1 / pattern if pattern else 1.0}
+
+
+def _plain_biased() -> Fields:
+    return {"mlp_matrices": 2, "attention_bias": True, "output_bias": True, "mlp_bias": True, "norm_bias": True}

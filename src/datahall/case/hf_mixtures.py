@@ -1,0 +1,98 @@
+"""How mixture-of-experts families write their shape into config.json: one small reader a family.
+
+As in `hf_dense`: a reader gives the fields of a `ModelShape` and raises KeyError for a field that is missing.
+"""
+
+from __future__ import annotations
+
+from datahall.case.hf_dense import Config, Fields, like_llama, qwen2, qwen3
+from datahall.case.model import LatentAttention
+
+
+def qwen2_moe(c: Config) -> Fields:
+    return {
+        **qwen2(c),
+        "ffn": c["moe_intermediate_size"],
+        "experts": c["num_experts"],
+        "experts_per_token": c["num_experts_per_tok"],
+        "shared_experts": 1,
+        "shared_ffn": c["shared_expert_intermediate_size"],
+    }
+
+
+def qwen3_moe(c: Config) -> Fields:
+    dense = len(c.get("mlp_only_layers") or ())
+    return {
+        **qwen3(c),
+        "ffn": c["moe_intermediate_size"],
+        "experts": c["num_experts"],
+        "experts_per_token": c["num_experts_per_tok"],
+        "dense_layers": dense,
+        "dense_ffn": c.get("intermediate_size", 0),
+    }
+
+
+def mixtral(c: Config) -> Fields:
+    return like_llama(c, experts=c["num_local_experts"], experts_per_token=c["num_experts_per_tok"])
+
+
+def olmoe(c: Config) -> Fields:
+    return like_llama(c, experts=c["num_experts"], experts_per_token=c["num_experts_per_tok"])
+
+
+def gpt_oss(c: Config) -> Fields:
+    plain = {**c, "head_dim": c.get("head_dim") or 64, "attention_bias": c.get("attention_bias", True)}
+    share = {} if c.get("layer_types") else {"window_share": 0.5}
+    return like_llama(
+        plain, mlp_bias=True, experts=c["num_local_experts"], experts_per_token=c["num_experts_per_tok"], **share
+    )
+
+
+def deepseek(c: Config) -> Fields:
+    latent = LatentAttention(
+        c.get("q_lora_rank") or 0, c["kv_lora_rank"], c["qk_rope_head_dim"], c["qk_nope_head_dim"], c["v_head_dim"]
+    )
+    shared = c.get("n_shared_experts") or 0
+    routed = c.get("n_routed_experts") or 0
+    fields = {**like_llama(c), "latent": latent, "head_dim": latent.nope_dim + latent.rope_dim}
+    if not routed:
+        return fields
+    return {
+        **fields,
+        "ffn": c["moe_intermediate_size"],
+        "experts": routed,
+        "experts_per_token": c["num_experts_per_tok"],
+        "shared_experts": shared,
+        "shared_ffn": c["moe_intermediate_size"] if shared else 0,
+        "dense_layers": c.get("first_k_dense_replace", 0),
+        "dense_ffn": c["intermediate_size"],
+    }
+
+
+def glm4_moe(c: Config) -> Fields:
+    shared = c.get("n_shared_experts") or 0
+    bias = bool(c.get("attention_bias", False))
+    return like_llama(c, query_key_norm=bool(c.get("use_qk_norm", False))) | {
+        "attention_bias": bias,
+        "output_bias": False,
+        "ffn": c["moe_intermediate_size"],
+        "experts": c["n_routed_experts"],
+        "experts_per_token": c["num_experts_per_tok"],
+        "shared_experts": shared,
+        "shared_ffn": c["moe_intermediate_size"] if shared else 0,
+        "dense_layers": c.get("first_k_dense_replace", 0),
+        "dense_ffn": c["intermediate_size"],
+    }
+
+
+def llama4(c: Config) -> Fields:
+    step = c.get("interleave_moe_layer_step", 1) or 1
+    layers = c["num_hidden_layers"]
+    return like_llama(c) | {
+        "experts": c["num_local_experts"],
+        "experts_per_token": c.get("num_experts_per_tok", 1),
+        "shared_experts": 1,
+        "shared_ffn": c["intermediate_size"],
+        "dense_layers": layers - layers // step,
+        "dense_ffn": c.get("intermediate_size_mlp", 0),
+    }

@@ -1,0 +1,118 @@
+"""Accelerators and hosts: dense peaks, memory, links, power, price, and the best rates that anybody measured.
+
+Peaks are dense (no structured sparsity) and, for consumer cards, with fp32 accumulation.  `checked` says whether a
+row's figures were read from the named source ("read") or recalled from it and not re-read ("recalled").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from types import MappingProxyType
+
+from datahall.base.label import Fact
+from datahall.catalog import tables
+
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16", "fp8", "fp4", "int8")
+
+
+@dataclass(frozen=True, slots=True)
+class AcceleratorEntry:
+    """One row of the catalogue, base units; rates of links are in `links`, per device and direction.
+
+    `memory_bytes` is what the driver shows; `scale_up_devices` the largest domain its fast link joins; `node_devices`
+    and `node_scale_out_links` how many devices and network ports a usual node has; prices are USD per device and hour.
+    """
+
+    name: str
+    kind: str
+    vendor: str
+    architecture: str
+    year: int
+    memory_bytes: float
+    memory_bytes_per_s: float
+    peak_flops_per_s: Mapping[str, float]
+    measured_flops_per_s: Mapping[str, float]
+    scale_up_link: str
+    scale_up_devices: int
+    scale_out_link: str
+    node_devices: int
+    node_scale_out_links: int
+    power_w: float | None
+    all_in_power_w: float | None
+    price_low_usd_per_h: float | None
+    price_mid_usd_per_h: float | None
+    price_high_usd_per_h: float | None
+    source: str
+    date: str
+    checked: str
+    price_source: str
+    measured_source: str
+    note: str
+
+    def fact(self, figure: str) -> Fact:
+        """One figure with its source: "memory_bytes", "peak.bf16", "measured.bf16", "price_mid_usd_per_h", ...
+
+        Raises KeyError for a figure that this accelerator does not have.
+        """
+        group, _, precision = figure.partition(".")
+        if group == "peak":
+            return Fact(self.peak_flops_per_s[precision], "FLOP/s", self.source, self.date)
+        if group == "measured":
+            return Fact(self.measured_flops_per_s[precision], "FLOP/s", self.measured_source, self.date)
+        value = getattr(self, figure, None)
+        if value is None:
+            raise KeyError(figure)
+        source = self.price_source if figure.startswith("price") else self.source
+        return Fact(value, _unit(figure), source, self.date)
+
+
+def names() -> list[str]:
+    """All accelerators and hosts of the catalogue."""
+    return tables.names("accelerators")
+
+
+@cache
+def accelerator(name: str) -> AcceleratorEntry:
+    """The accelerator called `name`; UnknownName, never another card's figures, if the catalogue lacks it."""
+    row = tables.find("accelerators", name, "an accelerator")
+    return AcceleratorEntry(
+        name=row["name"],
+        kind=row["kind"],
+        vendor=row["vendor"],
+        architecture=row["architecture"],
+        year=int(row["year"]),
+        memory_bytes=float(row["memory_bytes"]),
+        memory_bytes_per_s=float(row["memory_bytes_per_s"]),
+        peak_flops_per_s=_rates(row, "peak"),
+        measured_flops_per_s=_rates(row, "measured"),
+        scale_up_link=row["scale_up_link"],
+        scale_up_devices=int(row["scale_up_devices"]),
+        scale_out_link=row["scale_out_link"],
+        node_devices=int(row["node_devices"]),
+        node_scale_out_links=int(row["node_scale_out_links"]),
+        power_w=tables.number(row, "power_w"),
+        all_in_power_w=tables.number(row, "all_in_power_w"),
+        price_low_usd_per_h=tables.number(row, "price_low_usd_per_h"),
+        price_mid_usd_per_h=tables.number(row, "price_mid_usd_per_h"),
+        price_high_usd_per_h=tables.number(row, "price_high_usd_per_h"),
+        source=row["source"],
+        date=row["date"],
+        checked=row["checked"],
+        price_source=row["price_source"],
+        measured_source=row["measured_source"],
+        note=row["note"],
+    )
+
+
+def _rates(row: tables.RowText, group: str) -> Mapping[str, float]:
+    cells = {precision: row.get(f"{group}_{precision}_flops_per_s", "") for precision in PRECISIONS}
+    return MappingProxyType({precision: float(text) for precision, text in cells.items() if text})
+
+
+def _unit(figure: str) -> str:
+    for ending, unit in (("bytes_per_s", "B/s"), ("bytes", "B"), ("usd_per_h", "USD/h"), ("_w", "W")):
+        if figure.endswith(ending):
+            return unit
+    return ""

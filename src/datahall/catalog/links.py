@@ -1,0 +1,48 @@
+"""Links: bytes/s in one direction as software can use them, and seconds for an empty message.
+
+`bytes_per_s` is after line coding and, where a link is known to deliver less than it is sold with (Thunderbolt), what
+was measured; `marketed_bytes_per_s` is what the label says.  Bits are converted once, here: 400 Gb/s is 50e9.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+from datahall.catalog import tables
+
+
+@dataclass(frozen=True, slots=True)
+class LinkEntry:
+    """One kind of link; for scale-up links all links of one device together."""
+
+    name: str
+    family: str
+    vendor: str
+    bytes_per_s: float
+    marketed_bytes_per_s: float
+    latency_s: float
+    source: str
+    date: str
+    checked: str
+    note: str
+
+
+def names() -> list[str]:
+    """All links of the catalogue."""
+    return tables.names("links")
+
+
+@cache
+def link(name: str) -> LinkEntry:
+    """The link called `name`; UnknownName otherwise."""
+    row = tables.find("links", name, "a link")
+    rates = {column: float(row[column]) for column in ("bytes_per_s", "marketed_bytes_per_s", "latency_s")}
+    texts = {column: row[column] for column in ("name", "family", "vendor", "source", "date", "checked", "note")}
+    return LinkEntry(**rates, **texts)  # pyright: ignore[reportArgumentType]
+
+
+@cache
+def fastest_bytes_per_s() -> float:
+    """The fastest link of the catalogue: a case that states more has most likely mixed up bits and bytes."""
+    return max(float(row["bytes_per_s"]) for row in tables.rows("links"))

@@ -1,0 +1,50 @@
+"""Sites that have a name: a usual node or pod of an accelerator, its links, its disk, its topology.
+
+A site here is one unit (a DGX, a rack, a pod); a case says how many nodes of it are used.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+from datahall.catalog import tables
+
+
+@dataclass(frozen=True, slots=True)
+class SiteEntry:
+    """One named site; links and disk by their catalogue names.  `nodes` is what it has unless a case says otherwise."""
+
+    name: str
+    accelerator: str
+    nodes: int
+    devices_per_node: int
+    scale_up_link: str
+    scale_up_devices: int
+    scale_out_link: str
+    node_scale_out_links: int
+    disk: str
+    topology: str
+    oversubscription: float
+    host_cores: int
+    pue: float
+    source: str
+    date: str
+    note: str
+
+
+def names() -> list[str]:
+    """All sites of the catalogue."""
+    return tables.names("sites")
+
+
+@cache
+def site(name: str) -> SiteEntry:
+    """The site called `name`; UnknownName otherwise."""
+    row = tables.find("sites", name, "a site")
+    counts = {
+        c: int(row[c]) for c in ("nodes", "devices_per_node", "scale_up_devices", "node_scale_out_links", "host_cores")
+    }
+    shares = {c: float(row[c]) for c in ("oversubscription", "pue")}
+    texts = ("name", "accelerator", "scale_up_link", "scale_out_link", "disk", "topology", "source", "date", "note")
+    return SiteEntry(**counts, **shares, **{c: row[c] for c in texts})  # pyright: ignore[reportArgumentType]
