@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch.distributed.tensor import DTensor
 
@@ -38,7 +40,8 @@ def local(tensor: torch.Tensor) -> torch.Tensor:
 def view_bytes(tensor: torch.Tensor) -> memoryview:
     """The bytes of a contiguous CPU tensor, writable, without a copy."""
     flat = tensor.detach().reshape(-1).view(torch.uint8)
-    return memoryview(flat.numpy()).cast("B")
+    array: Any = flat.numpy()
+    return memoryview(array).cast("B")
 
 
 def as_plain(tensor: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,141 @@
+"""Saves in the background, and saves that are killed: what was committed stays whole, what was not is not there."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from datahall.storage import execute  # noqa: E402
+from datahall.storage.execute_async import BackgroundSaver  # noqa: E402
+from datahall.storage.faults import AlreadyCommitted  # noqa: E402
+from datahall.storage.place import open_place  # noqa: E402
+from datahall.storage.store import collect, committed_steps, verify  # noqa: E402
+
+FORK = multiprocessing.get_context("fork")
+
+
+def state_of(step: int, count: int = 400_000) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(step)
+    return {
+        "weight": torch.randn(count, generator=generator),
+        "moments": [torch.full((count,), float(step))],
+        "step": step,
+    }
+
+
+def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return torch.equal(one["weight"], other["weight"]) and torch.equal(one["moments"][0], other["moments"][0])
+
+
+def test_what_is_saved_is_the_state_at_the_call_not_a_later_one(tmp_path: Path) -> None:
+    saver = BackgroundSaver(tmp_path, keep=2)
+    state = state_of(1)
+    saver.prepare(state)
+    for step in (1, 2, 3):
+        state = state_of(step)
+        pending = saver.save(step, state, {"at": step})
+        state["weight"].zero_()  # training goes on
+        state["moments"][0].zero_()
+        assert pending.stall_s >= 0
+    saved = saver.finish()
+    assert saved is not None
+    assert saved.step == 3
+    found = state_of(0)
+    loaded = execute.load(tmp_path, found)
+    assert loaded.extras == {"at": 3}
+    assert same(found, state_of(3))
+    assert committed_steps(open_place(tmp_path)) == [2, 3]
+
+
+def test_an_error_in_the_background_is_raised_at_the_next_call(tmp_path: Path) -> None:
+    saver = BackgroundSaver(tmp_path)
+    saver.save(1, state_of(1))
+    saver.save(1, state_of(1))
+    with pytest.raises(AlreadyCommitted):
+        saver.save(2, state_of(2))
+    saver.save(2, state_of(2))
+    saver.finish()
+    assert committed_steps(open_place(tmp_path)) == [1, 2]
+
+
+def _save_for_ever(store: str, first: int, background: bool, told: int) -> None:
+    saver = BackgroundSaver(store, keep=3)
+    for step in range(first, first + 10_000):
+        if background:
+            saver.save(step, state_of(step))
+            os.write(told, b"s%08d" % step)  # staged: not committed yet
+            saver.finish()
+        else:
+            execute.save(store, step, state_of(step), keep=3)
+        os.write(told, b"c%08d" % step)
+
+
+def kill_while_saving(store: Path, first: int, background: bool, wait: Callable[[int], None]) -> int:
+    """Kill a saver at the moment that `wait` chooses; the last step that it said was committed (0: none)."""
+    reading, told = os.pipe()
+    process = FORK.Process(target=_save_for_ever, args=(str(store), first, background, told))
+    process.start()
+    os.close(told)
+    wait(reading)
+    os.kill(process.pid or 0, signal.SIGKILL)
+    process.join()
+    said = b""
+    while part := os.read(reading, 1 << 16):
+        said += part
+    os.close(reading)
+    words = [said[at : at + 9] for at in range(0, len(said), 9)]
+    return max((int(word[1:]) for word in words if word[:1] == b"c"), default=0)
+
+
+def check_after_kill(store: Path, promised: int) -> int:
+    steps = committed_steps(open_place(store))
+    assert not promised or (steps and steps[-1] >= promised)
+    assert all(verify(store, step).faults == () for step in steps)
+    if not steps:
+        return 0
+    found = state_of(0)
+    loaded = execute.load(store, found)
+    assert loaded.step == steps[-1]
+    assert loaded.skipped == ()
+    assert same(found, state_of(loaded.step))
+    return loaded.step
+
+
+def _rounds(store: Path, kills: int, seed: int) -> int:
+    draw, promised, last = random.Random(seed), 0, 0
+    for number in range(kills):
+        delay = draw.uniform(0.0, 0.25)
+        promised = max(promised, kill_while_saving(store, last + 1, number % 2 == 1, lambda _, s=delay: time.sleep(s)))
+        last = max(last, check_after_kill(store, promised))
+        collect(store, 0, grace_s=-1)
+        check_after_kill(store, promised)
+    return last
+
+
+def test_killed_at_random_moments_nothing_committed_is_lost(tmp_path: Path) -> None:
+    assert _rounds(tmp_path, 6, seed=1) > 0
+
+
+@pytest.mark.soak
+def test_killed_a_hundred_times_nothing_committed_is_lost(tmp_path: Path) -> None:
+    assert _rounds(tmp_path, 100, seed=2) > 0
+
+
+def test_killed_in_the_window_after_the_copy_the_last_committed_step_is_intact(tmp_path: Path) -> None:
+    execute.save(tmp_path, 1, state_of(1))
+
+    def until_staged(reading: int) -> None:
+        assert os.read(reading, 9) == b"s00000002"
+
+    promised = kill_while_saving(tmp_path, 2, True, until_staged)
+    assert check_after_kill(tmp_path, max(promised, 1)) >= 1
