@@ -2,9 +2,12 @@
 
 The same schema from the virtual and the real world, so that a comparison needs to know neither.
 
-Metric names and units (per step means per optimiser step; the slowest worker's view, medians over steady steps):
+Metric names and units (per step means per optimiser step; medians over steady steps; the view of the worker that waits
+longest in the run, so that a slow colleague shows as waiting and the components of each step add up to its time):
 
     compute, transfer, waiting, input, optimiser    seconds per step
+    other             seconds per step of none of these (writing the log, mainly)
+    cpu_time          CPU seconds of that worker's process per step
     checkpoint        seconds that the loop stands still for one checkpoint
     startup           seconds from launch to the beginning of the first step
     step_time         seconds per step without checkpoints

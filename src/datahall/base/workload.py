@@ -1,0 +1,45 @@
+"""What a workload is to the rest of datahall: a model, numbered samples, a loss, and where the model may be cut.
+
+The protocol only.  Our own models and the user's (`application.entry: package.module:build`) are built by the same
+signature, `build(case) -> Workload`; nothing here imports a framework.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Protocol
+
+
+class Samples(Protocol):
+    """Numbered training samples.  `batch(ids)` must give the same tensors for the same ids on every worker."""
+
+    def __len__(self) -> int:
+        """How many different samples there are."""
+        ...
+
+    def batch(self, ids: Sequence[int]) -> Any:
+        """The samples with these numbers (0 to len - 1), stacked along a first dimension, on the CPU."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """One thing to train.
+
+    `model` is a module initialised from the case's seed alone, so that every worker builds the same weights.
+    `loss(model, batch)` gives the mean loss over the batch's samples as a scalar.  `tokens_per_sample` turns samples
+    into tokens (1 where there are none).  `metrics` are functions of the model, evaluated after training.
+    `cut_points` names the modules, in order of execution, between which the model may be cut into pipeline stages or
+    sharding units ("blocks.0", "blocks.1", ...).  `optimiser(parameters)` makes the optimiser; None: AdamW.
+    """
+
+    name: str
+    model: Any
+    data: Samples
+    loss: Callable[[Any, Any], Any]
+    tokens_per_sample: int = 1
+    metrics: Mapping[str, Callable[[Any], float]] = field(default_factory=lambda: MappingProxyType({}))
+    cut_points: tuple[str, ...] = ()
+    optimiser: Callable[[Any], Any] | None = None

@@ -1,0 +1,219 @@
+"""Carries out a compute plan with PyTorch: wraps the model, exchanges gradients, updates the parameters.
+
+`prepare` chooses the executor of a plan's split; the training loop knows executors only.  It reads no clock: the loop
+hands in `mark`, called with the name of each phase as it begins (forward, backward, exchange).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint as recompute
+
+from datahall.base.errors import Incompatible, Refused
+from datahall.base.workload import Workload
+from datahall.compute.plan import ComputePlan
+
+LEARNING_RATE = 1e-3
+Mark = Callable[[str], None]
+Exchange = Callable[[Any], "torch.futures.Future[torch.Tensor]"]  # a DDP bucket to the future of its sum
+
+_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Executor(Protocol):
+    """One worker's side of a split.
+
+    `data_rank` of `data_world` says which share of the global batch this worker reads; `module` is the bare model.
+    """
+
+    data_rank: int
+    data_world: int
+    module: nn.Module
+
+    def gradients(self, batches: Iterable[Any], micro_steps: int, mark: Mark) -> float:
+        """Forward and backward of one step's micro-batches, gradients exchanged; the mean loss of this worker."""
+        ...
+
+    def rehearse(self, batches: Iterable[Any]) -> None:
+        """Forward and backward of one step on this worker alone, for observers; nothing is exchanged or updated."""
+        ...
+
+    def update(self) -> None:
+        """One step of the optimiser; gradients are cleared."""
+        ...
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Everything that a checkpoint keeps of model and optimiser, by name."""
+        ...
+
+    def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Take over what `tensors` gave."""
+        ...
+
+
+def prepare(
+    workload: Workload, plan: ComputePlan, *, bucket_bytes: int, device: torch.device, exchange: Exchange | None = None
+) -> Executor:
+    """The executor of `plan`'s split, in an initialised process group where there is more than one worker.
+
+    `exchange` replaces the all-reduce of a bucket and must give the sum over workers.  Refused for splits that datahall
+    plans but does not run.
+    """
+    if max(plan.tensor, plan.pipeline, plan.context, plan.expert) > 1 or plan.zero_stage:
+        raise Refused(
+            "this split is planned but not run yet: only data parallelism is.",
+            where="plan.compute",
+            hint="Choose a plan with tensor, pipeline, context, expert 1 and zero_stage 0.",
+        )
+    return DataParallel(workload, plan, bucket_bytes, device, exchange)
+
+
+class DataParallel:
+    """One copy of the model per worker; gradients are summed bucket by bucket while the backward pass still runs."""
+
+    def __init__(
+        self, workload: Workload, plan: ComputePlan, bucket_bytes: int, device: torch.device, exchange: Exchange | None
+    ) -> None:
+        self.loss = workload.loss
+        self.device = device
+        self.precision = _autocast_dtype(plan.precision)
+        self.module: nn.Module = workload.model.to(device)
+        _recompute_blocks(self.module, workload.cut_points, plan.recompute)
+        grouped = dist.is_initialized() and dist.get_world_size() > 1
+        self.data_rank = dist.get_rank() if grouped else 0
+        self.data_world = dist.get_world_size() if grouped else 1
+        self.replica = _replicate(self.module, bucket_bytes, exchange) if grouped else self.module
+        self.optimiser = make_optimiser(workload, self.module)
+
+    def gradients(self, batches: Iterable[Any], micro_steps: int, mark: Mark) -> float:
+        """As in Executor.  The sum over workers of gradients scaled by 1 / (workers x micro-steps) is their mean."""
+        scale = 1.0 / (micro_steps * self.data_world)
+        total = torch.zeros((), device=self.device)
+        for index, batch in enumerate(batches):
+            with self._exchanging(last=index == micro_steps - 1):
+                mark("forward")
+                loss = self._loss(self.replica, batch)
+                mark("backward")
+                (loss * scale).backward()
+            total += loss.detach()
+        return float(total) / micro_steps
+
+    def rehearse(self, batches: Iterable[Any]) -> None:
+        """As in Executor."""
+        for batch in batches:
+            self._loss(self.module, batch).backward()
+        self.optimiser.zero_grad(set_to_none=True)
+
+    def update(self) -> None:
+        """One step of the optimiser; gradients are cleared."""
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Parameters, buffers and the optimiser's state."""
+        return {**_module_tensors(self.module), **_optimiser_tensors(self.optimiser)}
+
+    def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Take over what `tensors` gave."""
+        with torch.no_grad():
+            for name, tensor in _module_tensors(self.module).items():
+                tensor.copy_(tensors[name])
+        _restore_optimiser(self.optimiser, tensors)
+
+    def _exchanging(self, *, last: bool) -> AbstractContextManager[Any]:
+        if last or not isinstance(self.replica, DistributedDataParallel):
+            return nullcontext()
+        return self.replica.no_sync()
+
+    def _loss(self, model: nn.Module, batch: Any) -> torch.Tensor:
+        if self.precision is None:
+            return self.loss(model, _to(batch, self.device))
+        with torch.autocast(self.device.type, dtype=self.precision):
+            return self.loss(model, _to(batch, self.device))
+
+
+def make_optimiser(workload: Workload, module: nn.Module) -> torch.optim.Optimizer:
+    """The workload's own optimiser, or AdamW with the fused kernel."""
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    if workload.optimiser is not None:
+        return workload.optimiser(parameters)
+    return torch.optim.AdamW(parameters, lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
+
+
+def _autocast_dtype(precision: str) -> torch.dtype | None:
+    if precision not in _DTYPES:
+        raise Incompatible(
+            f"PyTorch cannot train in {precision} here.",
+            where="plan.compute.precision",
+            hint=f"Choose one of {', '.join(_DTYPES)}.",
+        )
+    return _DTYPES[precision]
+
+
+def _replicate(module: nn.Module, bucket_bytes: int, exchange: Exchange | None) -> DistributedDataParallel:
+    replica = DistributedDataParallel(module, bucket_cap_mb=bucket_bytes / 2**20, gradient_as_bucket_view=True)
+
+    def hook(state, bucket):
+        return state(bucket)
+
+    replica.register_comm_hook(exchange or sum_bucket, hook)
+    return replica
+
+
+def sum_bucket(bucket: Any) -> torch.futures.Future[torch.Tensor]:
+    """The bucket's sum over workers by the library's all-reduce."""
+    work = dist.all_reduce(bucket.buffer(), async_op=True)
+    return work.get_future().then(lambda future: future.value()[0])
+
+
+def _recompute_blocks(module: nn.Module, cut_points: tuple[str, ...], how: str) -> None:
+    if how == "none":
+        return
+    if how != "full":
+        raise Refused(
+            f"{how} recomputation is planned but not run.", where="plan.compute.recompute", hint="Use none or full."
+        )
+    for name in cut_points:
+        block = module.get_submodule(name)
+        forward = block.forward
+        block.forward = lambda *inputs, _forward=forward: recompute(_forward, *inputs, use_reentrant=False)
+
+
+def _to(batch: Any, device: torch.device) -> Any:
+    if device.type == "cpu":
+        return batch
+    if isinstance(batch, torch.Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, Mapping):
+        return {key: _to(value, device) for key, value in batch.items()}
+    return type(batch)(_to(value, device) for value in batch)
+
+
+def _module_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
+    parameters = {f"model.{name}": parameter.detach() for name, parameter in module.named_parameters()}
+    return {**parameters, **{f"model.{name}": buffer for name, buffer in module.named_buffers()}}
+
+
+def _optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    return {
+        f"optimiser.{index}.{name}": torch.as_tensor(value)
+        for index, state in optimiser.state_dict()["state"].items()
+        for name, value in state.items()
+        if value is not None
+    }
+
+
+def _restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for key, tensor in tensors.items():
+        if key.startswith("optimiser."):
+            _, index, name = key.split(".", 2)
+            state.setdefault(int(index), {})[name] = tensor.clone()
+    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})

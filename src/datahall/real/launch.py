@@ -1,0 +1,214 @@
+"""Starts the workers of one attempt and watches over them until they are done, dead, hanging, or not to be started.
+
+Workers are plain subprocesses on this machine.  They end with this process whatever happens to it: the launcher kills
+them when it leaves, and the kernel kills them when the launcher is killed.  On Linux the kernel ties a worker to the
+thread that started it, so start workers from a thread that lives as long as the run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from datahall.base import errors
+from datahall.base.errors import DatahallError, WorldFailed
+from datahall.base.event import Event
+from datahall.real.board import Board
+from datahall.real.injection import Injection
+from datahall.real.job import EXIT_LOST_PEER, Job
+
+POLL_S = 0.05
+START_TIMEOUT_S = 180.0
+HANG_TIMEOUT_S = 60.0
+_GRACE_S = 1.0  # after one worker ended badly, for the others to show why
+
+OnEvent = Callable[[Event], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """A worker is gone or hangs: which, after which step, and how it showed."""
+
+    rank: int
+    step: int
+    how: str
+    time_s: float
+
+
+def run_attempt(
+    job: Job,
+    on_event: OnEvent | None = None,
+    *,
+    disturbance: Injection | None = None,
+    hang_timeout_s: float = HANG_TIMEOUT_S,
+) -> Loss | None:
+    """Start `job.workers` workers and wait; None when all are done, else what was lost.
+
+    A worker that fails by itself (an exception in the user's code, a full disk) raises that error here.  `disturbance`
+    kills or stops a worker at its step.
+    """
+    path = job.folder / "workers" / f"job-{job.attempt}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    job.save(path)
+    for old in job.folder.glob("failed-*.json"):
+        old.unlink()
+    with _workers(job, path) as processes:
+        return _Watch(job, processes, on_event, disturbance, hang_timeout_s).wait()
+
+
+@contextmanager
+def _workers(job: Job, path: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
+    processes: list[subprocess.Popen[bytes]] = []
+    (job.folder / "board.bin").unlink(missing_ok=True)
+    try:
+        for rank in range(job.workers):
+            processes.append(_start(job, path, rank))
+        yield processes
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                process.kill()
+        for process in processes:
+            process.wait()
+
+
+def _start(job: Job, path: Path, rank: int) -> subprocess.Popen[bytes]:
+    threads = str(job.plan.compute.threads)
+    environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONHASHSEED": "0"}
+    environment |= {"GLOO_SOCKET_IFNAME": job.interface, "TORCH_CPP_LOG_LEVEL": "ERROR"}
+    environment["PYTHONPATH"] = os.pathsep.join(entry for entry in sys.path if entry)
+    with (path.parent / f"{rank}.out").open("ab") as output:
+        try:
+            return subprocess.Popen(
+                [sys.executable, "-m", "datahall.real.worker", str(path), str(rank)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=environment,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise WorldFailed(
+                f"worker {rank} cannot be started: {error}.",
+                where=sys.executable,
+                hint="Check that this Python can start processes (ulimit -u, memory).",
+            ) from error
+
+
+class _Watch:
+    """The launcher's eyes during one attempt."""
+
+    def __init__(
+        self,
+        job: Job,
+        processes: list[subprocess.Popen[bytes]],
+        on_event: OnEvent | None,
+        disturbance: Injection | None,
+        hang_timeout_s: float,
+    ) -> None:
+        self.job = job
+        self.processes = processes
+        self.on_event = on_event
+        self.disturbance = disturbance
+        self.hang_timeout_s = hang_timeout_s
+        self.board = Board(job.folder / "board.bin", job.workers)
+        self.began_s = time.monotonic()
+        self.log = job.folder / "workers" / "0.jsonl"
+        self.read_to = self.log.stat().st_size if self.log.exists() else 0
+
+    def wait(self) -> Loss | None:
+        while True:
+            codes = [process.poll() for process in self.processes]
+            self._pass_events_on()
+            if all(code == 0 for code in codes):
+                return None
+            if any(code not in (None, 0) for code in codes):
+                return self._explain()
+            if loss := self._hanging(codes):
+                return loss
+            self._disturb()
+            time.sleep(POLL_S)
+
+    def _pass_events_on(self) -> None:
+        if self.on_event is None or not self.log.exists():
+            return
+        with self.log.open("rb") as file:
+            file.seek(self.read_to)
+            new = file.read()
+        whole = new[: new.rfind(b"\n") + 1]
+        self.read_to += len(whole)
+        for line in whole.splitlines():
+            record = json.loads(line)
+            self.on_event(Event(record.pop("time_s"), record.pop("kind"), record))
+
+    def _explain(self) -> Loss:
+        """Why a worker ended badly; raises the worker's own error where it had one."""
+        until = time.monotonic() + _GRACE_S
+        while time.monotonic() < until and any(process.poll() is None for process in self.processes):
+            time.sleep(POLL_S)
+        codes = [process.poll() for process in self.processes]
+        now_s = time.monotonic() - self.job.origin_s
+        for rank, code in enumerate(codes):
+            if code is not None and code < 0:
+                step = self.board.read(rank).step
+                return Loss(rank, step, f"killed by {signal.Signals(-code).name}", now_s)
+        for rank, code in enumerate(codes):
+            if code not in (None, 0, EXIT_LOST_PEER):
+                raise self._own_error(rank, code)
+        rank = codes.index(EXIT_LOST_PEER)
+        return Loss(rank, self.board.read(rank).step, "lost the connection to the others", now_s)
+
+    def _own_error(self, rank: int, code: int | None) -> DatahallError:
+        told = self.job.folder / f"failed-{rank}.json"
+        output = self.log.parent / f"{rank}.out"
+        if not told.exists():
+            lines = output.read_text(errors="replace").strip().splitlines()[-1:]
+            return WorldFailed(
+                f"worker {rank} could not start (exit code {code}): {' '.join(lines)}",
+                where=str(output),
+                hint="Read the worker's output for the whole story.",
+            )
+        error = json.loads(told.read_text())
+        kind = getattr(errors, error["type"], None)
+        if isinstance(kind, type) and issubclass(kind, DatahallError):
+            return kind(error["what"], where=error["where"], hint=error["hint"])
+        return WorldFailed(
+            f"worker {rank} failed after step {self.board.read(rank).step}: {error['what']}",
+            where=str(output),
+            hint="Read the worker's output for the whole story.",
+        )
+
+    def _hanging(self, codes: list[int | None]) -> Loss | None:
+        """The worker that has been silent too long outside the exchange, where others only wait for it."""
+        now_s = time.monotonic()
+        notes = [self.board.read(rank) for rank in range(self.job.workers)]
+        silent = [
+            rank
+            for rank, note in enumerate(notes)
+            if codes[rank] is None
+            and now_s - max(note.time_s, self.began_s)
+            > (START_TIMEOUT_S if note.phase == "start" else self.hang_timeout_s)
+        ]
+        if not silent:
+            return None
+        guilty = next((rank for rank in silent if notes[rank].phase not in ("exchange", "done")), silent[0])
+        note = notes[guilty]
+        return Loss(guilty, note.step, f"hung in {note.phase}", now_s - self.job.origin_s)
+
+    def _disturb(self) -> None:
+        wanted = self.disturbance
+        if wanted is None or wanted.kind not in ("kill-worker", "hang-worker"):
+            return
+        note = self.board.read(wanted.rank)
+        if note.time_s > 0 and note.step >= wanted.step and note.phase != "start":
+            self.disturbance = None
+            how = signal.SIGKILL if wanted.kind == "kill-worker" else signal.SIGSTOP
+            os.kill(self.processes[wanted.rank].pid, how)

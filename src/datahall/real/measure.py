@@ -1,0 +1,172 @@
+"""From the workers' logs to a measurement: steps by component, losses, samples, counts.
+
+Worker clocks are one clock (the machine's monotonic one), so the arrival of every worker at a collective is compared
+directly.  Only the committed history counts: of a step that was run again after a restart, the last run.
+
+A step's seconds, per worker, add up: compute (forward and backward), waiting (from my last gradient to everybody's),
+transfer (from everybody's last gradient to the end of the exchange), input, optimiser, and "other", the rest (mainly
+writing the log).  A checkpoint's stall is apart from the step.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datahall.base.event import Event, read_events
+
+COMPONENTS = ("compute", "transfer", "waiting", "input", "optimiser", "other")
+_COMPONENT_OF = {"forward": "compute", "backward": "compute", "input": "input", "optimiser": "optimiser"}
+STEADY_FROM = 2  # steps of an attempt that are still warming up
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStep:
+    """One worker's step: when it began, what each component took, its phases for a time line, what it handed over."""
+
+    rank: int
+    begin_s: float
+    end_s: float
+    seconds: Mapping[str, float]
+    checkpoint_s: float
+    phases: tuple[tuple[str, float, float], ...]
+    transfers: tuple[tuple[int, float, float], ...]
+    loss: float
+    collective_calls: int
+    collective_bytes: int
+    cpu_s: float
+
+    @property
+    def step_s(self) -> float:
+        """The step without a checkpoint, to the beginning of the next one."""
+        return sum(self.seconds.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of the committed history, on all its workers."""
+
+    number: int
+    attempt: int
+    position: int  # in its attempt, from 0
+    workers: tuple[WorkerStep, ...]
+
+    @property
+    def loss(self) -> float:
+        """The mean loss over the global batch."""
+        return sum(worker.loss for worker in self.workers) / len(self.workers)
+
+    @property
+    def steady(self) -> bool:
+        """Past the warm-up of its attempt."""
+        return self.position >= STEADY_FROM
+
+
+def read_steps(folder: Path) -> tuple[Step, ...]:
+    """The committed steps of the run in `folder`, in order."""
+    by_step: dict[tuple[int, int], dict[int, Event]] = {}
+    followers: dict[tuple[int, int, int], float] = {}
+    for rank, events in _logs(folder):
+        for event in events:
+            if event.kind == "step":
+                by_step.setdefault((event.data["step"], event.data["attempt"]), {})[rank] = event
+                begin = (event.data["attempt"], event.data["step"] - 1, rank)
+                followers[begin] = event.data["marks"][0][1]
+    latest = {number: attempt for number, attempt in sorted(by_step)}
+    first_of = {attempt: min(n for n, a in by_step if a == attempt) for _, attempt in by_step}
+    return tuple(
+        Step(number, attempt, number - first_of[attempt], _merge(number, attempt, by_step[number, attempt], followers))
+        for number, attempt in sorted(latest.items())
+    )
+
+
+def read_samples(folder: Path) -> dict[int, list[int]]:
+    """The samples that each committed step read, by the loader's own log, in the order of the global batch."""
+    by_step: dict[int, dict[int, dict[int, list[int]]]] = {}
+    for path in sorted((folder / "workers").glob("loader-*.jsonl"), key=_rank_of):
+        for line in path.read_text().splitlines(keepends=True):
+            if line.endswith("\n"):
+                entry = json.loads(line)
+                attempt = by_step.setdefault(entry["step"], {}).setdefault(entry["attempt"], {})
+                attempt.setdefault(_rank_of(path), []).extend(entry["ids"])
+    last = {step: attempts[max(attempts)] for step, attempts in by_step.items()}
+    return {step: [ids for rank in sorted(last[step]) for ids in last[step][rank]] for step in sorted(last)}
+
+
+def read_kind(folder: Path, kind: str) -> list[Event]:
+    """All workers' events of one kind, by time."""
+    found = [event for _, events in _logs(folder) for event in events if event.kind == kind]
+    return sorted(found, key=lambda event: event.time_s)
+
+
+def median(values: Sequence[float]) -> float:
+    """The middle value, or the mean of the two in the middle; 0 of none."""
+    ordered = sorted(values)
+    half = len(ordered) // 2
+    if not ordered:
+        return 0.0
+    return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2
+
+
+def median_interval(values: Sequence[float]) -> tuple[float, float]:
+    """A 90 % interval of the median from order statistics (no assumption about the distribution)."""
+    ordered = sorted(values)
+    if not ordered:
+        return 0.0, 0.0
+    spread = 1.645 * len(ordered) ** 0.5 / 2
+    low = max(0, int(len(ordered) / 2 - spread))
+    high = min(len(ordered) - 1, int(len(ordered) / 2 + spread))
+    return ordered[low], ordered[high]
+
+
+def _logs(folder: Path) -> Iterable[tuple[int, list[Event]]]:
+    for path in sorted((folder / "workers").glob("[0-9]*.jsonl"), key=_rank_of):
+        yield _rank_of(path), list(read_events(path))
+
+
+def _rank_of(path: Path) -> int:
+    return int(path.stem.removeprefix("loader-"))
+
+
+def _merge(
+    number: int, attempt: int, events: Mapping[int, Event], followers: Mapping[tuple[int, int, int], float]
+) -> tuple[WorkerStep, ...]:
+    arrivals = [at for event in events.values() for phase, at in event.data["marks"] if phase == "exchange"]
+    everybody_s = max(arrivals, default=0.0)
+    return tuple(
+        _worker_step(rank, event.data, everybody_s, followers.get((attempt, number, rank), event.time_s))
+        for rank, event in sorted(events.items())
+    )
+
+
+def _worker_step(rank: int, data: Mapping[str, Any], everybody_s: float, next_begin_s: float) -> WorkerStep:
+    marks: list[tuple[str, float]] = [(phase, at) for phase, at in data["marks"]]
+    ends = [at for _, at in marks[1:]] + [next_begin_s]
+    phases = [(phase, begin, end) for (phase, begin), end in zip(marks, ends, strict=True)]
+    seconds = dict.fromkeys(COMPONENTS, 0.0)
+    checkpoint_s = 0.0
+    for phase, begin, end in phases:
+        if phase == "exchange":
+            arrived = min(max(everybody_s, begin), end)
+            seconds["waiting"] += arrived - begin
+            seconds["transfer"] += end - arrived
+        elif phase == "checkpoint":
+            checkpoint_s += end - begin
+        else:
+            seconds[_COMPONENT_OF.get(phase, "other")] += end - begin
+    return WorkerStep(
+        rank=rank,
+        begin_s=marks[0][1],
+        end_s=next_begin_s,
+        seconds=seconds,
+        checkpoint_s=checkpoint_s,
+        phases=tuple(phases),
+        transfers=tuple((count, handed, done) for count, handed, done in data["transfers"]),
+        loss=data["loss"],
+        collective_calls=data["calls"],
+        collective_bytes=data["bytes"],
+        cpu_s=data["cpu_s"],
+    )

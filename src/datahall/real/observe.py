@@ -1,0 +1,128 @@
+"""Independent observers of one worker: collectives at the call, FLOPs by torch's counter, memory from /proc.
+
+They see what really happened and share no formula with the forecast.  They change neither tensors nor order.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+# Collectives, and which argument holds what is handed over.
+_COLLECTIVES = {
+    "all_reduce": 0,
+    "broadcast": 0,
+    "send": 0,
+    "isend": 0,
+    "all_gather_into_tensor": 1,
+    "reduce_scatter_tensor": 1,
+    "all_to_all_single": 1,
+}
+
+
+@dataclass(slots=True)
+class CollectiveCounter:
+    """Counts calls and the bytes of the tensors handed to torch.distributed's collectives by this process."""
+
+    calls: int = 0
+    bytes: int = 0
+
+    def watch(self) -> None:
+        """Put the counter in front of every collective, for the rest of the process."""
+        for name, argument in _COLLECTIVES.items():
+            setattr(dist, name, self._counting(getattr(dist, name), argument))
+
+    def _counting(self, collective: Callable[..., Any], argument: int) -> Callable[..., Any]:
+        def counted(*arguments: Any, **named: Any) -> Any:
+            tensor = arguments[argument] if len(arguments) > argument else next(iter(named.values()))
+            self.calls += 1
+            self.bytes += tensor.numel() * tensor.element_size()
+            return collective(*arguments, **named)
+
+        return counted
+
+
+@dataclass(frozen=True, slots=True)
+class Flops:
+    """Floating-point operations, a multiply-add counted as two: matrix products, and the attention core apart."""
+
+    matmul: int
+    attention: int
+
+
+def count_flops(work: Callable[[], Any]) -> Flops:
+    """FLOPs of `work`, forward and backward, as torch's counter sees them (causal attention counted in full)."""
+    counter = FlopCounterMode(display=False, custom_mapping=_cpu_attention())
+    with counter:
+        work()
+    by_operation = {str(key): int(value) for key, value in counter.get_flop_counts().get("Global", {}).items()}
+    attention = sum(value for name, value in by_operation.items() if "attention" in name)
+    return Flops(sum(by_operation.values()) - attention, attention)
+
+
+class MemoryWatch:
+    """Peak resident memory of this process above what it was when the watch was made.
+
+    The kernel's high-water mark, reset where /proc allows it; `exact` says whether it was.
+    """
+
+    def __init__(self) -> None:
+        gc.collect()
+        self.exact = _reset_high_water()
+        self.idle_bytes = _status_bytes("VmRSS")
+
+    def peak_bytes(self) -> int:
+        """Bytes above idle at the highest point since."""
+        return max(0, _status_bytes("VmHWM") - self.idle_bytes)
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when its parent ends (Linux); ends at once if the parent is gone already."""
+    import ctypes
+    import signal
+
+    try:
+        ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    except (OSError, AttributeError):
+        return  # not Linux: the launcher ends its workers itself
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _cpu_attention() -> dict[Any, Any]:
+    """Counts for the attention kernel that torch uses on CPUs, which its counter does not know."""
+
+    def forward(query, key, value, *rest, out_shape=None, **named):
+        return sdpa_flop_count(query, key, value)
+
+    def backward(grad, query, key, value, *rest, out_shape=None, **named):
+        return sdpa_backward_flop_count(grad, query, key, value)
+
+    operations = torch.ops.aten
+    return {
+        operations._scaled_dot_product_flash_attention_for_cpu: forward,
+        operations._scaled_dot_product_flash_attention_for_cpu_backward: backward,
+    }
+
+
+def _reset_high_water() -> bool:
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def _status_bytes(field: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) * 1024
+    return 0

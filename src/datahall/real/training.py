@@ -1,0 +1,264 @@
+"""Plays a training plan on real processes: `run` launches, watches, restarts, and gives back a Measurement.
+
+It does not choose the plan and knows no forecast.  After a lost worker it starts again from the last committed
+checkpoint with the same global batch, so that no sample of the committed history is lost or read twice.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from datahall.base.errors import UsageError, WorldFailed
+from datahall.base.event import Event
+from datahall.base.label import Label
+from datahall.base.metric import Metric, exactly
+from datahall.base.result import Result
+from datahall.case.question import Case
+from datahall.decisions.plan import Plan
+from datahall.real.injection import Injection
+from datahall.real.job import Job
+from datahall.real.launch import HANG_TIMEOUT_S, Loss, OnEvent, run_attempt
+from datahall.real.measure import COMPONENTS, Step, median, median_interval, read_kind, read_samples, read_steps
+from datahall.real.turns import load_average, turn
+
+MAX_RESTARTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One real run.
+
+    `result` is the schema that both worlds share.  `steps` is the committed history by component and worker, `losses`
+    the mean loss of each step, `samples` what the loader handed out in each, `lost` the workers that were lost on the
+    way, `metrics` the workload's own (validation_loss), `view_rank` the worker whose components `result` shows: the one
+    that waited longest.
+    """
+
+    result: Result
+    steps: tuple[Step, ...]
+    losses: tuple[float, ...]
+    samples: Mapping[int, Sequence[int]]
+    lost: tuple[Loss, ...]
+    metrics: Mapping[str, float]
+    view_rank: int
+    load_before: float
+    load_during: float
+    folder: Path
+
+
+def run(
+    case: Case,
+    plan: Plan,
+    folder: Path,
+    *,
+    steps: int | None = None,
+    injection: Injection | None = None,
+    on_event: OnEvent | None = None,
+    workers_from: Mapping[int, int] | None = None,
+    import_paths: Sequence[str] = (),
+    keep_weights: bool = False,
+    count_flops: bool = True,
+    hang_timeout_s: float = HANG_TIMEOUT_S,
+    max_restarts: int = MAX_RESTARTS,
+) -> Measurement:
+    """Train `steps` steps (the case's by default) of `case` by `plan`; everything is kept under `folder`.
+
+    `on_event` hears what happens as it happens (kinds: launched, ready, step, checkpoint, lost, trained, finished).
+    `workers_from` changes the number of workers: {8: 1, 16: 2} goes on with one worker after 8 steps and with two again
+    after 16, the global batch unchanged.  UsageError for a plan of another case; WorldFailed when the world does not
+    hold; the user's own error comes back with the place of the worker's output.
+    """
+    plan.check_belongs_to(case)
+    check_batches(plan, [plan.compute.devices, *(workers_from or {}).values()])
+    stop = steps if steps is not None else case.application.steps
+    load_before = load_average()
+    with turn(lambda: _say(on_event, Event(0.0, "waiting_for_turn"))):
+        session = _Session(case, plan, _made(folder), stop, injection, on_event, dict(workers_from or {}))
+        session.options = {
+            "import_paths": tuple(import_paths),
+            "keep_weights": keep_weights,
+            "count_flops": count_flops,
+        }
+        lost = session.play(hang_timeout_s, max_restarts)
+        ended_s = time.monotonic() - session.origin_s
+    return measurement(case, plan, folder, lost, ended_s, (load_before, load_average()))
+
+
+def check_batches(plan: Plan, workers: Sequence[int]) -> None:
+    """UsageError unless the global batch can be divided among each of these numbers of workers."""
+    compute = plan.compute
+    for count in workers:
+        piece = max(1, count // (compute.devices // compute.data)) * compute.micro_batch
+        if compute.global_batch % piece:
+            raise UsageError(
+                f"a global batch of {compute.global_batch} sequences cannot be divided among {count} workers "
+                f"with micro-batches of {compute.micro_batch}.",
+                where="plan.compute",
+                hint="Choose a micro-batch that divides the share of every number of workers.",
+            )
+
+
+def measurement(
+    case: Case, plan: Plan, folder: Path, lost: Sequence[Loss], ended_s: float, load: tuple[float, float]
+) -> Measurement:
+    """What the logs in `folder` say about a run that took `ended_s` seconds."""
+    steps = read_steps(folder)
+    samples = read_samples(folder)
+    view = _view_rank(steps)
+    metrics = {key: value for event in read_kind(folder, "metrics") for key, value in _own(event).items()}
+    result = Result(
+        "real",
+        {metric.name: metric for metric in _metrics(case, plan, folder, steps, view, ended_s)},
+        _counts(case, folder, steps, samples, view),
+        tuple(f"worker {loss.rank} was lost in step {loss.step}: {loss.how}" for loss in lost),
+    )
+    losses = tuple(step.loss for step in steps)
+    return Measurement(result, steps, losses, samples, tuple(lost), metrics, view, load[0], load[1], folder)
+
+
+class _Session:
+    """One run: its attempts one after the other."""
+
+    def __init__(
+        self,
+        case: Case,
+        plan: Plan,
+        folder: Path,
+        stop: int,
+        injection: Injection | None,
+        on_event: OnEvent | None,
+        workers_from: dict[int, int],
+    ) -> None:
+        self.case, self.plan, self.folder, self.stop = case, plan, folder, stop
+        self.injection, self.on_event = injection, on_event
+        self.sizes = sorted({0: plan.compute.devices, **workers_from}.items())
+        self.origin_s = time.monotonic()
+        self.options: dict[str, object] = {}
+
+    def play(self, hang_timeout_s: float, max_restarts: int) -> list[Loss]:
+        lost: list[Loss] = []
+        attempt = 0
+        stops = [begin for begin, _ in self.sizes[1:] if begin < self.stop] + [self.stop]
+        for (_, workers), stop in zip(self.sizes, stops, strict=False):
+            while True:
+                job = self._job(attempt, workers, stop)
+                self._say("launched", attempt=attempt, workers=workers)
+                disturbance = self.injection if not lost else None
+                loss = run_attempt(job, self.on_event, disturbance=disturbance, hang_timeout_s=hang_timeout_s)
+                attempt += 1
+                if loss is None:
+                    break
+                lost.append(loss)
+                self._say("lost", worker=loss.rank, step=loss.step, how=loss.how)
+                if len(lost) > max_restarts:
+                    raise _given_up(loss, len(lost), self.folder)
+        self._say("finished", attempts=attempt)
+        return lost
+
+    def _job(self, attempt: int, workers: int, stop: int) -> Job:
+        job = Job(
+            case=self.case,
+            plan=self.plan,
+            folder=self.folder,
+            stop=stop,
+            workers=workers,
+            attempt=attempt,
+            origin_s=self.origin_s,
+            parent=os.getpid(),
+            rendezvous=f"file://{self.folder.resolve() / f'rendezvous-{attempt}'}",
+            injection=self.injection,
+            checkpoint_at_stop=stop != self.stop,
+        )
+        return replace(job, **self.options)  # pyright: ignore[reportArgumentType]
+
+    def _say(self, kind: str, **data: object) -> None:
+        _say(self.on_event, Event(time.monotonic() - self.origin_s, kind, dict(data)))
+
+
+def _metrics(case: Case, plan: Plan, folder: Path, steps: Sequence[Step], view: int, ended_s: float) -> list[Metric]:
+    """The metrics of base.result, from steady steps of the whole workers' number."""
+    seen = [step.workers[view] for step in steps if step.steady and view < len(step.workers)]
+    seen = seen or [step.workers[0] for step in steps]
+    found = [_median_metric(name, [worker.seconds[name] for worker in seen]) for name in COMPONENTS]
+    step_time = _median_metric("step_time", [worker.step_s for worker in seen])
+    found.append(step_time)
+    found.append(_median_metric("cpu_time", [worker.cpu_s for worker in seen]))
+    stalls = [max(worker.checkpoint_s for worker in step.workers) for step in steps]
+    commits = [event.data["seconds"] for event in read_kind(folder, "checkpoint")]
+    if commits:
+        found.append(_median_metric("checkpoint", [stall for stall in stalls if stall > 0]))
+        found.append(_median_metric("checkpoint_write", commits))
+    if steps:
+        found.append(exactly("startup", "seconds", max(worker.begin_s for worker in steps[0].workers)))
+    found.append(exactly("total_time", "seconds", ended_s))
+    peaks = [event.data["peak_bytes"] for event in read_kind(folder, "trained")]
+    found.append(exactly("peak_memory", "bytes", max(peaks, default=0)))
+    tokens = plan.compute.global_batch * case.application.sequence
+    if step_time.low > 0:
+        rates = (tokens / step_time.value, tokens / step_time.high, tokens / step_time.low)
+        found.append(Metric("tokens_per_s", "count", *rates, Label.MEASURED))
+    return found
+
+
+def _counts(
+    case: Case, folder: Path, steps: Sequence[Step], samples: Mapping[int, Sequence[int]], view: int
+) -> dict[str, int]:
+    read = sum(len(samples.get(step.number, ())) for step in steps)
+    counts = {"steps": len(steps), "samples": read, "tokens": read * case.application.sequence}
+    flops = [event for event in read_kind(folder, "flops") if event.data["rank"] == 0][-1:]
+    for event in flops:
+        counts["matmul_flops"] = event.data["matmul"] * len(steps)
+        counts["attention_flops"] = event.data["attention"] * len(steps)
+    counts["collective_bytes"] = sum(step.workers[0].collective_bytes for step in steps)
+    counts["collective_calls"] = sum(step.workers[0].collective_calls for step in steps)
+    committed = {event.data["step"]: event.data["bytes"] for event in read_kind(folder, "checkpoint")}
+    counts["checkpoint_bytes"] = sum(committed.values())
+    counts["checkpoints"] = len(committed)
+    return counts
+
+
+def _median_metric(name: str, values: Sequence[float]) -> Metric:
+    return Metric(name, "seconds", median(values), *median_interval(values), Label.MEASURED)
+
+
+def _view_rank(steps: Sequence[Step]) -> int:
+    waited: dict[int, float] = {}
+    for step in steps:
+        if step.steady:
+            for worker in step.workers:
+                waited[worker.rank] = waited.get(worker.rank, 0.0) + worker.seconds["waiting"]
+    return max(waited, key=lambda rank: (waited[rank], -rank), default=0)
+
+
+def _own(event: Event) -> dict[str, float]:
+    return {key: value for key, value in event.data.items() if key not in ("rank", "attempt")}
+
+
+def _made(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "workers").mkdir(exist_ok=True)
+    except OSError as error:
+        raise WorldFailed(
+            f"cannot write here: {error.strerror or error}.",
+            where=str(folder),
+            hint="Choose another place with --runs.",
+        ) from error
+    return folder
+
+
+def _say(on_event: OnEvent | None, event: Event) -> None:
+    if on_event is not None:
+        on_event(event)
+
+
+def _given_up(loss: Loss, times: int, folder: Path) -> WorldFailed:
+    return WorldFailed(
+        f"workers were lost {times} times, the last one was worker {loss.rank} in step {loss.step}: {loss.how}.",
+        where=str(folder / "workers" / f"{loss.rank}.out"),
+        hint="Read the worker's output; memory (the kernel's OOM killer) is the usual reason.",
+    )

@@ -1,0 +1,145 @@
+"""One worker process: `python -m datahall.real.worker job.json rank`.  Started by the launcher, never by hand.
+
+Exit codes: 0 done, 1 failed (the reason is in `failed-<rank>.json`), 75 another worker is gone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import save_file
+from torch.nn import functional
+
+from datahall.base.errors import DatahallError
+from datahall.base.workload import Workload
+from datahall.compute import execute
+from datahall.real import loop
+from datahall.real.exchange import TimedExchange
+from datahall.real.injection import disturbed
+from datahall.real.job import EXIT_LOST_PEER, Job, load_job
+from datahall.real.observe import CollectiveCounter, MemoryWatch, count_flops, die_with_parent
+from datahall.real.record import Recorder
+from datahall.workloads import entry
+
+_COLLECTIVE_TIMEOUT = timedelta(minutes=30)  # the launcher finds a hanging worker long before
+
+
+def main(path: str, rank: int) -> int:
+    """Run worker `rank` of the job at `path`; returns the exit code."""
+    job = load_job(Path(path))
+    die_with_parent(job.parent)
+    try:
+        _run(job, rank)
+    except Exception as error:
+        traceback.print_exc()
+        if _lost_peer(error):
+            return EXIT_LOST_PEER
+        _tell(job.folder, rank, error)
+        return 1
+    return 0
+
+
+def _run(job: Job, rank: int) -> None:
+    torch.set_num_threads(job.plan.compute.threads)
+    recorder = Recorder(job.folder, rank, job.workers, job.attempt, job.origin_s)
+    recorder.mark("start")
+    recorder.event("imported")
+    counter = CollectiveCounter()
+    counter.watch()
+    device = _start_group(job, rank)
+    recorder.event("grouped")
+    _touch_libraries(job.plan.compute.precision, device)
+    memory = MemoryWatch()
+    workload = disturbed(entry.build(job.case, job.import_paths), job.injection, rank)
+    executor = execute.prepare(
+        workload,
+        job.plan.compute,
+        bucket_bytes=job.plan.network.bucket_bytes,
+        device=device,
+        exchange=TimedExchange(recorder, job.injection),
+    )
+    first = loop.resume(job, executor)
+    recorder.marks.clear()
+    recorder.event("ready", step=first, idle_bytes=memory.idle_bytes, memory_exact=memory.exact)
+    loop.train(job, workload, executor, recorder, counter, first)
+    recorder.event("trained", peak_bytes=memory.peak_bytes())
+    _observe(job, workload, executor, recorder)
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+    recorder.close()
+
+
+def _start_group(job: Job, rank: int) -> torch.device:
+    """Join the other workers, where there are any; the device to compute on."""
+    on_gpu = job.case.site.accelerator.kind == "gpu" and torch.cuda.is_available()
+    if job.workers > 1:
+        dist.init_process_group(
+            "nccl" if on_gpu else "gloo",
+            init_method=job.rendezvous,
+            rank=rank,
+            world_size=job.workers,
+            timeout=_COLLECTIVE_TIMEOUT,
+        )
+    return torch.device("cuda", rank % torch.cuda.device_count()) if on_gpu else torch.device("cpu")
+
+
+def _touch_libraries(precision: str, device: torch.device) -> None:
+    """A step of nothing, so that the idle worker has the kernels' code in memory before its memory is read."""
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    weight = torch.ones(64, 64, device=device, requires_grad=True)
+    heads = (torch.ones(1, 64, 64, device=device) @ weight).to(dtype).view(1, 64, 4, 16).transpose(1, 2)
+    functional.scaled_dot_product_attention(heads, heads, heads, is_causal=True).float().sum().backward()
+    torch.optim.AdamW([weight], fused=True).step()
+
+
+def _observe(job: Job, workload: Workload, executor: execute.Executor, recorder: Recorder) -> None:
+    """What is read after the run: FLOPs of one untimed step, the workload's metrics, the weights."""
+    if job.count_flops:
+        _count_flops(job, workload, executor, recorder)
+    if recorder.rank != 0:
+        return
+    metrics = {name: float(metric(executor.module)) for name, metric in workload.metrics.items()}
+    recorder.event("metrics", **metrics)
+    if job.keep_weights:
+        tensors = {name: tensor for name, tensor in executor.tensors().items() if name.startswith("model.")}
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, job.folder / "weights.safetensors")
+
+
+def _count_flops(job: Job, workload: Workload, executor: execute.Executor, recorder: Recorder) -> None:
+    """FLOPs of one more forward and backward pass over this worker's share, without exchange or update."""
+    batches = [workload.data.batch(ids) for ids in loop.my_share(job, workload, executor, job.stop)]
+    flops = count_flops(lambda: executor.rehearse(batches))
+    recorder.event("flops", matmul=flops.matmul, attention=flops.attention)
+
+
+def _lost_peer(error: Exception) -> bool:
+    text = str(error)
+    signs = ("closed by peer", "reset by peer", "Broken pipe", "Timed out waiting", "Socket closed")
+    return isinstance(error, RuntimeError) and any(sign in text for sign in signs)
+
+
+def _tell(folder: Path, rank: int, error: Exception) -> None:
+    known = isinstance(error, DatahallError)
+    told: dict[str, Any] = {
+        "type": type(error).__name__,
+        "what": error.what if known else f"{type(error).__name__}: {error}",
+        "where": error.where if known else "",
+        "hint": error.hint if known else "",
+    }
+    (folder / f"failed-{rank}.json").write_text(json.dumps(told), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    status = main(sys.argv[1], int(sys.argv[2]))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # taking the interpreter and its libraries apart would cost about a second

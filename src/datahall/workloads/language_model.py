@@ -1,0 +1,164 @@
+"""A small decoder-only language model from a `ModelShape`: RMSNorm, rotary positions, grouped queries, SwiGLU.
+
+Dense shapes without latent attention or mixtures of experts; those exist in the forecast only.  Weights depend on the
+seed alone, so that every worker builds the same model.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from datahall.base.errors import Refused, UsageError
+from datahall.base.workload import Workload
+from datahall.case.model import ModelShape
+from datahall.case.question import Case
+from datahall.workloads.text import VOCABULARY, TextSamples, held_out_text, training_text
+
+_ROTARY_BASE = 10_000.0
+_NORM_EPSILON = 1e-5
+_VALIDATION_SAMPLES = 64
+
+
+def build(case: Case) -> Workload:
+    """The language model of the case on Python's standard library.  Refused for shapes that it cannot run."""
+    sequence = case.application.sequence
+    torch.manual_seed(case.application.seed)
+    model = LanguageModel(case.model)
+    held_out = held_out_text(sequence)
+    return Workload(
+        name=case.model.name,
+        model=model,
+        data=training_text(sequence),
+        loss=next_token_loss,
+        tokens_per_sample=sequence,
+        metrics={"validation_loss": lambda trained: validation_loss(trained, held_out)},
+        cut_points=tuple(f"blocks.{index}" for index in range(case.model.layers)),
+    )
+
+
+def next_token_loss(model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy, in nats per token, of each token given those before it."""
+    logits = model(batch[:, :-1])
+    return functional.cross_entropy(logits.flatten(0, 1).float(), batch[:, 1:].flatten())
+
+
+@torch.no_grad()
+def validation_loss(model: nn.Module, samples: TextSamples) -> float:
+    """Loss on up to 64 held-out samples, spread evenly over the held-out text."""
+    count = min(_VALIDATION_SAMPLES, len(samples))
+    ids = [index * len(samples) // count for index in range(count)]
+    losses = [next_token_loss(model, samples.batch(ids[at : at + 16])).item() for at in range(0, count, 16)]
+    return sum(losses) / len(losses)
+
+
+class LanguageModel(nn.Module):
+    """Token ids (batch, sequence) to logits (batch, sequence, vocabulary)."""
+
+    def __init__(self, shape: ModelShape) -> None:
+        super().__init__()
+        _check_runnable(shape)
+        self.shape = shape
+        self.embedding = nn.Embedding(shape.vocab, shape.hidden)
+        self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.layers))
+        self.norm = nn.RMSNorm(shape.hidden, eps=_NORM_EPSILON)
+        self.head = nn.Linear(shape.hidden, shape.vocab, bias=False)
+        self.apply(_initialise)
+        if shape.tied_embeddings:
+            self.head.weight = self.embedding.weight
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        hidden = self.embedding(tokens)
+        rotation = rotary_table(tokens.shape[1], self.shape.head_dim, hidden.device)
+        for block in self.blocks:
+            hidden = block(hidden, rotation)
+        return self.head(self.norm(hidden))
+
+
+class Block(nn.Module):
+    """Attention, then a gated MLP, each behind its own norm and added to the stream."""
+
+    def __init__(self, shape: ModelShape) -> None:
+        super().__init__()
+        self.attention_norm = nn.RMSNorm(shape.hidden, eps=_NORM_EPSILON)
+        self.attention = Attention(shape)
+        self.mlp_norm = nn.RMSNorm(shape.hidden, eps=_NORM_EPSILON)
+        self.mlp = GatedMlp(shape)
+
+    def forward(self, hidden: torch.Tensor, rotation: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        hidden = hidden + self.attention(self.attention_norm(hidden), rotation)
+        return hidden + self.mlp(self.mlp_norm(hidden))
+
+
+class Attention(nn.Module):
+    """Causal attention with fewer key and value heads than query heads (arXiv 2305.13245) and rotary positions."""
+
+    def __init__(self, shape: ModelShape) -> None:
+        super().__init__()
+        self.heads, self.kv_heads, self.head_dim = shape.heads, shape.kv_heads, shape.head_dim
+        self.query = nn.Linear(shape.hidden, shape.heads * shape.head_dim, bias=shape.attention_bias)
+        self.key = nn.Linear(shape.hidden, shape.kv_heads * shape.head_dim, bias=shape.attention_bias)
+        self.value = nn.Linear(shape.hidden, shape.kv_heads * shape.head_dim, bias=shape.attention_bias)
+        self.output = nn.Linear(shape.heads * shape.head_dim, shape.hidden, bias=False)
+
+    def forward(self, hidden: torch.Tensor, rotation: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        batch, sequence, _ = hidden.shape
+        query = self.query(hidden).view(batch, sequence, -1, self.head_dim).transpose(1, 2)
+        key = self.key(hidden).view(batch, sequence, -1, self.head_dim).transpose(1, 2)
+        value = self.value(hidden).view(batch, sequence, -1, self.head_dim).transpose(1, 2)
+        query, key = rotate(query, rotation), rotate(key, rotation)
+        mixed = functional.scaled_dot_product_attention(
+            query, key, value, is_causal=True, enable_gqa=self.heads != self.kv_heads
+        )
+        return self.output(mixed.transpose(1, 2).flatten(2))
+
+
+class GatedMlp(nn.Module):
+    """SwiGLU (arXiv 2002.05202): two projections up, one gating the other, one down."""
+
+    def __init__(self, shape: ModelShape) -> None:
+        super().__init__()
+        self.gate = nn.Linear(shape.hidden, shape.ffn, bias=False)
+        self.up = nn.Linear(shape.hidden, shape.ffn, bias=False)
+        self.down = nn.Linear(shape.ffn, shape.hidden, bias=False)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self.down(functional.silu(self.gate(hidden)) * self.up(hidden))
+
+
+def rotary_table(sequence: int, head_dim: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosines and sines of rotary positions (arXiv 2104.09864), shape (sequence, head_dim / 2)."""
+    pairs = torch.arange(0, head_dim, 2, device=device, dtype=torch.float32)
+    angles = torch.outer(torch.arange(sequence, device=device), _ROTARY_BASE ** (-pairs / head_dim))
+    return angles.cos(), angles.sin()
+
+
+def rotate(heads: torch.Tensor, rotation: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """`heads` (batch, heads, sequence, head_dim) with the pairs (i, i + head_dim / 2) turned by their positions."""
+    cos, sin = (table.to(heads.dtype) for table in rotation)
+    first, second = heads.chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def _check_runnable(shape: ModelShape) -> None:
+    biased = shape.mlp_bias or shape.query_key_norm
+    if shape.experts or shape.latent or shape.learned_positions or shape.window or shape.mlp_matrices != 3 or biased:
+        raise Refused(
+            f"{shape.name} is planned but not run: our language model is dense, with rotary positions and a gated MLP.",
+            where="model",
+            hint="Give the model's own code with application.entry: package.module:build.",
+        )
+    if shape.vocab < VOCABULARY:
+        raise UsageError(
+            f"the text is read as bytes, so the vocabulary needs {VOCABULARY} entries, not {shape.vocab}.",
+            where="model.vocab",
+            hint=f"Set model.vocab to {VOCABULARY} or more.",
+        )

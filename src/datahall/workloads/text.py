@@ -1,0 +1,79 @@
+"""Real text that every machine has: the source of Python's standard library, as bytes cut into numbered samples.
+
+Tests of the standard library and installed packages are left out, since not every distribution ships them.  The text
+differs between Python versions, so its digest belongs beside every loss.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sysconfig
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from datahall.base.errors import WorldFailed
+
+VOCABULARY = 256  # one token per byte
+HELD_OUT_SHARE = 0.02  # the end of the text, for the validation loss
+_LEFT_OUT = {"test", "tests", "site-packages", "dist-packages", "__pycache__", "idlelib", "lib2to3", "turtledemo"}
+
+
+class TextSamples:
+    """Windows of `sequence` + 1 bytes of a text, one every `sequence` bytes: inputs and the next bytes as targets."""
+
+    def __init__(self, text: np.ndarray, sequence: int) -> None:
+        self.text = text
+        self.sequence = sequence
+
+    def __len__(self) -> int:
+        return (len(self.text) - 1) // self.sequence
+
+    def batch(self, ids: Sequence[int]) -> torch.Tensor:
+        """Token ids, shape (len(ids), sequence + 1)."""
+        starts = np.asarray(ids, dtype=np.int64)[:, None] * self.sequence
+        return torch.from_numpy(self.text[starts + np.arange(self.sequence + 1)].astype(np.int64))
+
+
+def training_text(sequence: int) -> TextSamples:
+    """The text to train on, as samples."""
+    text = _standard_library()
+    return TextSamples(text[: _boundary(text)], sequence)
+
+
+def held_out_text(sequence: int) -> TextSamples:
+    """Text that training never sees, as samples."""
+    text = _standard_library()
+    return TextSamples(text[_boundary(text) :], sequence)
+
+
+def text_digest() -> str:
+    """SHA-256 of the whole text, hexadecimal."""
+    return hashlib.sha256(_standard_library().tobytes()).hexdigest()
+
+
+@cache
+def _standard_library() -> np.ndarray:
+    root = Path(sysconfig.get_paths()["stdlib"])
+    text = b"\n".join((root / name).read_bytes() for name in sorted(_sources(root)))
+    if len(text) < 2**20:
+        raise WorldFailed(
+            f"only {len(text):,} bytes of Python source are left in the standard library.",
+            where=str(root),
+            hint="Name a dataset in application.dataset, or install Python with its sources.",
+        )
+    return np.frombuffer(text, dtype=np.uint8)
+
+
+def _sources(root: Path) -> Iterator[str]:
+    for folder, inner, files in os.walk(root):
+        inner[:] = [name for name in inner if name not in _LEFT_OUT]
+        yield from (Path(folder, name).relative_to(root).as_posix() for name in files if name.endswith(".py"))
+
+
+def _boundary(text: np.ndarray) -> int:
+    return int(len(text) * (1 - HELD_OUT_SHARE))
