@@ -137,4 +137,5 @@ def score_heldout(points: Sequence[HeldOutPoint], nominal_share: float = NOMINAL
 def heldout_from_json(data: dict[str, Any]) -> HeldOutScore:
     """The score that `HeldOutScore.to_json` wrote, with or without its points."""
     points = tuple(HeldOutPoint(**point) for point in data.get("points", ()))
-    return HeldOutScore(**{**data, "points": points})
+    numbers: dict[str, Any] = {name: value for name, value in data.items() if name != "points"}
+    return HeldOutScore(**numbers, points=points)

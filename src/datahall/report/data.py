@@ -1,0 +1,99 @@
+"""Everything that one report shows, as frozen values; each part may be missing and its section then says so.
+
+`datahall prove` fills it from a run that just ended, `report.folder.load_run` from a folder.  Seconds and bytes
+throughout.  No drawing here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from datahall.base.metric import Metric
+from datahall.base.result import Result
+from datahall.base.score import HeldOutScore
+from datahall.report.comparison import Comparison
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A stretch of one worker's time, on the run's clock.  `component` is one of base.step_table.Component."""
+
+    worker: int
+    component: str
+    name: str
+    start_s: float
+    end_s: float
+    step: int = -1
+
+    @property
+    def seconds(self) -> float:
+        """How long it took."""
+        return self.end_s - self.start_s
+
+
+@dataclass(frozen=True, slots=True)
+class ConsideredPlan:
+    """A plan that was priced: seconds a step, peak bytes a process, whether it fits, why it lost (or was chosen)."""
+
+    name: str
+    step_time_s: float
+    memory_bytes: float
+    fits: bool = True
+    chosen: bool = False
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LossCurve:
+    """Training loss by step.  `resumed_at` are the steps after which a killed run went on."""
+
+    name: str
+    steps: tuple[int, ...]
+    losses: tuple[float, ...]
+    resumed_at: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Where one process's memory goes: forecast by item (name to bytes) and the measured peak of each worker."""
+
+    items: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    measured_peak_bytes: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CarryOver:
+    """The same model family at a real size on a catalogue site, with what was learnt here."""
+
+    model: str
+    site: str
+    plan: str
+    metrics: tuple[Metric, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ReportData:
+    """One run, ready to be shown.
+
+    `results` maps a play ("plan", "baseline") to what was measured; `case` and `plan` are their JSON forms; `spans`
+    are the workers' time lines; `sealed_at` is ISO 8601; `missing` names the parts that the folder did not have.
+    """
+
+    name: str
+    comparison: Comparison | None = None
+    forecast: Result | None = None
+    results: Mapping[str, Result] = field(default_factory=lambda: MappingProxyType({}))
+    case: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    plan: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    spans: tuple[Span, ...] = ()
+    considered: tuple[ConsideredPlan, ...] = ()
+    losses: tuple[LossCurve, ...] = ()
+    memory: Memory | None = None
+    heldout: HeldOutScore | None = None
+    carry_over: CarryOver | None = None
+    sealed_at: str = ""
+    missing: tuple[str, ...] = ()

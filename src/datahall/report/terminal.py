@@ -1,0 +1,156 @@
+"""Tables for the terminal: forecast, comparison, held-out score, plans; they fit 100 columns, also through a pipe.
+
+Each function makes a Rich renderable from values and prints nothing itself, `show` prints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from datahall.base.result import Result
+from datahall.base.score import HeldOutScore
+from datahall.base.units import human
+from datahall.report.comparison import Comparison, ComponentRow
+from datahall.report.data import CarryOver, ConsideredPlan
+
+WIDTH = 100
+_LABEL_STYLES = {"measured": "bold", "calibrated": "blue", "transferred": "magenta", "catalogue": "", "assumed": "dim"}
+
+
+def show(*renderables: RenderableType, console: Console | None = None) -> None:
+    """Print renderables, at most 100 columns wide; without colours and at full width where nobody looks on."""
+    target = console or Console()
+    width = WIDTH if not target.is_terminal else min(WIDTH, target.width)
+    for renderable in renderables:
+        target.print(renderable, width=width)
+
+
+def forecast_table(forecast: Result, title: str = "Forecast") -> RenderableType:
+    """What a forecast says: value, 90 % interval and origin of each metric; then its notes."""
+    table = _table(title, "component", "forecast", "90 % interval", "from")
+    for metric in forecast.metrics.values():
+        table.add_row(
+            _words(metric.name),
+            human(metric.value, metric.unit),
+            _interval(metric.low, metric.high, metric.unit),
+            _label(str(metric.label)),
+        )
+    return Group(table, *(_note(note) for note in forecast.notes))
+
+
+def comparison_table(comparison: Comparison) -> RenderableType:
+    """Forecast beside measurement, the bottleneck and the verdict with its reasons."""
+    table = _table("Forecast and measurement", "component", "forecast", "90 % interval", "measured", "error", "judged")
+    for row in comparison.components:
+        table.add_row(
+            _words(row.name),
+            human(row.forecast, row.unit),
+            _interval(row.low, row.high, row.unit),
+            human(row.measured, row.unit),
+            "-" if row.error_share is None else f"{100 * row.error_share:+.1f} %",
+            _judged(row),
+        )
+    verdict = Text.assemble(
+        "verdict: ", (comparison.verdict.word, "bold green" if comparison.verdict.holds else "bold red")
+    )
+    reasons = [_note(reason) for reason in comparison.verdict.reasons]
+    parts: list[RenderableType] = [table, Text(comparison.bottleneck.sentence), verdict, *reasons]
+    if comparison.machine:
+        machine = comparison.machine
+        load = f"load {machine.load_before:.2f} before, {machine.load_during:.2f} during"
+        parts.append(_note(f"{machine.cores} cores, {load}; noise floor {100 * comparison.noise_share:.1f} %"))
+    return Group(*parts)
+
+
+def counts_table(comparison: Comparison) -> RenderableType:
+    """Counts on both sides; those that datahall decides must be equal."""
+    table = _table("Counts", "count", "forecast", "measured", "equal", "decided by")
+    for count in comparison.counts:
+        equal = "-" if count.equal is None else "yes" if count.equal else "no"
+        wrong = count.equal is False and count.decided_by == "datahall"
+        table.add_row(
+            _words(count.name),
+            "-" if count.forecast is None else f"{count.forecast:,}",
+            "-" if count.measured is None else f"{count.measured:,}",
+            Text(equal, style="bold red" if wrong else ""),
+            Text(count.decided_by),
+        )
+    return table
+
+
+def heldout_table(score: HeldOutScore) -> RenderableType:
+    """How the forecast did on configurations that the fit has not seen, before and after calibration."""
+    table = _table(f"{score.n} unseen configurations", "quantity", "before", "after")
+    table.add_row(
+        "median error", f"{100 * score.median_error_share_before:.1f} %", f"{100 * score.median_error_share:.1f} %"
+    )
+    table.add_row("interval score (small is good)", f"{score.interval_score_before:.3f}", f"{score.interval_score:.3f}")
+    table.add_row(
+        "inside the 90 % interval", "", f"{100 * score.coverage_share:.0f} % (p {score.coverage_p_value:.2f})"
+    )
+    table.add_row("median half width", "", f"{100 * score.median_half_width_share:.1f} %")
+    return Group(table, Text(score.sentence))
+
+
+def plans_table(considered: Sequence[ConsideredPlan], limit: int = 8) -> RenderableType:
+    """The chosen plan and the next best ones, with why they lost."""
+    table = _table("Plans", "plan", "step", "memory", "outcome")
+    ordered = sorted(considered, key=lambda plan: (not plan.chosen, not plan.fits, plan.step_time_s))
+    for plan in ordered[:limit]:
+        state = "chosen" if plan.chosen else "" if plan.fits else "does not fit"
+        outcome = ": ".join(part for part in (state, plan.why) if part)
+        style = "bold" if plan.chosen else "" if plan.fits else "dim"
+        table.add_row(
+            Text(plan.name),
+            human(plan.step_time_s, "seconds"),
+            human(plan.memory_bytes, "bytes"),
+            Text(outcome),
+            style=style,
+        )
+    rest = len(ordered) - limit
+    return Group(table, *([_note(f"and {rest:,} more")] if rest > 0 else []))
+
+
+def carry_over_table(carry: CarryOver) -> RenderableType:
+    """The forecast for the real size on the catalogue site."""
+    result = Result("virtual", {metric.name: metric for metric in carry.metrics}, {}, carry.notes)
+    return forecast_table(result, f"{carry.model} on {carry.site}: {carry.plan}")
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(
+        title=Text(title), title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0)
+    )
+    words = {"component", "plan", "outcome", "judged", "from", "equal", "decided by", "count", "quantity"}
+    for column in columns:
+        is_words = column in words
+        table.add_column(column, justify="left" if is_words else "right", header_style="dim", no_wrap=not is_words)
+    return table
+
+
+def _words(name: str) -> Text:
+    return Text(name.replace("_", " "))
+
+
+def _interval(low: float, high: float, unit: str) -> str:
+    return f"{human(low, unit)} to {human(high, unit)}"
+
+
+def _label(label: str) -> Text:
+    return Text(label, style=_LABEL_STYLES.get(label, ""))
+
+
+def _judged(row: ComponentRow) -> Text:
+    if row.in_noise:
+        return Text("within noise", style="green")
+    if row.within_interval:
+        return Text("within interval", style="green")
+    return Text("outside", style="bold red")
+
+
+def _note(text: str) -> Text:
+    return Text(f"  {text}", style="dim")

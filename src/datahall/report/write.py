@@ -1,0 +1,37 @@
+"""Write the page and the trace of a run into its folder, whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from datahall.base.errors import WorldFailed
+from datahall.report.data import ReportData
+from datahall.report.folder import load_run
+from datahall.report.page import render
+from datahall.report.trace import write_trace
+
+PAGE = "report.html"
+TRACE = "trace.json.gz"
+
+
+def write_report(folder: Path, out: Path | None = None, data: ReportData | None = None) -> Path:
+    """Write report.html (to `out` if given) and, where workers left logs, trace.json.gz; returns the page's path.
+
+    `data` is what to show; without it the folder is read.
+    """
+    shown = data or load_run(folder)
+    page = out or folder / PAGE
+    text = render(shown)
+    part = page.with_name(f".{page.name}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, page)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise WorldFailed(
+            f"cannot write here: {error.strerror or error}.", where=str(page), hint="Choose another place with --out."
+        ) from error
+    if shown.spans:
+        write_trace(page.with_name(TRACE), shown.spans)
+    return page
