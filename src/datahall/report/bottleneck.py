@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-STEP_COMPONENTS = ("compute", "transfer", "waiting", "input", "optimiser")
+STEP_COMPONENTS = ("compute", "transfer", "waiting", "input", "optimiser", "other")
 MATTERS_SHARE = 0.05  # of the step: less is not worth a name
 
 CAUSES = {
@@ -21,6 +21,7 @@ CAUSES = {
     "input": "slow input",
     "optimiser": "a slow optimiser step",
     "checkpoint": "a slow disk",
+    "other": "work between steps",
 }
 
 

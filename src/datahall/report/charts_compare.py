@@ -16,6 +16,7 @@ from datahall.base.units import human
 from datahall.report.bottleneck import STEP_COMPONENTS
 from datahall.report.comparison import ComponentRow
 from datahall.report.drawing import NARROW, colour, component_scale, milliseconds, values
+from datahall.report.words import signed_percent, words
 
 LIMIT = 8.0  # ratios beyond this are drawn at the edge
 TICKS = (1 / 8, 1 / 4, 1 / 2, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 4.0, 8.0)
@@ -47,7 +48,7 @@ def component_intervals(rows: Sequence[ComponentRow], width: int) -> Any:
     """The forecast of each component over its measurement, with interval and noise, on a ratio scale."""
     cells = [
         {
-            "name": row.name.replace("_", " "),
+            "name": words(row.name),
             "ratio": row.forecast / row.measured,
             "low": row.low / row.measured,
             "high": row.high / row.measured,
@@ -155,7 +156,7 @@ def _clipped(cells: list[dict[str, Any]], edge: float) -> list[dict[str, Any]]:
     for cell in cells:
         ratios = {key: min(max(v, 1 / edge), edge) for key, v in cell.items() if isinstance(v, float)}
         at = max(ratios["ratio"], ratios["high"], ratios.get("noise_high", 0.0))
-        clipped.append({**cell, **ratios, "error": f"{100 * (cell['ratio'] - 1):+.0f} %", "label_at": at})
+        clipped.append({**cell, **ratios, "error": signed_percent(cell["ratio"] - 1), "label_at": at})
     return clipped
 
 

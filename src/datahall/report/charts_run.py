@@ -21,7 +21,7 @@ MOST_PLANS = 400
 LOSS_POINTS = 240
 MIB = 2.0**20
 MEMORY_HUES = ("compute", "input", "optimiser", "transfer", "checkpoint", "waiting", "startup")
-IN_THE_BACKGROUND = frozenset({"transfer", "waiting"})
+IN_THE_BACKGROUND = frozenset({"transfer", "waiting", "overlapped"})
 
 
 def time_line(spans: Sequence[Span], forecast: Mapping[str, Metric], width: int) -> Any:

@@ -19,7 +19,9 @@ from datahall.report.comparison import Comparison
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A stretch of one worker's time, on the run's clock.  `component` is one of base.step_table.Component."""
+    """A stretch of one worker's time, on the run's clock.  `component` is one of base.step_table.Component, or
+    "overlapped" (bytes that move while the worker computes), or "other".
+    """
 
     worker: int
     component: str

@@ -33,10 +33,14 @@ COLOURS: dict[str, tuple[str, str]] = {
     "optimiser": ("#9c5a9e", "#bd80c0"),
     "checkpoint": ("#4fb0bf", "#6cc6d4"),
     "startup": ("#8d97a3", "#87919d"),
+    "overlapped": ("#f2d3ae", "#6d4d26"),
+    "other": ("#c4ccd5", "#56616e"),
     "onmark": ("#fffffe", "#0d1218"),
 }
 FONT = "Inter, ui-sans-serif, system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
-COMPONENTS = ("compute", "transfer", "waiting", "input", "optimiser", "checkpoint", "startup")
+COMPONENTS = (
+    "compute", "transfer", "overlapped", "waiting", "input", "optimiser", "checkpoint", "startup", "other",
+)  # fmt: skip
 WIDE, NARROW = 860, 340
 
 

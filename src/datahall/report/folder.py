@@ -5,7 +5,7 @@ Files, all of them optional except that there must be one:
     case.json plan.json seal.json                    what was asked, decided and sealed
     forecast.json (or virtual/result.json)           the sealed forecast, a Result
     real/result.json, baseline/result.json           what was measured, Results
-    real/*events.jsonl, baseline/*events.jsonl       the workers' logs: spans and losses
+    real/workers/*.jsonl, baseline/workers/*.jsonl   the workers' logs: time lines and losses
     comparison.json heldout.json                     see report.comparison and base.score
     plans.json memory.json carry_over.json           fields of ConsideredPlan, Memory and CarryOver
 
@@ -25,7 +25,7 @@ from datahall.base.result import Result, result_from_json
 from datahall.base.score import heldout_from_json
 from datahall.report.comparison import comparison_from_json
 from datahall.report.data import CarryOver, ConsideredPlan, Memory, ReportData
-from datahall.report.events import losses_of, read_logs, spans_of
+from datahall.report.time_line import loss_curve, read_logs, spans_of
 
 T = TypeVar("T")
 
@@ -51,7 +51,7 @@ def load_run(folder: Path) -> ReportData:
         plan=parts.read("plan.json", dict) or {},
         spans=spans_of(logs["plan"]),
         considered=parts.read("plans.json", _considered) or (),
-        losses=tuple(curve for play, log in logs.items() for curve in losses_of(play, log)),
+        losses=tuple(curve for play, log in logs.items() for curve in loss_curve(play, log)),
         memory=parts.read("memory.json", _memory),
         heldout=heldout,
         carry_over=parts.read("carry_over.json", _carry_over),

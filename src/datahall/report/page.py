@@ -19,7 +19,8 @@ from datahall.report.bottleneck import STEP_COMPONENTS
 from datahall.report.comparison import Comparison, ComponentRow
 from datahall.report.data import ReportData
 from datahall.report.drawing import both_widths, colour_rules
-from datahall.report.events import one_step
+from datahall.report.time_line import one_step
+from datahall.report.words import percent, signed_percent, words
 
 VERDICTS = {
     "holds": ("The forecast holds", "Counts are equal, and each large component lies inside its interval."),
@@ -42,8 +43,7 @@ def render(data: ReportData) -> str:
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters["human"] = human
-    environment.filters["percent"] = _percent
+    environment.filters.update(human=human, words=words, percent=percent, signed=signed_percent)
     template = environment.from_string(_resource("page.html"))
     return template.render(
         data=data,
@@ -83,10 +83,10 @@ def _tiles(data: ReportData) -> list[dict[str, str]]:
         tiles.append(
             {
                 "title": "unseen configurations",
-                "value": _percent(score.median_error_share, sign=False).removesuffix(" %"),
+                "value": percent(score.median_error_share).removesuffix(" %"),
                 "unit": "%",
                 "below": f"median error of {score.n} step times, "
-                f"{_percent(score.median_error_share_before, sign=False)} before calibration",
+                f"{percent(score.median_error_share_before)} before calibration",
             }
         )
     return tiles
@@ -98,7 +98,7 @@ def _tile(title: str, row: ComponentRow) -> dict[str, str]:
     said = f"{human(row.low, row.unit)} to {human(row.high, row.unit)}"
     return {
         "title": title, "value": value, "unit": unit,
-        "below": f"forecast {human(row.forecast, row.unit)} ({_percent(row.error_share)}), {inside} {said}",
+        "below": f"forecast {human(row.forecast, row.unit)} ({signed_percent(row.error_share)}), {inside} {said}",
     }  # fmt: skip
 
 
@@ -127,13 +127,6 @@ def _figures(data: ReportData) -> dict[str, Markup]:
     if data.heldout and data.heldout.points:
         draw("heldout", charts_compare.heldout_intervals, data.heldout.points)
     return drawn
-
-
-def _percent(share: float | None, sign: bool = True) -> str:
-    if share is None:
-        return "–"
-    digits = 0 if abs(share) >= 0.0995 else 1
-    return f"{100 * share:{'+' if sign else ''}.{digits}f} %"
 
 
 def _resource(name: str) -> str:

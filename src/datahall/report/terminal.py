@@ -16,6 +16,7 @@ from datahall.base.score import HeldOutScore
 from datahall.base.units import human
 from datahall.report.comparison import Comparison, ComponentRow
 from datahall.report.data import CarryOver, ConsideredPlan
+from datahall.report.words import signed_percent, words
 
 WIDTH = 100
 _LABEL_STYLES = {"measured": "bold", "calibrated": "blue", "transferred": "magenta", "catalogue": "", "assumed": "dim"}
@@ -34,7 +35,7 @@ def forecast_table(forecast: Result, title: str = "Forecast") -> RenderableType:
     table = _table(title, "component", "forecast", "90 % interval", "from")
     for metric in forecast.metrics.values():
         table.add_row(
-            _words(metric.name),
+            Text(words(metric.name)),
             human(metric.value, metric.unit),
             _interval(metric.low, metric.high, metric.unit),
             _label(str(metric.label)),
@@ -47,11 +48,11 @@ def comparison_table(comparison: Comparison) -> RenderableType:
     table = _table("Forecast and measurement", "component", "forecast", "90 % interval", "measured", "error", "judged")
     for row in comparison.components:
         table.add_row(
-            _words(row.name),
+            Text(words(row.name)),
             human(row.forecast, row.unit),
             _interval(row.low, row.high, row.unit),
             human(row.measured, row.unit),
-            "-" if row.error_share is None else f"{100 * row.error_share:+.1f} %",
+            signed_percent(row.error_share),
             _judged(row),
         )
     verdict = Text.assemble(
@@ -73,7 +74,7 @@ def counts_table(comparison: Comparison) -> RenderableType:
         equal = "-" if count.equal is None else "yes" if count.equal else "no"
         wrong = count.equal is False and count.decided_by == "datahall"
         table.add_row(
-            _words(count.name),
+            Text(words(count.name)),
             "-" if count.forecast is None else f"{count.forecast:,}",
             "-" if count.measured is None else f"{count.measured:,}",
             Text(equal, style="bold red" if wrong else ""),
@@ -125,15 +126,11 @@ def _table(title: str, *columns: str) -> Table:
     table = Table(
         title=Text(title), title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0)
     )
-    words = {"component", "plan", "outcome", "judged", "from", "equal", "decided by", "count", "quantity"}
+    text_columns = {"component", "plan", "outcome", "judged", "from", "equal", "decided by", "count", "quantity"}
     for column in columns:
-        is_words = column in words
-        table.add_column(column, justify="left" if is_words else "right", header_style="dim", no_wrap=not is_words)
+        is_text = column in text_columns
+        table.add_column(column, justify="left" if is_text else "right", header_style="dim", no_wrap=not is_text)
     return table
-
-
-def _words(name: str) -> Text:
-    return Text(name.replace("_", " "))
 
 
 def _interval(low: float, high: float, unit: str) -> str:

@@ -17,7 +17,7 @@ from datahall.base.errors import WorldFailed
 from datahall.base.step_table import Component
 from datahall.report.data import Span
 
-_LANES = {str(component): lane for lane, component in enumerate(Component)}
+_LANES = {name: lane for lane, name in enumerate((*map(str, Component), "overlapped", "other"))}
 
 
 def trace_events(spans: Sequence[Span]) -> dict[str, Any]:

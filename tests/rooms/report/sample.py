@@ -91,44 +91,30 @@ def write_sample_run(folder: Path, **changes: float) -> Path:
     }
     for place in ("real", "baseline"):
         _write(folder / place / "result.json", Result("real", measured).to_json())
-    for worker in range(2):
-        _write_log(folder / "real" / f"worker-{worker}.events.jsonl", _worker_events(worker, 12))
-    _write_log(folder / "real" / "loss.events.jsonl", _loss_events(120, 0.2, resumed=60))
-    _write_log(folder / "baseline" / "loss.events.jsonl", _loss_events(120, 0.21))
+    for rank in range(2):
+        _write_log(folder / "real" / "workers" / f"{rank}.jsonl", _worker_log(rank, 2, 120, resumed=60))
+    _write_log(folder / "baseline" / "workers" / "0.jsonl", _worker_log(0, 1, 120))
     return folder
 
 
-def _worker_events(worker: int, steps: int) -> list[Event]:
-    chance = random.Random(worker)
+def _worker_log(rank: int, workers: int, steps: int, resumed: int = 0) -> list[Event]:
+    chance, losses = random.Random(rank), random.Random(workers)
     events: list[Event] = []
-    clock = 3.4
     for step in range(steps):
-        start = clock = 3.4 + 0.285 * step
-        for component, name, length in (
-            ("input", "batch", 0.002), ("compute", "forward", 0.070 + 0.006 * worker), ("compute", "backward", 0.136),
-        ):  # fmt: skip
-            length *= chance.uniform(0.97, 1.03)
-            events.append(_span(worker, step, component, name, clock, clock + length))
-            clock += length
-        meet = start + 0.224
-        events.append(_span(worker, step, "waiting", "arrive", clock, max(clock, meet)))
-        events.append(_span(worker, step, "transfer", "all-reduce", meet, meet + 0.036))
-        events.append(_span(worker, step, "optimiser", "adamw", meet + 0.036, meet + 0.054))
+        clock = 3.4 + 0.285 * step
+        marks: list[tuple[str, float]] = []
+        seen = 0.070 + 0.006 * rank
+        for phase, length in (("input", 0.002), ("forward", seen), ("backward", 0.136), ("exchange", 0.0)):
+            marks.append((phase, clock))
+            clock += length * chance.uniform(0.97, 1.03)
+        done = 3.4 + 0.285 * step + 0.262
+        transfers = [(4_500_000, marks[2][1] + 0.05, marks[2][1] + 0.09), (4_500_000, marks[2][1] + 0.11, done)]
+        marks += [("optimiser", done), ("idle", done + 0.018)]
+        loss = 3.4 + 3.1 * 2.718 ** (-step / 28) + losses.gauss(0, 0.03)
+        attempt = int(resumed > 0 and step >= resumed)
+        data = {"rank": rank, "attempt": attempt, "step": step, "marks": marks, "transfers": transfers}
+        events.append(Event(done + 0.019, "step", {**data, "loss": loss, "calls": 3, "bytes": 9_000_000, "cpu_s": 0.2}))
     return events
-
-
-def _span(worker: int, step: int, component: str, name: str, start_s: float, end_s: float) -> Event:
-    data = {"worker": worker, "step": step, "component": component, "name": name, "start_s": start_s, "end_s": end_s}
-    return Event(end_s, "span", data)
-
-
-def _loss_events(steps: int, seconds: float, resumed: int = 0) -> list[Event]:
-    chance = random.Random(steps + resumed)
-    losses = [3.4 + 3.1 * 2.718 ** (-step / 28) + chance.gauss(0, 0.03) for step in range(steps)]
-    events = [
-        Event(seconds * step, "step", {"worker": 0, "step": step, "loss": loss}) for step, loss in enumerate(losses)
-    ]
-    return [*events, Event(seconds * resumed, "resume", {"step": resumed})] if resumed else events
 
 
 def _plans() -> list[dict[str, Any]]:

@@ -5,10 +5,9 @@ import json
 
 import pytest
 
-from datahall.base.event import Event
 from datahall.report.data import Span
-from datahall.report.events import losses_of, one_step, spans_of
 from datahall.report.folder import load_run
+from datahall.report.time_line import loss_curve, one_step, read_logs, spans_of
 from datahall.report.trace import trace_events, write_trace
 
 
@@ -43,16 +42,25 @@ def test_the_step_that_is_drawn_has_all_workers_and_the_median_length():
     assert one_step([]) == ()
 
 
-def test_a_repeated_step_counts_once_in_the_loss():
-    events = [
-        Event(float(i), "step", {"worker": 0, "step": step, "loss": 9.0 - i}) for i, step in enumerate((0, 1, 2, 1, 2))
-    ]
-    (curve,) = losses_of("plan", events)
-    assert curve.steps == (0, 1, 2)
-    assert curve.losses == (9.0, 6.0, 5.0)
-    assert losses_of("plan", []) == ()
+def test_the_steps_components_add_up_and_what_is_hidden_is_no_transfer(run_folder):
+    (step,) = [step for step in read_logs(run_folder / "real") if step.number == 5]
+    for worker in step.workers:
+        mine = [span for span in spans_of([step]) if span.worker == worker.rank]
+        for component in ("compute", "transfer", "waiting", "input", "optimiser", "other"):
+            drawn = sum(span.seconds for span in mine if span.component == component)
+            assert drawn == pytest.approx(worker.seconds[component], abs=1e-9)
+        hidden = [span for span in mine if span.component == "overlapped"]
+        exchange = next(begin for phase, begin, _ in worker.phases if phase == "exchange")
+        assert len(hidden) == 2
+        assert max(span.end_s for span in hidden) <= exchange
 
 
-def test_spans_may_give_their_length_instead_of_their_start():
-    (span,) = spans_of([Event(5.0, "span", {"component": "input", "seconds": 2.0})])
-    assert (span.start_s, span.end_s, span.name) == (3.0, 5.0, "input")
+def test_the_loss_curve_says_where_a_restart_went_on(run_folder):
+    (curve,) = loss_curve("plan", read_logs(run_folder / "real"))
+    assert curve.steps == tuple(range(120))
+    assert curve.resumed_at == (60,)
+    assert loss_curve("plan", ()) == ()
+
+
+def test_a_play_without_logs_has_no_time_line(tmp_path):
+    assert read_logs(tmp_path / "nowhere") == ()
