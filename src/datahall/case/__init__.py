@@ -11,11 +11,34 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from datahall.case.door import load, loads
+    from datahall.case.local import local_site, site_path
     from datahall.case.quick import from_model_and_site
+    from datahall.case.site_file import read_site, site_from_yaml, site_to_yaml, write_site
 
-__all__ = ["from_model_and_site"]
+__all__ = [
+    "from_model_and_site",
+    "load",
+    "loads",
+    "local_site",
+    "read_site",
+    "site_from_yaml",
+    "site_path",
+    "site_to_yaml",
+    "write_site",
+]
 
-_HOMES = {"from_model_and_site": "quick"}
+_HOMES = {
+    "from_model_and_site": "quick",
+    "load": "door",
+    "loads": "door",
+    "local_site": "local",
+    "read_site": "site_file",
+    "site_from_yaml": "site_file",
+    "site_path": "local",
+    "site_to_yaml": "site_file",
+    "write_site": "site_file",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -44,7 +44,9 @@ def read_config(path: Path) -> HfModel:
         data = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise CaseError(
-            f"it cannot be read: {error.strerror}.", where=str(file), hint="Pass the path of a config.json."
+            f"it cannot be read: {(error.strerror or str(error)).lower()}.",
+            where=str(file),
+            hint="Pass the path of a config.json.",
         ) from error
     except ValueError as error:
         raise CaseError(f"it is not JSON: {error}.", where=str(file), hint="Pass a model's config.json.") from error

@@ -67,7 +67,7 @@ class Case:
                 "name": self.name,
                 "model": asdict(self.model),
                 "application": asdict(self.application),
-                "site": _site_json(self.site),
+                "site": site_json(self.site),
                 "goal": asdict(self.goal),
                 "provenance": {path: str(label) for path, label in self.provenance.items()},
                 "defaults": dict(self.defaults),
@@ -80,14 +80,15 @@ class Case:
         return hashlib.sha256(json.dumps(asked, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def _site_json(site: Site) -> dict[str, Any]:
+def site_json(site: Site) -> dict[str, Any]:
+    """The site as plain JSON values, the labels by name; infinite numbers as "infinite"."""
     fields = {
         name: getattr(site, name) for name in site.__dataclass_fields__ if name not in {"accelerator", "provenance"}
     }
     accelerator = {name: getattr(site.accelerator, name) for name in site.accelerator.__dataclass_fields__}
     links = {name: asdict(fields[name]) for name in ("scale_up", "scale_out", "disk")}
     labels = {path: str(label) for path, label in site.provenance.items()}
-    return {**fields, **links, "accelerator": accelerator, "provenance": labels}
+    return _plain({**fields, **links, "accelerator": accelerator, "provenance": labels})
 
 
 def _plain(value: Any) -> Any:

@@ -33,6 +33,14 @@ def case_from_json(data: Mapping[str, Any]) -> Case:
         ) from error
 
 
+def site_from_json(data: Mapping[str, Any]) -> Site:
+    """The site that `question.site_json` wrote; UsageError when a field is missing or unknown."""
+    try:
+        return _site(cast(dict[str, Any], _numbers(data)))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UsageError(f"this is not a site: {error}.", hint="Write one with `datahall probe`.") from error
+
+
 def _model(data: dict[str, Any]) -> ModelShape:
     latent = data.get("latent")
     return ModelShape(**{**data, "latent": LatentAttention(**latent) if latent else None})

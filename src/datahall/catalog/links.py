@@ -14,7 +14,7 @@ from datahall.catalog import tables
 
 @dataclass(frozen=True, slots=True)
 class LinkEntry:
-    """One kind of link; for scale-up links all links of one device together."""
+    """One kind of link; for those inside a node (`reach` "inside") all links of one device together."""
 
     name: str
     family: str
@@ -22,6 +22,7 @@ class LinkEntry:
     bytes_per_s: float
     marketed_bytes_per_s: float
     latency_s: float
+    reach: str
     source: str
     date: str
     checked: str
@@ -38,11 +39,16 @@ def link(name: str) -> LinkEntry:
     """The link called `name`; UnknownName otherwise."""
     row = tables.find("links", name, "a link")
     rates = {column: float(row[column]) for column in ("bytes_per_s", "marketed_bytes_per_s", "latency_s")}
-    texts = {column: row[column] for column in ("name", "family", "vendor", "source", "date", "checked", "note")}
+    texts = {
+        column: row[column] for column in ("name", "family", "vendor", "reach", "source", "date", "checked", "note")
+    }
     return LinkEntry(**rates, **texts)  # pyright: ignore[reportArgumentType]
 
 
 @cache
-def fastest_bytes_per_s() -> float:
-    """The fastest link of the catalogue: a case that states more has most likely mixed up bits and bytes."""
-    return max(float(row["bytes_per_s"]) for row in tables.rows("links"))
+def fastest_bytes_per_s(reach: str) -> float:
+    """The fastest link with `reach` "inside" a node or domain or "between" nodes, in one direction.
+
+    A case that states more has most likely mixed up bits and bytes.
+    """
+    return max(float(row["bytes_per_s"]) for row in tables.rows("links") if row["reach"] == reach)

@@ -1,0 +1,212 @@
+"""The door for case files: YAML in, a resolved `Case` out, or one error that names the line.
+
+Nothing is kept or written when a case is wrong.  Names are looked up in the catalogue, missing values computed and
+explained in `Case.defaults`, and combinations that no hardware has are refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from datahall.base import units
+from datahall.base.errors import CaseError, DatahallError, Incompatible, UnknownName, UsageError
+from datahall.case import hf, lines
+from datahall.case.form_errors import check, shown
+from datahall.case.lines import Document
+from datahall.case.model import LatentAttention, ModelShape
+from datahall.case.named_model import sequence_of, shape_of
+from datahall.case.question import Case, Goal, Training
+from datahall.case.quick import labels, training_defaults
+from datahall.case.schema import CaseForm, FileModelForm, GoalForm, NamedForm, ShapeForm, TrainingForm
+from datahall.case.site import Site
+from datahall.case.stated_site import site_of
+from datahall.catalog import compatibility
+
+NOT_YET = ("serving", "cluster", "stages")
+
+
+def load(path: str | Path, sets: Sequence[str] = ()) -> Case:
+    """The case in the file at `path`, with each `path=value` of `sets` laid over it.
+
+    Raises CaseError (with `file:line`), UnknownName or Incompatible; all of them end with exit code 2.
+    """
+    file = Path(path)
+    document = lines.read(file)
+    lines.lay_over(document, sets)
+    return resolve(document, file.parent, file.stem)
+
+
+def loads(text: str, sets: Sequence[str] = (), *, file: str = "case", folder: Path = Path()) -> Case:
+    """The case that `text` holds, as `load` reads it; `folder` is where relative paths start."""
+    document = lines.parse(text, file)
+    lines.lay_over(document, sets)
+    return resolve(document, folder, Path(file).stem)
+
+
+def resolve(document: Document, folder: Path, name: str) -> Case:
+    """The case that a read document states; names become numbers here."""
+    _refuse_other_kinds(document)
+    form = check(CaseForm, document.data, document)
+    application = check(TrainingForm, document.data["application"], document, ("application",))
+    model, longest, model_note = _model(form.model, document, folder)
+    site, site_why = site_of(form.site, document, folder)
+    training, why = _training(application, model, site, longest, document)
+    _refuse_impossible_precision(training.precision, site, document)
+    notes = {"model": model_note} if model_note else {}
+    return Case(
+        name=form.name or name,
+        model=model,
+        application=training,
+        site=site,
+        goal=_goal(form.goal),
+        provenance=labels(site, why),
+        defaults=MappingProxyType({**notes, **why, **site_why}),
+    )
+
+
+def _refuse_other_kinds(document: Document) -> None:
+    application = document.data.get("application")
+    kind = application.get("kind") if isinstance(application, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    if kind in NOT_YET:
+        raise CaseError(
+            f'application.kind "{kind}" is not done yet.',
+            where=document.where(("application", "kind")),
+            hint='Kinds that work: "training" and "fine-tuning".',
+        )
+
+
+def _model(data: Any, document: Document, folder: Path) -> tuple[ModelShape, int, str]:
+    """The shape, the longest sequence and a note."""
+    path = ("model",)
+    if isinstance(data, str):
+        data = {"from": "hf", "path": data} if data.endswith(".json") or "/" in data else {"catalog": data}
+    if not isinstance(data, dict):
+        hint = 'Write "model: {catalog: llama-3.1-8b}" or "model: {from: hf, path: config.json}".'
+        raise CaseError(f"model is {shown(data)}.", where=document.where(path), hint=hint)
+    if "catalog" in data or "catalogue" in data:
+        name = check(NamedForm, data, document, path).catalog
+        try:
+            return shape_of(name), sequence_of(name), ""
+        except UnknownName as error:
+            raise UnknownName(error.what, where=document.where((*path, "catalog")), hint=error.hint) from error
+    if "from" in data or "path" in data:
+        renamed = {("source" if key == "from" else key): value for key, value in data.items()}  # pyright: ignore[reportUnknownVariableType]
+        return _file_model(check(FileModelForm, renamed, document, path).path, document, folder)
+    inline = data.get("inline")  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
+    if "inline" in data and len(data) == 1:  # pyright: ignore[reportUnknownArgumentType]
+        return _inline_model(inline, document, (*path, "inline")), 0, ""
+    return _inline_model(data, document, path), 0, ""
+
+
+def _file_model(text: str, document: Document, folder: Path) -> tuple[ModelShape, int, str]:
+    file = folder / Path(text).expanduser()
+    try:
+        found = hf.read_config(file)
+    except CaseError as error:
+        where = f"{document.where(('model', 'path'))}: {error.where}"
+        raise CaseError(error.what, where=where, hint=error.hint) from error
+    return found.shape, found.sequence, found.note
+
+
+def _inline_model(data: Any, document: Document, path: lines.Path_) -> ModelShape:
+    form = check(ShapeForm, data, document, path)
+    fields = form.model_dump(exclude={"latent"})
+    fields["kv_heads"] = form.kv_heads or form.heads
+    fields["head_dim"] = form.head_dim or form.hidden // form.heads
+    if form.latent is None and form.heads % fields["kv_heads"]:
+        raise CaseError(
+            f"{form.heads} heads cannot share {form.kv_heads} key-value heads evenly.",
+            where=document.where((*path, "kv_heads")),
+            hint="heads must be a multiple of kv_heads.",
+        )
+    if form.experts and not 0 < form.experts_per_token <= form.experts:
+        raise CaseError(
+            f"a token cannot pass through {form.experts_per_token} of {form.experts} experts.",
+            where=document.where((*path, "experts_per_token")),
+            hint="experts_per_token must be from 1 to experts.",
+        )
+    latent = LatentAttention(**form.latent.model_dump()) if form.latent else None
+    return ModelShape(**fields, latent=latent)
+
+
+def _training(
+    form: TrainingForm, model: ModelShape, site: Site, longest: int, document: Document
+) -> tuple[Training, dict[str, str]]:
+    _check_method(form, document)
+    sequence = form.sequence or training_defaults(model, site, longest, tokens=1e12, global_batch=1)[0].sequence
+    batch = None if form.global_batch is None else _batch(form.global_batch, sequence, document)
+    try:
+        training, why = training_defaults(
+            model,
+            site,
+            longest,
+            tokens=form.tokens,
+            global_batch=batch,
+            sequence=form.sequence,
+            precision=form.precision,
+        )
+    except UsageError as error:
+        raise CaseError(error.what, where=document.where(("application",)), hint=error.hint) from error
+    rank = form.lora_rank or (16 if form.method == "lora" else 0)
+    if rank != form.lora_rank:
+        why["application.lora_rank"] = "16, usual for LoRA"
+    kept = {name: getattr(form, name) for name in ("optimiser", "method", "entry", "dataset", "seed")}
+    return dataclasses.replace(training, lora_rank=rank, **kept), why
+
+
+def _check_method(form: TrainingForm, document: Document) -> None:
+    where = document.where(("application", "method"))
+    if form.kind == "training" and form.method == "lora":
+        raise CaseError("application.method lora is fine-tuning.", where=where, hint='Write "kind: fine-tuning".')
+    if form.lora_rank and form.method != "lora":
+        raise CaseError("application.lora_rank needs LoRA.", where=where, hint='Write "method: lora".')
+    if form.kind == "fine-tuning" and form.tokens is None:
+        raise CaseError(
+            "application.tokens is missing: how much a fine-tuning takes depends on its data.",
+            where=document.where(("application",)),
+            hint='Write it like "tokens: 100e6".',
+        )
+
+
+def _batch(data: Any, sequence: int, document: Document) -> int:
+    """Sequences of a global batch: a bare number or "512 sequences", or tokens if the text says so."""
+    where = document.where(("application", "global_batch"))
+    hint = 'Write it like "512 sequences" or "4 Mi tokens".'
+    counted = re.fullmatch(r"\s*(.+?)\s*(?:sequences|sequence|seqs)\s*", data) if isinstance(data, str) else None
+    in_tokens = isinstance(data, str) and "token" in data
+    try:
+        number = units.parse(counted[1] if counted else data, "tokens")
+    except (UsageError, TypeError) as error:
+        raise CaseError(f"application.global_batch is {shown(data)}.", where=where, hint=hint) from error
+    sequences = number / sequence if in_tokens else number
+    if sequences < 1 or abs(sequences - round(sequences)) > (0.5 if in_tokens else 0):
+        what = f"application.global_batch is {shown(data)}: not a whole number of sequences of {sequence:,} tokens."
+        raise CaseError(what, where=where, hint=hint)
+    return max(1, round(sequences))
+
+
+def _goal(form: GoalForm) -> Goal:
+    infinite = float("inf")
+    deadline = infinite if form.deadline is None else form.deadline
+    return Goal(form.minimise, deadline, infinite if form.budget is None else form.budget)
+
+
+def _refuse_impossible_precision(precision: str, site: Site, document: Document) -> None:
+    if not precision:
+        return
+    where = document.where(("application", "precision"))
+    card = site.accelerator
+    try:
+        if card.architecture:
+            compatibility.check(card.name, precision)
+    except DatahallError as error:
+        raise Incompatible(error.what, where=where, hint=error.hint) from error
+    if precision not in card.peak_flops_per_s:
+        raise Incompatible(
+            f"{card.name} has no rate for {precision}.", where=where, hint=f"It has {', '.join(card.peak_flops_per_s)}."
+        )

@@ -1,0 +1,82 @@
+"""A site as a file: what `datahall probe` writes and a case reads with `site: {file: site.yaml}`.
+
+Numbers are in base units, named by their fields; `provenance` gives the label of each.  Written whole or not at all.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from datahall.base.errors import CaseError, UsageError, WorldFailed
+from datahall.case import lines, saved
+from datahall.case.question import site_json
+from datahall.case.site import Site
+
+FORMAT_VERSION = 1
+
+
+def site_to_yaml(site: Site, notes: Mapping[str, str] | None = None) -> str:
+    """The site as YAML text.  `notes` (what was measured and how) stand at its end and are ignored by the reader."""
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False  # pyright: ignore[reportAttributeAccessIssue]
+    content: dict[str, Any] = {"format_version": FORMAT_VERSION, **site_json(site)}
+    if notes:
+        content["notes"] = dict(notes)
+    text = io.StringIO()
+    yaml.dump(content, text)  # pyright: ignore[reportUnknownMemberType]
+    return "# A site, in base units: bytes, seconds, FLOP/s, watts, USD.\n" + text.getvalue()
+
+
+def site_from_yaml(text: str, file: str = "site.yaml") -> Site:
+    """The site that `site_to_yaml` wrote; CaseError with the file if it is not one."""
+    document = lines.parse(text, file)
+    data: dict[str, Any] = dict(document.data)
+    version = data.pop("format_version", None)
+    data.pop("notes", None)
+    if version != FORMAT_VERSION:
+        raise CaseError(
+            f"it has format_version {version!r}, not {FORMAT_VERSION}.", where=file, hint="Run `datahall probe` again."
+        )
+    try:
+        return saved.site_from_json(data)
+    except UsageError as error:
+        raise CaseError(error.what, where=file, hint="Run `datahall probe` again.") from error
+
+
+def read_site(path: Path) -> Site:
+    """The site in the file at `path`; CaseError if there is none."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise CaseError(
+            f"the site cannot be read: {reason}.", where=str(path), hint="Write one with `datahall probe`."
+        ) from error
+    return site_from_yaml(text, str(path))
+
+
+def write_site(site: Site, path: Path, notes: Mapping[str, str] | None = None) -> None:
+    """Write the site to `path`, whole or not at all; WorldFailed if the disk or a permission is in the way."""
+    temporary = ""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, prefix=".site-", delete=False) as file:
+            temporary = file.name
+            file.write(site_to_yaml(site, notes))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+        raise WorldFailed(
+            f"the site cannot be written: {error.strerror}.", where=str(path), hint="Name another place."
+        ) from error

@@ -1,0 +1,232 @@
+"""A site as a case states it: a name, a file, this machine, or accelerators, links and disk inline; and overrides.
+
+Every number that the case states itself is labelled `catalogue` (the user's data sheet), never `measured`.  A link that
+is faster than any of the catalogue is refused, because bits and bytes were then most likely mixed up.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from datahall.base import units
+from datahall.base.errors import CaseError, DatahallError, UnknownName, UsageError
+from datahall.base.label import Label
+from datahall.case import local, site_file
+from datahall.case.form_errors import check, shown
+from datahall.case.lines import Document, Path_, dotted
+from datahall.case.named_site import accelerator_of, counted_site, disk_of, named_site, site_from_text, with_nodes
+from datahall.case.schema import AcceleratorForm, DiskForm, LinkForm, SiteForm
+from datahall.case.site import Accelerator, Disk, Link, Site
+from datahall.catalog import accelerators, links
+
+SitePair = tuple[Site, Mapping[str, str]]
+
+
+def site_of(data: Any, document: Document, folder: Path) -> SitePair:
+    """The site that `data` (the case's `site`) states, and why what it leaves out was chosen.
+
+    `folder` is where relative paths start.  Raises CaseError or UnknownName with the line.
+    """
+    if isinstance(data, str):
+        return _word(data, document)
+    form = check(SiteForm, data, document, ("site",))
+    _one_origin(form, document)
+    if form.catalog:
+        site, why = _at(document, ("site", "catalog"), lambda: _catalogue_site(form))
+    elif form.file:
+        site, why = _at(document, ("site", "file"), lambda: _file_site(form, folder))
+    else:
+        site, why = _inline(form, document)
+    return _override(site, why, form, document)
+
+
+def _word(text: str, document: Document) -> SitePair:
+    if text == "local":
+        return local.local_site()
+    return _at(document, ("site",), lambda: site_from_text(text))
+
+
+def _one_origin(form: SiteForm, document: Document) -> None:
+    stated = [name for name in ("catalog", "file", "accelerator") if getattr(form, name)]
+    if len(stated) != 1:
+        which = " and ".join(stated) or "none"
+        raise CaseError(
+            f"site must have exactly one of catalog, file and accelerator; it has {which}.",
+            where=document.where(("site",)),
+            hint='Write "site: local", "site: {catalog: dgx-h100}" or "site: 8xA40" for a quick one.',
+        )
+
+
+def _catalogue_site(form: SiteForm) -> SitePair:
+    if form.catalog == "local":
+        return local.local_site()
+    if form.nodes is None:
+        return site_from_text(form.catalog)
+    return named_site(form.catalog, nodes=form.nodes)
+
+
+def _file_site(form: SiteForm, folder: Path) -> SitePair:
+    site = site_file.read_site(folder / Path(form.file).expanduser())
+    return (with_nodes(site, form.nodes) if form.nodes else site), {}
+
+
+def _inline(form: SiteForm, document: Document) -> SitePair:
+    nodes, devices = form.nodes or 1, form.devices_per_node or 1
+    if isinstance(form.accelerator, str):
+        name = form.accelerator
+        return _at(document, ("site", "accelerator"), lambda: counted_site(nodes, devices, name))
+    described = check(AcceleratorForm, form.accelerator, document, ("site", "accelerator"))
+    _refuse_borrowed_name(described.name, document)
+    needed = [key for key in ("link", "disk") if getattr(form, key) is None and (key == "disk" or nodes > 1)]
+    needed += ["device_link"] if form.device_link is None and devices > 1 else []
+    if needed:
+        raise CaseError(
+            f"site.{needed[0]} is missing: nothing is usual for an accelerator that the catalogue does not have.",
+            where=document.where(("site",)),
+            hint=f"Write `{needed[0]}:` with a catalogue name or figures of yours.",
+        )
+    idle = Link(1e9, 1e-5)  # never used: one device, or one node
+    accelerator = _described(described)
+    site = Site(
+        form.name or f"{nodes}x{devices}x{accelerator.name}",
+        accelerator,
+        nodes,
+        devices,
+        devices,
+        idle,
+        idle,
+        _any_disk(),
+    )
+    why = {"site.failures_per_device_s": "none stated: failures are left out"}
+    return dataclasses.replace(site, provenance=MappingProxyType({"failures_per_device_s": Label.ASSUMED})), why
+
+
+def _refuse_borrowed_name(name: str, document: Document) -> None:
+    try:
+        known = accelerators.accelerator(name).name
+    except UnknownName:
+        return
+    raise CaseError(
+        f'site.accelerator.name is "{name}", which the catalogue has with its own figures.',
+        where=document.where(("site", "accelerator", "name")),
+        hint=f"Write `accelerator: {known}` for those, or give yours another name.",
+    )
+
+
+def _described(form: AcceleratorForm) -> Accelerator:
+    return Accelerator(
+        name=form.name,
+        kind=form.kind,
+        vendor=form.vendor,
+        memory_bytes=form.memory,
+        memory_bytes_per_s=form.memory_bandwidth,
+        peak_flops_per_s=MappingProxyType(dict(form.peak)),
+        measured_flops_per_s=MappingProxyType(dict(form.measured)),
+        power_w=form.power,
+        price_usd_per_h=form.price_per_hour,
+        price_low_usd_per_h=form.price_per_hour,
+        price_high_usd_per_h=form.price_per_hour,
+    )
+
+
+def _override(site: Site, why: Mapping[str, str], form: SiteForm, document: Document) -> SitePair:
+    changed: dict[str, Any] = {}
+    devices = form.devices_per_node or site.devices_per_node
+    if devices != site.devices_per_node:
+        changed |= {"devices_per_node": devices, "scale_up_domain": min(site.scale_up_domain, devices * site.nodes)}
+    if form.link is not None:
+        port = link_of(form.link, document, ("site", "link"), "between")
+        changed["scale_out"] = Link(port.bytes_per_s * form.links_per_node / devices, port.latency_s)
+    if form.device_link is not None:
+        changed["scale_up"] = link_of(form.device_link, document, ("site", "device_link"), "inside")
+    if form.device_link_reach is not None:
+        changed["scale_up_domain"] = min(form.device_link_reach, devices * site.nodes)
+    if form.disk is not None:
+        changed["disk"] = _disk(form.disk, document)
+    changed |= {name: value for name in ("name", "topology", "stack") if (value := getattr(form, name))}
+    plain = ("oversubscription", "host_cores", "pue")
+    changed |= {name: value for name in plain if (value := getattr(form, name)) is not None}
+    changed |= _prices_and_failures(site, form)
+    stated = {path: Label.CATALOGUE for path in changed if path in site.provenance or path != "name"}
+    provenance = MappingProxyType({**site.provenance, **stated})
+    left = {path: reason for path, reason in why.items() if path.removeprefix("site.") not in changed}
+    return dataclasses.replace(site, **changed, provenance=provenance), MappingProxyType(left)
+
+
+def _prices_and_failures(site: Site, form: SiteForm) -> dict[str, Any]:
+    changed: dict[str, Any] = {}
+    if form.mtbf_per_device is not None:
+        changed["failures_per_device_s"] = 1 / form.mtbf_per_device if form.mtbf_per_device else 0.0
+    if form.price_per_device_hour is not None:
+        price = form.price_per_device_hour
+        changed["accelerator"] = dataclasses.replace(
+            site.accelerator, price_usd_per_h=price, price_low_usd_per_h=price, price_high_usd_per_h=price
+        )
+    return changed
+
+
+def link_of(data: Any, document: Document, path: Path_, reach: str) -> Link:
+    """The link that `data` states: a catalogue name, a rate such as "25 Gb/s", or a rate and a latency."""
+    if isinstance(data, Mapping):
+        form = check(LinkForm, dict(data), document, path)  # pyright: ignore[reportUnknownArgumentType]
+        rate, latency = form.rate, form.latency
+        text = data.get("rate")  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
+    elif isinstance(data, str) and not data.strip()[:1].isdigit():
+        entry = _at(document, path, lambda: links.link(data))
+        return Link(entry.bytes_per_s, entry.latency_s)
+    else:
+        rate, latency, text = _at(document, path, lambda: units.parse(data, "bytes_per_s")), 10e-6, data
+    _refuse_too_fast(rate, text, document, path, reach)
+    return Link(rate, latency)
+
+
+def _refuse_too_fast(rate: float, text: Any, document: Document, path: Path_, reach: str) -> None:
+    fastest = links.fastest_bytes_per_s(reach)
+    if 0 < rate <= fastest:
+        return
+    if rate <= 0:
+        raise CaseError(
+            f"{dotted(path)} is {shown(text)}: no link.", where=document.where(path), hint='Write "25 Gb/s".'
+        )
+    fixed = str(text).replace("B/s", "b/s").replace("Bps", "bps")
+    meant = f' Did you mean "{fixed}"?' if fixed != str(text) and rate / 8 <= fastest else ""
+    raise CaseError(
+        f"{dotted(path)} is {shown(text)}, faster than any link in the catalogue.{meant}",
+        where=document.where(path),
+        hint=""
+        if meant
+        else f"The fastest {reach} nodes carries {units.human(fastest, 'bytes_per_s')} in one direction.",
+    )
+
+
+def _disk(data: Any, document: Document) -> Disk:
+    path: Path_ = ("site", "disk")
+    if isinstance(data, str):
+        return _at(document, path, lambda: disk_of(data))
+    form = check(DiskForm, data, document, path)
+    if min(form.write, form.read) <= 0:
+        raise CaseError("site.disk has a rate of zero.", where=document.where(path), hint='Write it like "2 GB/s".')
+    return Disk(form.write, form.read, form.latency, form.capacity or float("inf"), form.shared)
+
+
+def _any_disk() -> Disk:
+    return Disk(1e9, 1e9, 1e-3)
+
+
+def _at(document: Document, path: Path_, act: Any) -> Any:
+    """What `act` gives; its error gets the line of `path`."""
+    try:
+        return act()
+    except DatahallError as error:
+        if not error.where or isinstance(error, UnknownName):
+            error.where = document.where(path)
+        if isinstance(error, UsageError) and not isinstance(error, CaseError | UnknownName):
+            raise CaseError(error.what, where=error.where, hint=error.hint) from error
+        raise
+
+
+__all__ = ["accelerator_of", "link_of", "site_of"]

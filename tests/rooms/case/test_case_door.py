@@ -1,0 +1,174 @@
+"""The door for cases: what loads, and what each mistake is answered with."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from datahall.base.errors import CaseError, DatahallError, Incompatible, UnknownName, UsageError
+from datahall.base.label import Label
+from datahall.case import from_model_and_site, load, loads, read_site, site_from_yaml, site_to_yaml, write_site
+from datahall.case.named_site import site_from_text
+
+CASES = sorted((Path(__file__).parents[3] / "cases").glob("*.yaml"))
+GOOD = """\
+model: {catalog: llama-3.1-8b}
+application:
+  kind: training
+  tokens: 15e9
+  global_batch: 4 Mi tokens
+site: {catalog: dgx-h100, nodes: 16}
+goal: {minimise: cost, deadline: 3 days}
+"""
+
+
+@pytest.mark.parametrize("file", CASES, ids=lambda path: path.stem)
+def test_every_shipped_case_loads(file: Path) -> None:
+    case = load(file)
+    assert case.name == file.stem
+    assert case.application.steps >= 1
+    assert case.hash() == load(file).hash()
+
+
+def test_a_case_says_what_was_asked() -> None:
+    case = loads(GOOD)
+    assert case.application.tokens == 15e9
+    assert case.application.global_batch * case.application.sequence == 4 * 2**20
+    assert case.site.devices == 128
+    assert case.goal.deadline_s == 3 * 86400
+    assert case.provenance["application.sequence"] is Label.ASSUMED
+    assert "application.tokens" not in case.defaults
+
+
+MISTAKES = [
+    ("kind: training", "kind: serving", CaseError, ":3: application.kind .*not done yet"),
+    ("tokens: 15e9", "tokns: 15e9", CaseError, ':4: application.tokns is not a key.*Did you mean "tokens"'),
+    ("tokens: 15e9", "tokens: 15 GB", CaseError, ':4: application.tokens is "15 GB".*"4 Mi tokens"'),
+    ("tokens: 15e9", "tokens: no", CaseError, ':4: application.tokens is "no"'),
+    ("tokens: 15e9", "tokens: -1", CaseError, ":4: application.tokens is -1"),
+    ("nodes: 16", "link: 400 GB/s", CaseError, r':6: site.link is "400 GB/s", faster.*Did you mean "400 Gb/s"\?'),
+    ("nodes: 16", "nodes: 0", CaseError, ":6: site.nodes is 0"),
+    ("nodes: 16", "nodes: 2, nodes: 3", CaseError, ':6: "nodes" stands here twice'),
+    ("nodes: 16", "nodes: [1", CaseError, ":6: this is not YAML"),
+    ("dgx-h100", "dgx-h1000", UnknownName, ":6: .*dgx-h100"),
+    ("llama-3.1-8b", "llama-3.1-9b", UnknownName, ":1: .*llama-3.1-8b"),
+    ("4 Mi tokens", "4 Mi tokens\n  precision: fp4", Incompatible, ":6: H100-SXM does not compute in fp4"),
+    ("4 Mi tokens", "4 Mi tokens\n  seq_len: 9", CaseError, ':6: application.seq_len .* called "sequence"'),
+    ("4 Mi tokens", "0.3", CaseError, ":5: application.global_batch is 0.3"),
+    ("3 days", "3 dayz", CaseError, ':7: goal.deadline is "3 dayz"'),
+    ("minimise", "minimize", CaseError, ':7: goal.minimize .* called "minimise"'),
+    ("{catalog: llama-3.1-8b}", "{layers: 4}", CaseError, ":1: model.hidden is missing"),
+    ("{catalog: llama-3.1-8b}", "{from: hf, path: nope.json}", CaseError, ":1: nope.json: it cannot be read"),
+    ("{catalog: llama-3.1-8b}", "[1]", CaseError, ":1: model is"),
+    ("{catalog: dgx-h100, nodes: 16}", "8xA41", UnknownName, ":6: .*A40"),
+    ("{catalog: dgx-h100, nodes: 16}", "{nodes: 2}", CaseError, ":6: site must have exactly one of"),
+    ("{catalog: dgx-h100, nodes: 16}", "{file: nope.yaml}", CaseError, "nope.yaml: the site cannot be read"),
+    ("kind: training", "kind: training\n  method: lora", CaseError, ":4: .*fine-tuning"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "error", "says"), MISTAKES, ids=[new[:40] for _, new, _, _ in MISTAKES])
+def test_a_mistake_is_told_with_its_line(old: str, new: str, error: type[DatahallError], says: str) -> None:
+    assert old in GOOD
+    with pytest.raises(error, match=says) as caught:
+        loads(GOOD.replace(old, new), file="cases/a.yaml")
+    assert caught.value.exit_code == 2
+    if error is CaseError and "nope.yaml" not in new:
+        assert str(caught.value).startswith("cases/a.yaml:")
+
+
+def test_settings_lie_over_the_file() -> None:
+    case = loads(GOOD, ["application.tokens=2e9", "site=8xA40", "goal.minimise=time"])
+    assert (case.application.tokens, case.site.name, case.goal.minimise) == (2e9, "8xA40", "time")
+    with pytest.raises(CaseError, match=r"--set application\.tokens"):
+        loads(GOOD, ["application.tokens=lots"])
+    with pytest.raises(UsageError, match="not a setting"):
+        loads(GOOD, ["application"])
+
+
+def test_an_accelerator_of_ones_own_needs_its_figures() -> None:
+    own = "{accelerator: {name: Mine, memory: 32 GiB, memory_bandwidth: 1 TB/s, peak: {bf16: 100 TFLOP/s}}, "
+    site = own + "devices_per_node: 4, device_link: 30 GB/s, disk: nvme}"
+    case = loads(GOOD.replace("{catalog: dgx-h100, nodes: 16}", site))
+    assert case.site.accelerator.memory_bytes == 32 * 2**30
+    assert case.site.scale_up.bytes_per_s == 30e9
+    with pytest.raises(CaseError, match=r"site\.device_link is missing"):
+        loads(GOOD.replace("{catalog: dgx-h100, nodes: 16}", own + "devices_per_node: 4, disk: nvme}"))
+    with pytest.raises(CaseError, match="which the catalogue has"):
+        loads(GOOD.replace("{catalog: dgx-h100, nodes: 16}", site.replace("Mine", "A40")))
+
+
+def test_overrides_of_a_named_site() -> None:
+    site = "{catalog: dgx-h100, nodes: 2, link: 25 Gb/s, disk: nfs-25gbe, price_per_device_hour: 3 USD, pue: 1.4}"
+    case = loads(GOOD.replace("{catalog: dgx-h100, nodes: 16}", site))
+    assert case.site.scale_out.bytes_per_s == 25e9 / 8 / 8
+    assert case.site.disk.shared
+    assert case.site.accelerator.price_usd_per_h == 3
+    assert case.site.pue == 1.4
+
+
+@pytest.mark.parametrize(
+    ("text", "nodes", "devices"),
+    [
+        ("8xA40", 1, 8),
+        ("16x8xH100-SXM", 16, 8),
+        ("64xH100", 8, 8),
+        ("256xTPU-v5e", 64, 4),
+        ("16xdgx-a100", 16, 8),
+        ("A40", 1, 1),
+    ],
+)
+def test_counted_sites(text: str, nodes: int, devices: int) -> None:
+    site, why = site_from_text(text)
+    assert (site.nodes, site.devices_per_node) == (nodes, devices)
+    assert why
+    assert site.failures_per_device_s > 0
+
+
+def test_an_uneven_count_is_refused() -> None:
+    with pytest.raises(UsageError, match="nodes x devices"):
+        site_from_text("12xH100")
+    with pytest.raises(UsageError, match="zero"):
+        site_from_text("0xA40")
+
+
+def test_an_a40_never_gets_another_cards_memory() -> None:
+    case = from_model_and_site("llama-3.1-8b", "8xA40")
+    assert case.site.accelerator.memory_bytes == 48 * 2**30
+    assert case.site.accelerator.peak_flops_per_s["bf16"] == 149.7e12
+    with pytest.raises(UnknownName):
+        from_model_and_site("llama-3.1-8b", "8xA40000")
+
+
+def test_a_site_file_is_read_as_it_was_written(tmp_path: Path) -> None:
+    site, _ = site_from_text("16xdgx-h100")
+    assert site_from_yaml(site_to_yaml(site, {"matmul": "40 sizes"})) == site
+    file = tmp_path / "sites" / "mine.yaml"
+    write_site(site, file)
+    assert read_site(file) == site
+    assert list(file.parent.iterdir()) == [file]
+    case = loads(GOOD.replace("{catalog: dgx-h100, nodes: 16}", "{file: mine.yaml}"), folder=file.parent)
+    assert case.site == site
+    file.write_text(file.read_text().replace("format_version: 1", "format_version: 9"))
+    with pytest.raises(CaseError, match="format_version 9"):
+        read_site(file)
+
+
+def test_an_alias_bomb_is_refused() -> None:
+    bomb = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
+        f"{new}: &{new} [{','.join(['*' + old] * 10)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
+    )
+    with pytest.raises(CaseError, match="too large"):
+        loads(bomb)
+
+
+def test_loading_needs_no_heavy_import() -> None:
+    code = (
+        "import sys; from datahall.case import from_model_and_site as f; f('llama-3.1-8b', '8xA40');"
+        "bad = {'torch', 'numpy', 'pydantic', 'ruamel'} & set(sys.modules); sys.exit(f'loaded {bad}' if bad else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

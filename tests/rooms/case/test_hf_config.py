@@ -1,0 +1,211 @@
+"""config.json files of well-known models against the parameter counts that their makers published."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from datahall.base.errors import CaseError
+from datahall.case.hf import from_config, read_config
+from datahall.case.named_model import shape_of
+
+
+def config(
+    kind: str, hidden: int, layers: int, heads: int, kv_heads: int, ffn: int, vocab: int, **more: Any
+) -> dict[str, Any]:
+    return {
+        "model_type": kind,
+        "hidden_size": hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "intermediate_size": ffn,
+        "vocab_size": vocab,
+        **more,
+    }
+
+
+MLA = {"q_lora_rank": 1536, "kv_lora_rank": 512, "qk_rope_head_dim": 64, "qk_nope_head_dim": 128, "v_head_dim": 128}
+V3 = {"n_routed_experts": 256, "n_shared_experts": 1, "num_experts_per_tok": 8, "moe_intermediate_size": 2048}
+WINDOWED = {"layer_types": ["sliding_attention", "full_attention"] * 12, "sliding_window": 128}
+GEMMA3 = config("gemma3_text", 1152, 26, 4, 1, 6912, 262144, head_dim=256, sliding_window=512, sliding_window_pattern=6)
+
+# name in the catalogue, config, published count
+KNOWN: list[tuple[str, dict[str, Any], float]] = [
+    ("llama-2-7b", config("llama", 4096, 32, 32, 32, 11008, 32000), 6738415616),
+    ("llama-3.1-8b", config("llama", 4096, 32, 32, 8, 14336, 128256, max_position_embeddings=131072), 8030261248),
+    ("llama-3.2-1b", config("llama", 2048, 16, 32, 8, 8192, 128256, head_dim=64, tie_word_embeddings=True), 1235814400),
+    ("llama-3.1-405b", config("llama", 16384, 126, 128, 8, 53248, 128256), 405853388800),
+    ("mistral-7b", config("mistral", 4096, 32, 32, 8, 14336, 32000, sliding_window=4096), 7241732096),
+    (
+        "mixtral-8x7b",
+        config("mixtral", 4096, 32, 32, 8, 14336, 32000, num_local_experts=8, num_experts_per_tok=2),
+        46702792704,
+    ),
+    (
+        "qwen2.5-7b",
+        config("qwen2", 3584, 28, 28, 4, 18944, 152064, sliding_window=131072, use_sliding_window=False),
+        7615616512,
+    ),
+    ("qwen3-0.6b", config("qwen3", 1024, 28, 16, 8, 3072, 151936, head_dim=128, tie_word_embeddings=True), 596049920),
+    (
+        "qwen3-30b-a3b",
+        config(
+            "qwen3_moe",
+            2048,
+            48,
+            32,
+            4,
+            6144,
+            151936,
+            head_dim=128,
+            num_experts=128,
+            num_experts_per_tok=8,
+            moe_intermediate_size=768,
+        ),
+        30.53e9,
+    ),
+    (
+        "deepseek-v3",
+        config("deepseek_v3", 7168, 61, 128, 128, 18432, 129280, first_k_dense_replace=3, **MLA, **V3),
+        671.0e9,
+    ),
+    ("gemma-7b", config("gemma", 3072, 28, 16, 16, 24576, 256000, head_dim=256), 8537680896),
+    ("gemma-2-9b", config("gemma2", 3584, 42, 16, 8, 14336, 256000, head_dim=256, sliding_window=4096), 9241705984),
+    ("gemma-3-1b", GEMMA3, 999885952),
+    (
+        "gpt2",
+        {"model_type": "gpt2", "n_embd": 768, "n_layer": 12, "n_head": 12, "n_positions": 1024, "vocab_size": 50257},
+        124439808,
+    ),
+    (
+        "gpt-neox-20b",
+        {k: v for k, v in config("gpt_neox", 6144, 44, 64, 0, 24576, 50432).items() if k != "num_key_value_heads"},
+        20.55e9,
+    ),
+    (
+        "falcon-7b",
+        {
+            "model_type": "falcon",
+            "hidden_size": 4544,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 71,
+            "vocab_size": 65024,
+            "multi_query": True,
+            "parallel_attn": True,
+            "bias": False,
+        },
+        6921720704,
+    ),
+    (
+        "falcon-40b",
+        {
+            "model_type": "falcon",
+            "hidden_size": 8192,
+            "num_hidden_layers": 60,
+            "num_attention_heads": 128,
+            "num_kv_heads": 8,
+            "new_decoder_architecture": True,
+            "vocab_size": 65024,
+            "bias": False,
+        },
+        41303293952,
+    ),
+    ("phi-3-mini", config("phi3", 3072, 32, 32, 32, 8192, 32064), 3821079552),
+    ("phi-2", config("phi", 2560, 32, 32, 32, 10240, 51200), 2779683840),
+    ("olmo-7b", config("olmo", 4096, 32, 32, 32, 11008, 50304), 6.89e9),
+    (
+        "gpt-oss-20b",
+        config(
+            "gpt_oss",
+            2880,
+            24,
+            64,
+            8,
+            2880,
+            201088,
+            head_dim=64,
+            num_local_experts=32,
+            num_experts_per_tok=4,
+            **WINDOWED,
+        ),
+        20.91e9,
+    ),
+    (
+        "mpt-30b",
+        {
+            "model_type": "mpt",
+            "d_model": 7168,
+            "n_layers": 48,
+            "n_heads": 56,
+            "expansion_ratio": 4,
+            "vocab_size": 50368,
+            "max_seq_len": 2048,
+            "no_bias": True,
+        },
+        29.97e9,
+    ),
+    (
+        "bloom-176b",
+        {"model_type": "bloom", "n_embed": 14336, "n_layer": 70, "num_attention_heads": 112, "vocab_size": 250880},
+        176.25e9,
+    ),
+    ("nemotron-4-15b", config("nemotron", 6144, 32, 48, 8, 24576, 256000), 15.6e9),
+]
+
+
+@pytest.mark.parametrize(("name", "data", "published"), KNOWN, ids=[name for name, _, _ in KNOWN])
+def test_counts_match_the_published_ones(name: str, data: dict[str, Any], published: float) -> None:
+    found = from_config(data, name=name)
+    assert found.shape.parameters() == pytest.approx(published, rel=0.005)
+    assert found.shape.parameters() == pytest.approx(shape_of(name).parameters(), rel=0.002)
+    assert found.note == ""
+
+
+def test_nested_text_config_is_read() -> None:
+    text = {key: value for key, value in GEMMA3.items() if key != "vocab_size"}
+    found = from_config(
+        {"model_type": "gemma3", "vocab_size": 262144, "text_config": text, "vision_config": {"hidden_size": 9}}
+    )
+    assert found.shape.parameters() == 999885952
+
+
+def test_an_unknown_architecture_is_inferred_or_refused() -> None:
+    found = from_config(config("brand_new", 4096, 32, 32, 8, 14336, 128256))
+    assert found.shape.parameters() == 8030261248
+    assert "brand_new" in found.note
+    with pytest.raises(CaseError, match=r'"brand_new" is not known, and field "intermediate_size"'):
+        from_config(
+            {key: value for key, value in config("brand_new", 8, 2, 2, 2, 8, 8).items() if key != "intermediate_size"}
+        )
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"is_encoder_decoder": True}, {"hybrid_override_pattern": "M-M*"}, {"layer_types": ["linear_attention"] * 4}],
+)
+def test_other_kinds_of_model_are_refused(more: dict[str, Any]) -> None:
+    with pytest.raises(CaseError, match="not a decoder of attention"):
+        from_config(config("other", 64, 4, 4, 4, 128, 100, **more))
+
+
+@pytest.mark.parametrize("broken", [{"hidden_size": "wide"}, {"num_hidden_layers": 0}, {"num_key_value_heads": 3}])
+def test_values_that_cannot_be_are_refused(broken: dict[str, Any]) -> None:
+    with pytest.raises(CaseError):
+        from_config(config("llama", 64, 4, 4, 4, 128, 100) | broken)
+
+
+def test_files(tmp_path: Path) -> None:
+    folder = tmp_path / "my-model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(KNOWN[1][1]))
+    found = read_config(folder)
+    assert (found.shape.name, found.sequence) == ("my-model", 131072)
+    (folder / "config.json").write_text("{")
+    with pytest.raises(CaseError, match="not JSON"):
+        read_config(folder)
+    with pytest.raises(CaseError, match="cannot be read"):
+        read_config(tmp_path / "nothing.json")
