@@ -76,5 +76,5 @@ def test_a_workload_that_is_not_there_is_the_users_error(tmp_path):
 @pytest.mark.parametrize("program", ["/bin/false", "/nowhere/python"])
 def test_a_worker_that_cannot_start_is_named(case, tmp_path, monkeypatch, program):
     monkeypatch.setattr("sys.executable", program)
-    with pytest.raises(WorldFailed, match="worker 0 (could not start|cannot be started)"):
+    with pytest.raises(WorldFailed, match=r"worker 0 (could not start|cannot be started)"):
         training.run(case, small_plan(case), tmp_path, steps=1)
