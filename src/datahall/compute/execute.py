@@ -49,8 +49,11 @@ class Executor(Protocol):
         """One step of the optimiser; gradients are cleared."""
         ...
 
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """Everything that a checkpoint keeps of model and optimiser, by name."""
+    def tensors(self, *, complete: bool = False) -> dict[str, torch.Tensor]:
+        """Everything that a checkpoint keeps of model and optimiser, by name.
+
+        Before the first step an optimiser holds nothing yet; `complete` makes it allocate its state.
+        """
         ...
 
     def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -116,8 +119,10 @@ class DataParallel:
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
 
-    def tensors(self) -> dict[str, torch.Tensor]:
+    def tensors(self, *, complete: bool = False) -> dict[str, torch.Tensor]:
         """Parameters, buffers and the optimiser's state."""
+        if complete and not self.optimiser.state:
+            _allocate_state(self.optimiser)
         return {**_module_tensors(self.module), **_optimiser_tensors(self.optimiser)}
 
     def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -208,6 +213,23 @@ def _optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, torch.Tens
         for name, value in state.items()
         if value is not None
     }
+
+
+def _allocate_state(optimiser: torch.optim.Optimizer) -> None:
+    """Let the optimiser make its state by a step that moves nothing: no gradient, no learning rate."""
+    rates = [group["lr"] for group in optimiser.param_groups]
+    for group in optimiser.param_groups:
+        group["lr"] = torch.zeros_like(group["lr"]) if isinstance(group["lr"], torch.Tensor) else 0.0
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+    optimiser.step()
+    optimiser.zero_grad(set_to_none=True)
+    for group, rate in zip(optimiser.param_groups, rates, strict=True):
+        group["lr"] = rate
+    for state in optimiser.state.values():
+        for value in state.values():
+            if isinstance(value, torch.Tensor):
+                value.zero_()
 
 
 def _restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:

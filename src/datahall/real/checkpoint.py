@@ -1,101 +1,111 @@
-"""Checkpoints of a run: whole or not there, tensors without code in them, the newest good one found again.
+"""When a run writes checkpoints, and how it goes on from one; the bytes are the storage room's business.
 
-A checkpoint is a folder `step-<number>` with `tensors.safetensors` and `meta.json`, written beside its place, flushed
-to the disk and then renamed.  Anything else in the folder is ignored and cleared by the next commit.
+A checkpoint of step n has n completed steps behind it.  Position in the data and random numbers follow from the step
+and the seed, so weights and the optimiser's state are all there is to keep.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
 
-import torch
-from safetensors.torch import load_file, save
+import torch.distributed as dist
 
-from datahall.base.errors import WorldFailed
+from datahall.compute.execute import Executor
 from datahall.real.injection import Throttle
-
-_CHUNK_BYTES = 4 * 2**20
-
-
-def save_checkpoint(
-    tensors: Mapping[str, torch.Tensor],
-    meta: Mapping[str, Any],
-    folder: Path,
-    step: int,
-    *,
-    keep: int = 2,
-    throttle: Throttle | None = None,
-) -> int:
-    """Commit a checkpoint of `step`; returns its bytes.  WorldFailed when the disk refuses, the older ones stay."""
-    beside = folder / f".writing-{step}"
-    try:
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
-        count = _write(beside / "tensors.safetensors", save({k: v.contiguous() for k, v in tensors.items()}), throttle)
-        count += _write(beside / "meta.json", json.dumps({**meta, "step": step}).encode(), None)
-        _sync_folder(beside)
-        shutil.rmtree(folder / f"step-{step}", ignore_errors=True)
-        beside.rename(folder / f"step-{step}")
-        _sync_folder(folder)
-    except OSError as error:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise WorldFailed(
-            f"the checkpoint of step {step} could not be written: {error.strerror or error}. "
-            f"The last good one is of step {latest_step(folder)}.",
-            where=str(folder),
-            hint="Free some space and run again: training goes on from the last good checkpoint.",
-        ) from error
-    _forget(folder, keep)
-    return count
+from datahall.real.job import Job
+from datahall.real.record import Recorder
+from datahall.storage.execute import load, save
+from datahall.storage.execute_async import BackgroundSaver, Pending
+from datahall.storage.place import open_place
+from datahall.storage.store import committed_steps
 
 
-def load_latest(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
-    """Tensors and meta of the newest committed checkpoint, or None."""
-    step = latest_step(folder)
-    if step is None:
-        return None
-    place = folder / f"step-{step}"
-    return load_file(place / "tensors.safetensors"), json.loads((place / "meta.json").read_text())
+class Checkpoints:
+    """The checkpoints of one worker's run, in the loop or in the background as the plan says."""
+
+    def __init__(self, job: Job, executor: Executor, recorder: Recorder) -> None:
+        self.job, self.executor, self.recorder = job, executor, recorder
+        self.plan = job.plan.storage
+        self.path = checkpoint_folder(job.folder)
+        self.throttle = _throttle(job)
+        self.run = {"seed": job.case.application.seed, "workers": job.workers, "case": job.case.hash()}
+        self.saver = self._saver() if self.plan.asynchronous else None
+        self.pending: tuple[Pending, float] | None = None
+
+    def resume(self) -> int:
+        """Take over the newest whole checkpoint; returns the number of steps that it has behind it, 0 without one."""
+        if not committed_steps(open_place(self.path)):
+            return 0
+        state = self.executor.tensors(complete=True)
+        loaded = load(self.path, state)
+        self.executor.restore(state)
+        for step, fault in loaded.skipped:
+            self.recorder.event("damaged", step=step, fault=fault)
+        return loaded.step
+
+    def due(self, step: int) -> bool:
+        """Whether a checkpoint belongs after `step` completed steps."""
+        interval = self.plan.interval_steps
+        at_stop = self.job.checkpoint_at_stop and step == self.job.stop
+        return at_stop or (interval > 0 and step % interval == 0)
+
+    def commit(self, step: int) -> None:
+        """Write a checkpoint: on return it is committed on all workers, or copied if written in the background."""
+        began_s = self.recorder.now()
+        if self.saver is not None:
+            self._settle()
+            self.pending = (self.saver.save(step, self.executor.tensors(), replace=True), began_s)
+            return
+        saved = save(
+            self.path,
+            step,
+            self.executor.tensors(),
+            run=self.run,
+            codec=self.plan.codec,
+            shards=self.plan.shards,
+            keep=self.plan.keep,
+            replace=True,
+        )
+        self._written(saved.stored_bytes)
+        if dist.is_initialized():
+            dist.barrier()
+        self._say(step, saved.stored_bytes, self.recorder.now() - began_s)
+
+    def finish(self) -> None:
+        """Wait for a checkpoint that is still being written."""
+        if self.saver is not None:
+            self._settle()
+
+    def _saver(self) -> BackgroundSaver:
+        plan = self.plan
+        saver = BackgroundSaver(self.path, codec=plan.codec, shards=plan.shards, keep=plan.keep, run=self.run)
+        saver.prepare(self.executor.tensors(complete=True))
+        return saver
+
+    def _settle(self) -> None:
+        """The background save before this one is over, and a slow disk is free again."""
+        if self.pending is None:
+            return
+        (pending, began_s), self.pending = self.pending, None
+        saved = pending.wait()
+        self._written(saved.stored_bytes)
+        self._say(pending.step, saved.stored_bytes, saved.seconds + pending.stall_s, began_s=began_s)
+
+    def _written(self, count: int) -> None:
+        """A slow disk takes longer than the real one for what was written."""
+        if self.throttle is not None:
+            self.throttle.send(count)
+
+    def _say(self, step: int, count: int, seconds: float, **data: float) -> None:
+        if self.recorder.rank == 0:
+            self.recorder.event("checkpoint", step=step, bytes=count, seconds=round(seconds, 6), **data)
 
 
-def latest_step(folder: Path) -> int | None:
-    """The step of the newest committed checkpoint, or None."""
-    return max(_steps(folder), default=None)
+def checkpoint_folder(folder: Path) -> Path:
+    """Where the checkpoints of the run in `folder` are."""
+    return folder / "checkpoints"
 
 
-def _write(path: Path, data: bytes, throttle: Throttle | None) -> int:
-    with path.open("wb") as file:
-        for at in range(0, len(data), _CHUNK_BYTES):
-            _write_chunk(file, data[at : at + _CHUNK_BYTES], throttle)
-        file.flush()
-        os.fsync(file.fileno())
-    return len(data)
-
-
-def _write_chunk(file: BinaryIO, chunk: bytes, throttle: Throttle | None) -> None:
-    file.write(chunk)
-    if throttle is not None:
-        throttle.send(len(chunk))
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _steps(folder: Path) -> list[int]:
-    names = [path.name for path in folder.glob("step-*") if (path / "meta.json").is_file()]
-    return sorted(int(name.removeprefix("step-")) for name in names)
-
-
-def _forget(folder: Path, keep: int) -> None:
-    for step in _steps(folder)[: -max(1, keep)]:
-        shutil.rmtree(folder / f"step-{step}", ignore_errors=True)
+def _throttle(job: Job) -> Throttle | None:
+    slow = job.injection if job.injection is not None and job.injection.kind == "slow-disk" else None
+    return Throttle(slow.bytes_per_s, slow.latency_s) if slow else None

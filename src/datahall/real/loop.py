@@ -8,38 +8,30 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from datahall.base.workload import Workload
 from datahall.compute.execute import Executor
-from datahall.real.checkpoint import load_latest, save_checkpoint
-from datahall.real.injection import Throttle
+from datahall.real.checkpoint import Checkpoints
 from datahall.real.job import Job
 from datahall.real.observe import CollectiveCounter
 from datahall.real.record import Recorder
 from datahall.real.sampling import step_samples, worker_share
 
 
-def resume(job: Job, executor: Executor) -> int:
-    """Take over the newest committed checkpoint; returns the number of steps that it has behind it."""
-    found = load_latest(checkpoint_folder(job.folder))
-    if found is None:
-        return 0
-    tensors, meta = found
-    executor.restore(tensors)
-    return int(meta["step"])
-
-
 def train(
-    job: Job, workload: Workload, executor: Executor, recorder: Recorder, counter: CollectiveCounter, first: int
+    job: Job,
+    workload: Workload,
+    executor: Executor,
+    recorder: Recorder,
+    counter: CollectiveCounter,
+    checkpoints: Checkpoints,
+    first: int,
 ) -> None:
     """Run steps `first` to `job.stop` - 1."""
     recorder.step = first
-    interval = job.plan.storage.interval_steps
     micro_steps = job.micro_steps()
     for step in range(first, job.stop):
         calls, handed, cpu_s = counter.calls, counter.bytes, time.process_time()
@@ -50,10 +42,9 @@ def train(
         recorder.mark("optimiser")
         executor.update()
         recorder.mark("idle")
-        due = interval > 0 and (step + 1) % interval == 0
-        if due or (job.checkpoint_at_stop and step + 1 == job.stop):
+        if checkpoints.due(step + 1):
             recorder.mark("checkpoint")
-            commit(job, executor, recorder, step + 1)
+            checkpoints.commit(step + 1)
             recorder.mark("idle")
         recorder.end_step(
             loss=loss,
@@ -61,6 +52,7 @@ def train(
             bytes=counter.bytes - handed,
             cpu_s=round(time.process_time() - cpu_s, 6),
         )
+    checkpoints.finish()
 
 
 def my_share(job: Job, workload: Workload, executor: Executor, step: int) -> list[Sequence[int]]:
@@ -68,28 +60,6 @@ def my_share(job: Job, workload: Workload, executor: Executor, step: int) -> lis
     compute = job.plan.compute
     samples = step_samples(job.case.application.seed, step, compute.global_batch, len(workload.data))
     return worker_share(samples, executor.data_rank, executor.data_world, compute.micro_batch)
-
-
-def commit(job: Job, executor: Executor, recorder: Recorder, step: int) -> None:
-    """Write a checkpoint of `step` completed steps; everybody waits until it is committed."""
-    began = recorder.now()
-    count = 0
-    if recorder.rank == 0:
-        meta = {"seed": job.case.application.seed, "workers": job.workers, "plan": job.plan.to_json()}
-        slow = job.injection is not None and job.injection.kind == "slow-disk"
-        throttle = Throttle(job.injection.bytes_per_s) if job.injection is not None and slow else None
-        folder = checkpoint_folder(job.folder)
-        keep = job.plan.storage.keep
-        count = save_checkpoint(executor.tensors(), meta, folder, step, keep=keep, throttle=throttle)
-    if dist.is_initialized():
-        dist.barrier()
-    if recorder.rank == 0:
-        recorder.event("checkpoint", step=step, bytes=count, seconds=round(recorder.now() - began, 6))
-
-
-def checkpoint_folder(folder: Path) -> Path:
-    """Where the checkpoints of the run in `folder` are."""
-    return folder / "checkpoints"
 
 
 def _batches(workload: Workload, shares: list[Sequence[int]], recorder: Recorder) -> Iterator[Any]:

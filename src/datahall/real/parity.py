@@ -79,7 +79,9 @@ def compare(
         "keep_weights": True,
         "count_flops": False,
     }
-    plan = replace(plan, compute=replace(plan.compute, precision="fp32"), storage=replace(plan.storage, interval_steps=0))
+    plan = replace(
+        plan, compute=replace(plan.compute, precision="fp32"), storage=replace(plan.storage, interval_steps=0)
+    )
     many = run(case, plan, folder / "workers", **told)
     one = run(case, alone(plan), folder / "alone", **told)
     return between(many, one)
@@ -89,7 +91,9 @@ def alone(plan: Plan) -> Plan:
     """The plan for one process with the same global batch and micro-batch."""
     compute = plan.compute
     accumulation = compute.global_batch // compute.micro_batch
-    single = replace(compute, data=1, tensor=1, pipeline=1, context=1, expert=1, zero_stage=0, accumulation=accumulation)
+    single = replace(
+        compute, data=1, tensor=1, pipeline=1, context=1, expert=1, zero_stage=0, accumulation=accumulation
+    )
     return replace(plan, compute=single)
 
 

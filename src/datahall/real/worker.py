@@ -22,6 +22,7 @@ from datahall.base.errors import DatahallError
 from datahall.base.workload import Workload
 from datahall.compute import execute
 from datahall.real import loop
+from datahall.real.checkpoint import Checkpoints
 from datahall.real.exchange import TimedExchange
 from datahall.real.injection import disturbed
 from datahall.real.job import EXIT_LOST_PEER, Job, load_job
@@ -66,10 +67,11 @@ def _run(job: Job, rank: int) -> None:
         device=device,
         exchange=TimedExchange(recorder, job.injection),
     )
-    first = loop.resume(job, executor)
+    checkpoints = Checkpoints(job, executor, recorder)
+    first = checkpoints.resume()
     recorder.marks.clear()
     recorder.event("ready", step=first, idle_bytes=memory.idle_bytes, memory_exact=memory.exact)
-    loop.train(job, workload, executor, recorder, counter, first)
+    loop.train(job, workload, executor, recorder, counter, checkpoints, first)
     recorder.event("trained", peak_bytes=memory.peak_bytes())
     _observe(job, workload, executor, recorder)
     if dist.is_initialized():

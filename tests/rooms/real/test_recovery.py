@@ -1,5 +1,7 @@
 """Workers are killed, hang, and change in number; the committed history and the weights are the undisturbed run's."""
 
+from dataclasses import replace
+
 import pytest
 from small_cases import small_case, small_plan
 
@@ -25,8 +27,9 @@ def undisturbed(case, plan, tmp_path_factory):
     return training.run(case, plan, tmp_path_factory.mktemp("undisturbed"), steps=STEPS, keep_weights=True)
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_killed_worker_costs_no_sample_and_no_bit(case, plan, undisturbed, tmp_path, rank):
+@pytest.mark.parametrize(("rank", "asynchronous"), [(0, False), (1, True)])
+def test_a_killed_worker_costs_no_sample_and_no_bit(case, plan, undisturbed, tmp_path, rank, asynchronous):
+    plan = replace(plan, storage=replace(plan.storage, asynchronous=asynchronous))
     killed = Injection("kill-worker", rank=rank, step=6 - rank)
     run = training.run(case, plan, tmp_path, steps=STEPS, injection=killed, keep_weights=True)
     assert [(loss.rank, loss.how) for loss in run.lost] == [(rank, "killed by SIGKILL")]
