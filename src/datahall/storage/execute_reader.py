@@ -32,6 +32,7 @@ from datahall.storage.manifest import Chunk, Manifest, Piece, Tensor, digest, st
 from datahall.storage.place import Place
 
 READ_THREADS = 4
+_Task = tuple[int, int, Callable[[], None]]  # shard, offset, what to do
 
 
 class ShardReader(StorageReader):
@@ -66,7 +67,7 @@ class ShardReader(StorageReader):
 
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
         """Fill this rank's tensors; the future is complete when this returns."""
-        tasks: list[Callable[[], None]] = []
+        tasks: list[_Task] = []
         for item in plan.items:
             if item.type is LoadItemType.BYTE_IO:
                 text = json.dumps(self._manifest.objects[item.storage_index.fqn])
@@ -74,7 +75,9 @@ class ShardReader(StorageReader):
             else:
                 tasks += self._tasks(item, planner)
         with ThreadPoolExecutor(self._threads, thread_name_prefix="read") as pool:
-            for done in [pool.submit(task) for task in tasks]:
+            # in the order of the disk: all threads work on neighbouring chunks
+            ordered = sorted(tasks, key=lambda task: task[:2])
+            for done in [pool.submit(task) for _, _, task in ordered]:
                 done.result()
         future: Future[None] = Future()
         future.set_result(None)
@@ -85,7 +88,7 @@ class ShardReader(StorageReader):
         """Any text names a place."""
         return True
 
-    def _tasks(self, item: ReadItem, planner: LoadPlanner) -> list[Callable[[], None]]:
+    def _tasks(self, item: ReadItem, planner: LoadPlanner) -> list[_Task]:
         tensor = self._manifest.tensors[item.storage_index.fqn]
         piece = _piece(tensor, item)
         target = planner.resolve_tensor(item).detach()
@@ -93,13 +96,14 @@ class ShardReader(StorageReader):
         whole = tuple(item.lengths) == piece.sizes and not any(item.storage_offsets)
         if whole and is_plain(target) and target.dtype is DTYPES[dtype]:
             memory = view_bytes(target)
-            tasks: list[Callable[[], None]] = []
+            tasks: list[_Task] = []
             at = 0
             for chunk in piece.chunks:
-                tasks.append(self._into(chunk, memory[at : at + chunk.raw], dtype))
+                tasks.append((chunk.shard, chunk.offset, self._into(chunk, memory[at : at + chunk.raw], dtype)))
                 at += chunk.raw
             return tasks
-        return [self._cut(item, piece, target, dtype)]
+        first = piece.chunks[0] if piece.chunks else Chunk(0, 0, 0, 0, "none", "")
+        return [(first.shard, first.offset, self._cut(item, piece, target, dtype))]
 
     def _into(self, chunk: Chunk, target: memoryview, dtype: str) -> Callable[[], None]:
         return lambda: self._read(chunk, target, dtype)

@@ -1,0 +1,283 @@
+"""How fast the store is beside PyTorch's distributed checkpoint, torch.save and the bare disk: ratios in one run.
+
+    python benchmarks/storage_speed.py FOLDER [--gb 2] [--rounds 3] [--out docs/tables/storage-speed.md]
+
+FOLDER must lie on the disk that is measured and hold about three times the state.  Reads are cold: files are synchronised
+and dropped from the page cache first.  Writes of every contender end with fsync, except the row that says so.  Contenders
+take turns within a round; a figure is the median over rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import statistics
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+
+from datahall.storage import execute
+from datahall.storage.execute_async import BackgroundSaver
+from datahall.storage.place import LocalPlace
+from datahall.storage.sink import Sink
+
+PART = 16 << 20
+THREADS = 4
+SHAPED_BYTES_PER_S = 100e6
+
+
+def training_state(gigabytes: float) -> dict[str, Any]:
+    """fp32 weights and both moments of a transformer of width 1024, as many layers as make `gigabytes`."""
+    layer = {"qkv": (3072, 1024), "out": (1024, 1024), "up": (4096, 1024), "down": (1024, 4096), "norm": (1024,)}
+    layers = max(1, round((gigabytes * 1e9 / 12 - 32000 * 1024) / 12.58e6))
+    shapes = {"embedding": (32000, 1024)}
+    shapes |= {f"layer.{n}.{name}": shape for n in range(layers) for name, shape in layer.items()}
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(scale: float) -> dict[str, torch.Tensor]:
+        return {name: torch.empty(shape).normal_(0, scale, generator=generator) for name, shape in shapes.items()}
+
+    return {"model": draw(0.02), "first": draw(1e-4), "second": {k: v.square_() for k, v in draw(1e-5).items()}}
+
+
+def flat(state: dict[str, Any]) -> list[torch.Tensor]:
+    """All tensors."""
+    return [tensor for group in state.values() for tensor in group.values()]
+
+
+def drop(folder: Path) -> None:
+    """Synchronise the files and forget their pages."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            fd = os.open(path, os.O_RDONLY)
+            os.fsync(fd)
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(fd)
+
+
+def timed(action: Callable[[], Any]) -> float:
+    """Seconds of one call."""
+    began = time.perf_counter()
+    action()
+    return time.perf_counter() - began
+
+
+def raw_write(folder: Path, state: dict[str, Any]) -> None:
+    """The tensors' bytes with THREADS threads, one file each, fsync; no digest, no manifest."""
+    folder.mkdir(parents=True)
+    tensors = flat(state)
+
+    def run(number: int) -> None:
+        fd = os.open(folder / str(number), os.O_WRONLY | os.O_CREAT)
+        for tensor in tensors[number::THREADS]:
+            view = memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+            for at in range(0, len(view), PART):
+                os.write(fd, view[at : at + PART])
+        os.fsync(fd)
+        os.close(fd)
+
+    _together(run)
+
+
+def raw_read(folder: Path, into: torch.Tensor) -> None:
+    """All files of the store with THREADS threads into memory that is mapped already; no digest."""
+    parts: list[tuple[Path, int, memoryview]] = []
+    view, at = memoryview(into.numpy()), 0
+    for path in sorted(folder.rglob("*.shard")):
+        size = path.stat().st_size
+        parts += [(path, o, view[at + o : at + min(o + PART, size)]) for o in range(0, size, PART)]
+        at += size
+    turn = iter(parts)
+    lock = threading.Lock()
+
+    def run(_: int) -> None:
+        while True:
+            with lock:
+                part = next(turn, None)
+            if part is None:
+                return
+            fd = os.open(part[0], os.O_RDONLY)
+            os.preadv(fd, [part[2]], part[1])
+            os.close(fd)
+
+    _together(run)
+
+
+def _together(run: Callable[[int], None]) -> None:
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(THREADS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def torch_save(path: Path, state: dict[str, Any], sync: bool) -> None:
+    """torch.save to one file."""
+    path.parent.mkdir(parents=True)
+    torch.save(state, path)
+    if sync:
+        fd = os.open(path, os.O_RDONLY)
+        os.fsync(fd)
+        os.close(fd)
+
+
+class ShapedPlace(LocalPlace):
+    """A local folder behind a link of `SHAPED_BYTES_PER_S` that all threads share."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self._free_at = 0.0
+        self._lock = threading.Lock()
+
+    def _pass(self, count: int) -> None:
+        with self._lock:
+            self._free_at = max(self._free_at, time.perf_counter()) + count / SHAPED_BYTES_PER_S
+            until = self._free_at
+        time.sleep(max(0.0, until - time.perf_counter()))
+
+    def create(self, folder: str, name: str) -> Sink:
+        return _ShapedSink(super().create(folder, name), self._pass)
+
+    def read_into(self, folder: str, name: str, offset: int, target: memoryview) -> int:
+        self._pass(len(target))
+        return super().read_into(folder, name, offset, target)
+
+
+class _ShapedSink:
+    def __init__(self, inner: Sink, wait: Callable[[int], None]) -> None:
+        self._inner, self._wait = inner, wait
+
+    def write(self, data: Any) -> None:
+        self._wait(len(data))
+        self._inner.write(data)
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def abandon(self) -> None:
+        self._inner.abandon()
+
+
+def measure(folder: Path, gigabytes: float, rounds: int) -> tuple[dict[str, float], int]:
+    """Median seconds of every contender, and the state's bytes."""
+    state = training_state(gigabytes)
+    total = sum(tensor.nbytes for tensor in flat(state))
+    target = {group: {name: torch.zeros_like(t) for name, t in inner.items()} for group, inner in state.items()}
+    buffer = torch.zeros(total, dtype=torch.uint8)
+    saver_state = BackgroundSaver(folder / "async")
+    saver_state.prepare(state)
+    times: dict[str, list[float]] = {}
+
+    def note(name: str, action: Callable[[], Any]) -> None:
+        times.setdefault(name, []).append(timed(action))
+
+    for _ in range(rounds):
+        shutil.rmtree(folder, ignore_errors=True)
+        note("raw write", lambda: raw_write(folder / "raw", state))
+        shutil.rmtree(folder / "raw")
+        note("torch.save, no fsync", lambda: torch_save(folder / "t" / "0.pt", state, sync=False))
+        shutil.rmtree(folder / "t")
+        note("torch.save", lambda: torch_save(folder / "t" / "0.pt", state, sync=True))
+        drop(folder)
+        note("torch.load", lambda: torch.load(folder / "t" / "0.pt"))
+        shutil.rmtree(folder / "t")
+        for threads in (1, THREADS):
+            writer = dcp.FileSystemWriter(folder / "d", thread_count=threads)
+            note(f"DCP save, {threads} threads", lambda w=writer: dcp.save(state, storage_writer=w, no_dist=True))
+            if threads == 1:
+                shutil.rmtree(folder / "d")
+        drop(folder)
+        note("DCP load", lambda: dcp.load(target, storage_reader=dcp.FileSystemReader(folder / "d"), no_dist=True))
+        shutil.rmtree(folder / "d")
+        note("datahall save", lambda: execute.save(folder / "s", 1, state))
+        drop(folder)
+        note("raw read", lambda: raw_read(folder / "s", buffer))
+        drop(folder)
+        note("datahall load", lambda: execute.load(folder / "s", target))
+        shutil.rmtree(folder / "s")
+        pending = saver_state.save(1, state)
+        times.setdefault("datahall stall, in the background", []).append(pending.stall_s)
+        note("datahall rest, in the background", pending.wait)
+        shutil.rmtree(folder / "async")
+    return {name: statistics.median(values) for name, values in times.items()}, total
+
+
+def shaped(folder: Path, weights: Path | None) -> dict[str, tuple[float, float, int]]:
+    """bf16 weights through a link of 100 MB/s: codec to (seconds of save, of load, stored bytes)."""
+    if weights is not None:
+        state = {"model": torch.load(weights)}
+    else:
+        state = {"model": {str(n): torch.randn(1024, 12_000).mul_(0.02).bfloat16() for n in range(8)}}
+    found: dict[str, tuple[float, float, int]] = {}
+    original = execute.open_place
+    execute.open_place = lambda path: ShapedPlace(Path(path))
+    try:
+        for codec in ("none", "zstd", "planes"):
+            shutil.rmtree(folder, ignore_errors=True)
+            saved = execute.save(folder, 1, state, codec=codec)
+            target = {"model": {name: torch.zeros_like(t) for name, t in state["model"].items()}}
+            found[codec] = (saved.seconds, timed(lambda t=target: execute.load(folder, t)), saved.stored_bytes)
+            assert all(torch.equal(t, target["model"][name]) for name, t in state["model"].items())
+    finally:
+        execute.open_place = original
+        shutil.rmtree(folder, ignore_errors=True)
+    return found
+
+
+def table(medians: dict[str, float], total: int, links: dict[str, tuple[float, float, int]]) -> str:
+    """The figures and the bars as Markdown."""
+    m = medians
+    lines = [f"State: {total / 1e9:.2f} GB of fp32 weights and moments, one process, {execute.DEFAULT_SHARDS} shards.", ""]
+    lines += ["| what | seconds | GB/s |", "|---|---|---|"]
+    lines += [f"| {name} | {value:.2f} | {total / value / 1e9:.2f} |" for name, value in m.items()]
+    lines += ["", "| bar | asked | reached |", "|---|---|---|"]
+    best_dcp = min(value for name, value in m.items() if name.startswith("DCP save"))
+    bars = [
+        ("save, times as fast as torch.save with fsync", 1.0, m["torch.save"] / m["datahall save"]),
+        ("save, times as fast as torch.save without fsync", 1.0, m["torch.save, no fsync"] / m["datahall save"]),
+        ("save, times as fast as DCP by default", 1.0, m["DCP save, 1 threads"] / m["datahall save"]),
+        ("save, times as fast as the best DCP", 1.0, best_dcp / m["datahall save"]),
+        ("load, times as fast as torch.load", 1.0, m["torch.load"] / m["datahall load"]),
+        ("load, times as fast as DCP", 1.0, m["DCP load"] / m["datahall load"]),
+        ("load, share of the raw read rate", 0.8, m["raw read"] / m["datahall load"]),
+    ]
+    lines += [f"| {name} | at least {asked} | {value:.2f} |" for name, asked, value in bars]
+    stall = m["datahall stall, in the background"] / m["datahall save"]
+    lines.append(f"| stall in the background, share of a synchronous save | at most 0.15 | {stall:.2f} |")
+    plain = sum(links["none"][:2])
+    best = max((c for c in links if c != "none"), key=lambda c: plain / sum(links[c][:2]))
+    gain = plain / sum(links[best][:2])
+    lines.append(f"| bf16 weights over 100 MB/s, save and load by `{best}` | at least 1.3 | {gain:.2f} |")
+    lines += ["", "| codec at 100 MB/s | save s | load s | stored MB |", "|---|---|---|---|"]
+    lines += [f"| {codec} | {s:.2f} | {r:.2f} | {b / 1e6:.1f} |" for codec, (s, r, b) in links.items()]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--gb", type=float, default=2.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--weights", type=Path, help="bf16 tensors by name, written by torch.save")
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    medians, total = measure(arguments.folder / "speed", arguments.gb, arguments.rounds)
+    links = shaped(arguments.folder / "shaped", arguments.weights)
+    shutil.rmtree(arguments.folder / "speed", ignore_errors=True)
+    text = table(medians, total, links)
+    print(text)
+    if arguments.out:
+        arguments.out.write_text("# How fast the store is\n\n`python benchmarks/storage_speed.py` printed this.\n\n" + text)
+
+
+if __name__ == "__main__":
+    main()
