@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from datahall.base.errors import CaseError
 from datahall.case import hf_dense, hf_families
@@ -83,9 +83,9 @@ def _text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
     for key in ("text_config", "llm_config", "language_config"):
         inner = config.get(key)
         if isinstance(inner, Mapping):
-            own = {k: v for k, v in inner.items() if v is not None}  # pyright: ignore[reportUnknownVariableType]
+            own = {k: v for k, v in cast(Mapping[str, Any], inner).items() if v is not None}
             inherited = {k: config[k] for k in ("vocab_size", "tie_word_embeddings") if k in config}
-            kind = own.get("model_type") or config.get("model_type", "")  # pyright: ignore[reportUnknownVariableType]
+            kind = own.get("model_type") or config.get("model_type", "")
             return {**inherited, **own, "model_type": kind}
     return config
 

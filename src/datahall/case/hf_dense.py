@@ -47,7 +47,7 @@ def qwen2(c: Config) -> Fields:
 
 
 def qwen3(c: Config) -> Fields:
-    return like_llama(c, query_key_norm=True, **({} if "head_dim" in c else {"head_dim": 128}))
+    return like_llama({"head_dim": 128, **c}, query_key_norm=True)
 
 
 def gemma(c: Config) -> Fields:
@@ -55,7 +55,7 @@ def gemma(c: Config) -> Fields:
 
 
 def gemma2(c: Config) -> Fields:
-    share = {} if c.get("layer_types") else {"window_share": 0.5}
+    share: Fields = {} if c.get("layer_types") else {"window_share": 0.5}
     return like_llama({"head_dim": 256, "sliding_window": 4096, **c}, tied=True, norms_per_layer=4, **share)
 
 

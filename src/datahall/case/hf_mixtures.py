@@ -42,7 +42,7 @@ def olmoe(c: Config) -> Fields:
 
 def gpt_oss(c: Config) -> Fields:
     plain = {**c, "head_dim": c.get("head_dim") or 64, "attention_bias": c.get("attention_bias", True)}
-    share = {} if c.get("layer_types") else {"window_share": 0.5}
+    share: Fields = {} if c.get("layer_types") else {"window_share": 0.5}
     return like_llama(
         plain, mlp_bias=True, experts=c["num_local_experts"], experts_per_token=c["num_experts_per_tok"], **share
     )

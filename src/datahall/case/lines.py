@@ -6,14 +6,13 @@ numbers, booleans and None; nothing here knows what a case is.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from datahall.base.errors import CaseError, UsageError
 
@@ -66,14 +65,15 @@ def parse(text: str, file: str = "case") -> Document:
     """The document that `text` holds; `file` names it in errors."""
     yaml = YAML(typ="safe", pure=True)
     try:
-        root: Node | None = yaml.compose(text)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+        root: Any = yaml.compose(text)  # pyright: ignore[reportUnknownMemberType]
     except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
+        found: Any = error
+        mark = found.problem_mark or found.context_mark
         line = f":{mark.line + 1}" if mark else ""
-        raise CaseError(f"this is not YAML: {error.problem}.", where=f"{file}{line}", hint="Check the line.") from error
+        raise CaseError(f"this is not YAML: {found.problem}.", where=f"{file}{line}", hint="Check the line.") from error
     except (YAMLError, ValueError) as error:
         raise CaseError(f"this is not YAML: {error}.", where=file, hint="Check the file.") from error
-    if not isinstance(root, MappingNode):
+    if root is None or root.id != "mapping":
         raise CaseError("it holds no keys.", where=file, hint="Write `model:`, `application:`, `site:` and `goal:`.")
     document = Document(None, file)
     document.data = _Reader(yaml, document).value(root, ())
@@ -94,29 +94,32 @@ def lay_over(document: Document, settings: Sequence[str]) -> None:
 
 
 class _Reader:
-    """Turns one node tree into plain values, with a limit on size so that aliases cannot blow it up."""
+    """Turns one tree of ruamel's nodes into plain values, with a limit on size so that aliases cannot blow it up.
+
+    A node has an `id` (mapping, sequence, scalar), a `tag`, a `value` and a `start_mark`.
+    """
 
     def __init__(self, yaml: YAML, document: Document) -> None:
         self._construct: Any = yaml.constructor.construct_object  # pyright: ignore[reportUnknownMemberType]
         self._document = document
         self._nodes = 0
 
-    def value(self, node: Node, path: Path_) -> Any:
+    def value(self, node: Any, path: Path_) -> Any:
         """The plain value of `node`, which stands at `path`."""
         self._nodes += 1
         if self._nodes > MOST_NODES or len(path) > DEEPEST:
             raise CaseError("it is too large or too deep.", where=self._place(node), hint="A case is a page of text.")
         self._document.lines.setdefault(path, node.start_mark.line + 1)
-        if isinstance(node, MappingNode):
+        if node.id == "mapping":
             return self._mapping(node, path)
-        if isinstance(node, SequenceNode):
+        if node.id == "sequence":
             return [self.value(item, (*path, index)) for index, item in enumerate(node.value)]
         return self._scalar(node)
 
-    def _mapping(self, node: MappingNode, path: Path_) -> dict[str, Any]:
+    def _mapping(self, node: Any, path: Path_) -> dict[str, Any]:
         result: dict[str, Any] = {}
         for key_node, value_node in node.value:
-            key = str(key_node.value) if isinstance(key_node, ScalarNode) else ""
+            key = str(key_node.value) if key_node.id == "scalar" else ""
             if not key or key == "<<":
                 raise CaseError("a key must be a word.", where=self._place(key_node), hint="Write `key: value`.")
             if key in result:
@@ -125,7 +128,7 @@ class _Reader:
             result[key] = self.value(value_node, (*path, key))
         return result
 
-    def _scalar(self, node: Node) -> Any:
+    def _scalar(self, node: Any) -> Any:
         tag = str(node.tag)
         if tag in {f"{_TAG}{kind}" for kind in ("null", "bool", "int", "float")}:
             return self._construct(node)
@@ -133,14 +136,21 @@ class _Reader:
             return str(node.value)
         raise CaseError(f"the tag {tag} means nothing in a case.", where=self._place(node), hint="Leave the tag out.")
 
-    def _place(self, node: Node) -> str:
+    def _place(self, node: Any) -> str:
         return f"{self._document.file}:{node.start_mark.line + 1}"
 
 
 def _put(document: Document, path: Path_, value: Any) -> None:
     inner: Any = document.data
     for depth, part in enumerate(path[:-1]):
-        if isinstance(inner, Mapping) and not isinstance(inner.get(part), dict):  # pyright: ignore[reportUnknownMemberType]
+        there = inner.get(part)
+        if there is not None and not isinstance(there, dict):
+            raise UsageError(
+                f"{dotted(path[: depth + 1])} has no keys to set: it is {there!r}.",
+                where=f"--set {dotted(path)}",
+                hint=f'Set the whole of it, "{dotted(path[: depth + 1])}={{...}}".',
+            )
+        if there is None:
             inner[part] = {}
             document.settings.add(path[: depth + 1])
         inner = inner[part]

@@ -43,7 +43,8 @@ def site_from_json(data: Mapping[str, Any]) -> Site:
 
 def _model(data: dict[str, Any]) -> ModelShape:
     latent = data.get("latent")
-    return ModelShape(**{**data, "latent": LatentAttention(**latent) if latent else None})
+    fields: dict[str, Any] = {**data, "latent": LatentAttention(**latent) if latent else None}
+    return ModelShape(**fields)
 
 
 def _site(data: dict[str, Any]) -> Site:
@@ -52,14 +53,9 @@ def _site(data: dict[str, Any]) -> Site:
     known = {field.name for field in fields(Site)}
     if unknown := set(data) - known:
         raise KeyError(f"site.{min(unknown)}")
-    return Site(
-        **{
-            **data,
-            **parts,
-            "accelerator": Accelerator(**data["accelerator"]),
-            "provenance": _labels(data.get("provenance", {})),
-        }
-    )
+    accelerator, provenance = Accelerator(**data["accelerator"]), _labels(data.get("provenance", {}))
+    whole: dict[str, Any] = {**data, **parts, "accelerator": accelerator, "provenance": provenance}
+    return Site(**whole)
 
 
 def _labels(data: Mapping[str, str]) -> dict[str, Label]:

@@ -124,13 +124,17 @@ def _described(form: AcceleratorForm) -> Accelerator:
         vendor=form.vendor,
         memory_bytes=form.memory,
         memory_bytes_per_s=form.memory_bandwidth,
-        peak_flops_per_s=MappingProxyType(dict(form.peak)),
-        measured_flops_per_s=MappingProxyType(dict(form.measured)),
+        peak_flops_per_s=_rates(form.peak),
+        measured_flops_per_s=_rates(form.measured),
         power_w=form.power,
         price_usd_per_h=form.price_per_hour,
         price_low_usd_per_h=form.price_per_hour,
         price_high_usd_per_h=form.price_per_hour,
     )
+
+
+def _rates(stated: Mapping[Any, float]) -> Mapping[str, float]:
+    return MappingProxyType({str(precision): rate for precision, rate in stated.items()})
 
 
 def _override(site: Site, why: Mapping[str, str], form: SiteForm, document: Document) -> SitePair:

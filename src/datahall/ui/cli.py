@@ -16,6 +16,8 @@ from datahall.base.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, Data
 
 VERBS: dict[str, tuple[str, str]] = {
     # verb: (module:command, one line of help)
+    "catalog": ("datahall.ui.catalog:catalog", "what the catalogue knows, with the source of each figure"),
+    "cite": ("datahall.ui.cite:cite", "the formulas, their sources and where each holds"),
     "report": ("datahall.ui.report:report", "write the page and the trace of a run again"),
     "store": ("datahall.ui.store:store", "list, verify, clean, export checkpoint stores"),
 }

@@ -85,6 +85,8 @@ def test_settings_lie_over_the_file() -> None:
     assert (case.application.tokens, case.site.name, case.goal.minimise) == (2e9, "8xA40", "time")
     with pytest.raises(CaseError, match=r"--set application\.tokens"):
         loads(GOOD, ["application.tokens=lots"])
+    with pytest.raises(UsageError, match="no keys to set"):
+        loads(GOOD, ["site=8xA40", "site.nodes=2"])
     with pytest.raises(UsageError, match="not a setting"):
         loads(GOOD, ["application"])
 

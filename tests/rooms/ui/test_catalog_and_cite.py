@@ -1,0 +1,60 @@
+"""`datahall catalog` and `datahall cite`, as a person calls them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from datahall.ui.catalog import TABLES, catalog
+from datahall.ui.cite import all_citations, cite, formulas_page
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_each_table_is_listed(table: str) -> None:
+    done = CliRunner().invoke(catalog, [table])
+    assert done.exit_code == 0, done.output
+    assert len(done.output.splitlines()) > 5
+    listed = json.loads(CliRunner().invoke(catalog, [table, "--json"]).output)
+    assert listed["format_version"] == 1
+    assert listed["entries"]
+
+
+@pytest.mark.parametrize(
+    ("table", "name", "says"),
+    [
+        ("accelerators", "A40", "NVIDIA A40 data sheet"),
+        ("models", "deepseek-v3", "arXiv 2412.19437"),
+        ("links", "omni-path-100", "Cornelis"),
+        ("disks", "nvme", "write_bytes_per_s"),
+        ("sites", "dgx-h100", "nvlink4"),
+        ("rates", "llama3-405b-h100", "2407.21783"),
+        ("compatibility", "A100", "bf16"),
+    ],
+)
+def test_an_entry_names_its_source(table: str, name: str, says: str) -> None:
+    done = CliRunner().invoke(catalog, [table, name])
+    assert done.exit_code == 0, done.output
+    assert says in done.output
+    assert says in CliRunner().invoke(catalog, [table, name, "--json"]).output
+
+
+def test_an_unknown_name_ends_with_2() -> None:
+    command = [sys.executable, "-m", "datahall.ui.cli", "catalog", "accelerators", "A41"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "A40" in done.stderr
+    assert done.stdout == ""
+
+
+def test_every_formula_has_equation_source_and_range() -> None:
+    found = all_citations()
+    assert "datahall.compute.mfu.mfu" in {one.function for one in found}
+    for one in found:
+        assert min(len(one.equation), len(one.source), len(one.holds)) > 3, one
+        assert one.equation in formulas_page()
+    assert CliRunner().invoke(cite, []).exit_code == 0
+    assert len(json.loads(CliRunner().invoke(cite, ["--json"]).output)["formulas"]) == len(found)
