@@ -20,6 +20,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "cite": ("datahall.ui.cite:cite", "the formulas, their sources and where each holds"),
     "report": ("datahall.ui.report:report", "write the page and the trace of a run again"),
     "store": ("datahall.ui.store:store", "list, verify, clean, export checkpoint stores"),
+    "export": ("datahall.ui.export:export", "a plan as a job script, a manifest or engine flags"),
 }
 
 

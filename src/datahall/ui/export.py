@@ -1,0 +1,100 @@
+"""`datahall export`: a plan as what people already run.
+
+It writes files or prints them; it submits nothing.
+"""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import click
+
+from datahall.base.errors import UsageError
+from datahall.decisions.proposal import Proposal, load_proposal
+from datahall.ui.export_engines import deepspeed_config, megatron_arguments, torchtitan_arguments
+from datahall.ui.export_request import Request, request_of
+from datahall.ui.export_schedulers import jobset_manifest, slurm_script, torchrun_script
+
+ENGINES = ("torchtitan", "megatron", "deepspeed")
+SCHEDULERS = ("torchrun", "slurm", "kubernetes")
+
+
+@click.command("export")
+@click.argument("plan", type=click.Path(path_type=Path))
+@click.option("--to", "target", required=True, type=click.Choice([*SCHEDULERS, *ENGINES]), help="What to write.")
+@click.option(
+    "--engine",
+    type=click.Choice(["own", *ENGINES]),
+    default="own",
+    show_default=True,
+    help="What a torchrun, slurm or kubernetes export starts.",
+)
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Directory to write to (default: print).")
+def export(plan: Path, target: str, engine: str, out: Path | None) -> None:
+    """Write PLAN (made by `datahall plan --out`) as a job script, a manifest or engine flags.
+
+    Time and memory are asked for at the forecast's 90th percentile.  With --engine own, the script starts
+    your train.py with the split as flags (--data=8 --tensor=2 ...).
+    """
+    files = exported(load_proposal(plan), target, engine)
+    if out is None:
+        for name, text in files.items():
+            if len(files) > 1:
+                click.echo(f"# ---- {name}")
+            click.echo(text, nl=False)
+        return
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, text in files.items():
+            (out / name).write_text(text, encoding="utf-8")
+            if name.endswith(".sh"):
+                (out / name).chmod(0o755)
+            click.echo(f"wrote {out / name}", err=True)
+    except OSError as error:
+        raise UsageError(f"cannot write to {out}: {error.strerror}.", hint="Choose another --out.") from error
+
+
+def exported(proposal: Proposal, target: str, engine: str = "own") -> dict[str, str]:
+    """The files of an export, name to text; Incompatible when the engine cannot express the plan."""
+    request = request_of(proposal)
+    started_engine = target if target in ENGINES else engine
+    command, files = _engine(proposal, started_engine)
+    if target in ENGINES:
+        return files | {f"{target}.sh": torchrun_script(proposal, request, command)}
+    return files | _scheduled(proposal, request, command, target)
+
+
+def _scheduled(proposal: Proposal, request: Request, command: list[str], target: str) -> dict[str, str]:
+    if target == "slurm":
+        return {"job.sbatch": slurm_script(proposal, request, command)}
+    if target == "kubernetes":
+        return {"jobset.yaml": jobset_manifest(proposal, request, command)}
+    return {"run.sh": torchrun_script(proposal, request, command)}
+
+
+def _engine(proposal: Proposal, engine: str) -> tuple[list[str], dict[str, str]]:
+    if engine == "torchtitan":
+        return ["-m", "torchtitan.train", *_quoted(torchtitan_arguments(proposal))], {}
+    if engine == "megatron":
+        return ["pretrain_gpt.py", *_quoted(megatron_arguments(proposal))], {}
+    if engine == "deepspeed":
+        return ["train.py", "--deepspeed", "deepspeed.json"], {"deepspeed.json": deepspeed_config(proposal)}
+    compute = proposal.plan.compute
+    split = {
+        "data": compute.data,
+        "tensor": compute.tensor,
+        "pipeline": compute.pipeline,
+        "context": compute.context,
+        "expert": compute.expert,
+        "zero-stage": compute.zero_stage,
+        "micro-batch": compute.micro_batch,
+        "accumulation": compute.accumulation,
+        "precision": compute.precision,
+        "recompute": compute.recompute,
+    }
+    return ["train.py", *(f"--{name}={value}" for name, value in split.items())], {}
+
+
+def _quoted(arguments: list[str]) -> list[str]:
+    return [shlex.quote(argument) for argument in arguments]

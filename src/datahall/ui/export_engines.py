@@ -1,0 +1,211 @@
+"""The flags and files by which torchtitan, Megatron-LM and DeepSpeed run the split that a plan decided.
+
+Only what encodes the decision: data, tokenizer and learning rate stay the user's.  What an engine cannot do is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from datahall.base.errors import Incompatible
+from datahall.case.model import ModelShape
+from datahall.compute.plan import ComputePlan
+from datahall.decisions.proposal import Proposal
+
+_CONFIGS = {
+    # layers, hidden, vocabulary: module and configuration function of torchtitan 0.3
+    (32, 4096, 128256): ("llama3", "llama3_8b"),
+    (80, 8192, 128256): ("llama3", "llama3_70b"),
+    (126, 16384, 128256): ("llama3", "llama3_405b"),
+    (28, 1024, 151936): ("qwen3", "qwen3_0_6b"),
+    (28, 2048, 151936): ("qwen3", "qwen3_1_7b"),
+    (40, 5120, 151936): ("qwen3", "qwen3_14b"),
+    (64, 5120, 151936): ("qwen3", "qwen3_32b"),
+    (48, 2048, 151936): ("qwen3", "qwen3_30b_a3b"),
+    (61, 7168, 129280): ("deepseek_v3", "deepseek_v3_671b"),
+    (27, 2048, 102400): ("deepseek_v3", "deepseek_v3_16b"),
+}
+
+
+def torchtitan_arguments(proposal: Proposal) -> list[str]:
+    """Arguments of torchtitan's trainer (0.3): module, configuration, degrees, batch, recomputation."""
+    compute, shape, application = proposal.plan.compute, proposal.case.model, proposal.case.application
+    _refuse_unless(compute.precision == "bf16", "torchtitan", f"the precision {compute.precision} from the command line")
+    _refuse_unless(compute.zero_stage in (0, 2, 3), "torchtitan", "ZeRO-1 (it shards gradients too, or nothing)")
+    module, config = _CONFIGS.get((shape.layers, shape.hidden, shape.vocab), ("", ""))
+    _refuse_unless(bool(module), "torchtitan", f"the model {shape.name} under a name that datahall knows")
+    shard = (compute.shard_group or compute.data) if compute.zero_stage else 1
+    local_batch = compute.micro_batch * (compute.accumulation if compute.pipeline > 1 else 1)
+    arguments = {
+        "module": module,
+        "config": config,
+        "training.seq_len": application.sequence,
+        "training.local_batch_size": local_batch,
+        "training.global_batch_size": compute.global_batch,
+        "training.steps": application.steps,
+        "training.mixed_precision_param": "bfloat16",
+        "parallelism.data_parallel_replicate_degree": compute.data // shard,
+        "parallelism.data_parallel_shard_degree": shard,
+        "parallelism.fsdp_reshard_after_forward": "always" if compute.zero_stage == 3 else "never",
+        "parallelism.tensor_parallel_degree": compute.tensor,
+        "parallelism.context_parallel_degree": compute.context,
+        "parallelism.pipeline_parallel_degree": compute.pipeline,
+        "parallelism.expert_parallel_degree": compute.expert,
+    }
+    if compute.pipeline > 1:
+        interleaved = compute.virtual_stages > 1
+        arguments["parallelism.pipeline_parallel_schedule"] = "Interleaved1F1B" if interleaved else "1F1B"
+        arguments["parallelism.pipeline_parallel_microbatch_size"] = compute.micro_batch
+        per_stage = -(-shape.layers // (compute.pipeline * compute.virtual_stages))
+        arguments["parallelism.pipeline_parallel_layers_per_stage"] = per_stage
+    flags = [text for name, value in arguments.items() for text in (f"--{name}", str(value))]
+    flags.append("--parallelism." + ("" if compute.sequence_parallel else "no-") + "enable-sequence-parallel")
+    return [*flags, f"activation-checkpoint:{compute.recompute}"]
+
+
+def megatron_arguments(proposal: Proposal) -> list[str]:
+    """Arguments of Megatron-LM's pretrain_gpt.py: the model's shape, degrees, batch, recomputation."""
+    compute, application = proposal.plan.compute, proposal.case.application
+    arguments: dict[str, Any] = {
+        **_megatron_shape(proposal.case.model, application.sequence),
+        "tensor-model-parallel-size": compute.tensor,
+        "pipeline-model-parallel-size": compute.pipeline,
+        "context-parallel-size": compute.context,
+        "micro-batch-size": compute.micro_batch,
+        "global-batch-size": compute.global_batch,
+        "train-iters": application.steps,
+        **_megatron_precision(compute),
+        **_megatron_sharding(compute),
+        **_megatron_recomputation(compute),
+    }
+    if compute.virtual_stages > 1:
+        stages = compute.pipeline * compute.virtual_stages
+        _refuse_unless(proposal.case.model.layers % stages == 0, "Megatron-LM", f"{stages} uneven virtual stages")
+        arguments["num-layers-per-virtual-pipeline-stage"] = proposal.case.model.layers // stages
+    if compute.expert > 1:
+        arguments["expert-model-parallel-size"] = compute.expert
+    if compute.tensor > 1 and compute.sequence_parallel:
+        arguments["sequence-parallel"] = True
+    if proposal.plan.storage.interval_steps:
+        arguments["save-interval"] = proposal.plan.storage.interval_steps
+        if proposal.plan.storage.asynchronous:
+            arguments["async-save"] = True
+    flags: list[str] = []
+    for name, value in arguments.items():
+        flags += [f"--{name}"] if value is True else [f"--{name}", str(value)]
+    return flags
+
+
+def deepspeed_config(proposal: Proposal) -> str:
+    """A DeepSpeed configuration (JSON text) with the plan's batch, ZeRO stage, precision and tensor parallelism."""
+    compute, network = proposal.plan.compute, proposal.plan.network
+    _refuse_unless(compute.pipeline == 1, "DeepSpeed", "pipeline stages in its configuration (they are model code)")
+    _refuse_unless(compute.expert == 1, "DeepSpeed", "expert parallelism in its configuration (it is model code)")
+    _refuse_unless(compute.precision in ("bf16", "fp16", "fp32"), "DeepSpeed", f"the precision {compute.precision}")
+    zero: dict[str, Any] = {"stage": compute.zero_stage, "overlap_comm": True, "contiguous_gradients": True}
+    zero["reduce_bucket_size"] = network.bucket_bytes // 2
+    if compute.shard_group and compute.shard_group != compute.data:
+        _refuse_unless(compute.zero_stage == 3, "DeepSpeed", "sharding groups below ZeRO-3 (MiCS needs stage 3)")
+        zero["mics_shard_size"] = compute.shard_group
+    config: dict[str, Any] = {
+        "train_batch_size": compute.global_batch,
+        "train_micro_batch_size_per_gpu": compute.micro_batch,
+        "gradient_accumulation_steps": compute.accumulation,
+        "zero_optimization": zero,
+        "wall_clock_breakdown": True,  # so that `datahall compare --log` can tell the components apart
+        "steps_per_print": 10,
+    }
+    if compute.precision != "fp32":
+        config[compute.precision] = {"enabled": True}
+    if compute.tensor > 1:
+        config["tensor_parallel"] = {"autotp_size": compute.tensor}
+    if compute.context > 1:
+        config["sequence_parallel_size"] = compute.context
+    if compute.recompute == "full":
+        config["activation_checkpointing"] = {"partition_activations": False}
+    return json.dumps(config, indent=2) + "\n"
+
+
+def _megatron_shape(shape: ModelShape, sequence: int) -> dict[str, Any]:
+    arguments: dict[str, Any] = {
+        "num-layers": shape.layers,
+        "hidden-size": shape.hidden,
+        "num-attention-heads": shape.heads,
+        "ffn-hidden-size": shape.dense_ffn if shape.experts and shape.dense_layers else shape.ffn,
+        "seq-length": sequence,
+        "max-position-embeddings": max(sequence, shape.learned_positions),
+        "position-embedding-type": "learned_absolute" if shape.learned_positions else "rope",
+    }
+    if shape.mlp_matrices == 3:
+        arguments["swiglu"] = True
+    if not shape.tied_embeddings:
+        arguments["untie-embeddings-and-output-weights"] = True
+    if not shape.mlp_bias:
+        arguments["disable-bias-linear"] = True
+    if shape.latent is not None:
+        arguments["multi-latent-attention"] = True
+        if shape.latent.query_rank:
+            arguments["q-lora-rank"] = shape.latent.query_rank
+        arguments["kv-lora-rank"] = shape.latent.key_value_rank
+        arguments["qk-head-dim"] = shape.latent.nope_dim
+        arguments["qk-pos-emb-head-dim"] = shape.latent.rope_dim
+        arguments["v-head-dim"] = shape.latent.value_dim
+    else:
+        arguments["kv-channels"] = shape.head_dim
+        if shape.kv_heads != shape.heads:
+            arguments["group-query-attention"] = True
+            arguments["num-query-groups"] = shape.kv_heads
+    if shape.query_key_norm:
+        arguments["qk-layernorm"] = True
+    return arguments | _megatron_experts(shape)
+
+
+def _megatron_experts(shape: ModelShape) -> dict[str, Any]:
+    if not shape.experts:
+        return {}
+    arguments: dict[str, Any] = {
+        "num-experts": shape.experts,
+        "moe-router-topk": shape.experts_per_token,
+        "moe-ffn-hidden-size": shape.ffn,
+        "moe-grouped-gemm": True,
+        "moe-token-dispatcher-type": "alltoall",
+    }
+    if shape.shared_experts:
+        arguments["moe-shared-expert-intermediate-size"] = shape.shared_experts * shape.shared_ffn
+    if shape.dense_layers:
+        arguments["moe-layer-freq"] = f"([0]*{shape.dense_layers}+[1]*{shape.moe_layers})"
+    return arguments
+
+
+def _megatron_precision(compute: ComputePlan) -> dict[str, Any]:
+    known = {"bf16": {"bf16": True}, "fp16": {"fp16": True}, "fp8": {"bf16": True, "fp8-format": "hybrid"}, "fp32": {}}
+    _refuse_unless(compute.precision in known, "Megatron-LM", f"the precision {compute.precision}")
+    return known[compute.precision]
+
+
+def _megatron_sharding(compute: ComputePlan) -> dict[str, Any]:
+    if compute.zero_stage == 0:
+        return {}
+    sharding: dict[str, Any] = {"use-distributed-optimizer": True, "overlap-grad-reduce": True, "overlap-param-gather": True}
+    if compute.zero_stage > 1:
+        strategy = {2: "optim_grads", 3: "optim_grads_params"}[compute.zero_stage]
+        sharding |= {"use-megatron-fsdp": True, "data-parallel-sharding-strategy": strategy, "ckpt-format": "fsdp_dtensor"}
+    if compute.shard_group and compute.shard_group != compute.data:
+        sharding["num-distributed-optimizer-instances"] = compute.data // compute.shard_group
+    return sharding
+
+
+def _megatron_recomputation(compute: ComputePlan) -> dict[str, Any]:
+    if compute.recompute == "none":
+        return {}
+    if compute.recompute == "selective":
+        return {"recompute-granularity": "selective"}
+    return {"recompute-granularity": "full", "recompute-method": "uniform", "recompute-num-layers": 1}
+
+
+def _refuse_unless(possible: bool, engine: str, lacking: str) -> None:
+    if not possible:
+        raise Incompatible(
+            f"{engine} cannot express {lacking}.", hint="Export to another engine, or choose another plan with --set."
+        )

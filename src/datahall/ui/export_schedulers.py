@@ -1,0 +1,142 @@
+"""Scripts for torchrun and Slurm and a manifest for Kubernetes that start a plan's processes where it wants them.
+
+Each starts the same command line, `launched`.  Images, queues and partitions are names that only the user knows.
+"""
+
+from __future__ import annotations
+
+import io
+import shlex
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from datahall.base.units import human, human_time
+from datahall.case.site import Accelerator
+from datahall.decisions.proposal import Proposal
+from datahall.ui.export_request import Request
+
+_PORT = 29500
+_RESOURCE = {"nvidia": "nvidia.com/gpu", "amd": "amd.com/gpu", "google": "google.com/tpu", "intel": "gpu.intel.com/xe"}
+
+
+def torchrun_script(proposal: Proposal, request: Request, command: list[str]) -> str:
+    """A shell script to start on every node, with HEAD naming the first of them."""
+    lines = [
+        "#!/bin/sh",
+        *_about(proposal, request),
+        f"# Start it on each of the {request.nodes} node(s), HEAD being the name of the first.",
+        "set -eu",
+        f"export OMP_NUM_THREADS={max(1, proposal.plan.compute.threads)}",
+        "exec " + _launched(request, command, '"${HEAD:-localhost}"', proposal.case.name),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def slurm_script(proposal: Proposal, request: Request, command: list[str]) -> str:
+    """An sbatch script: one task a node, which starts one process a device."""
+    directives = [
+        f"--job-name={_name(proposal)}",
+        f"--nodes={request.nodes}",
+        "--ntasks-per-node=1",
+        f"--cpus-per-task={request.cores_per_node}",
+        *([f"--gpus-per-node={request.devices_per_node}"] if request.accelerated else []),
+        f"--mem={-(-request.host_memory_bytes // 2**20)}M",
+        f"--time={slurm_time(request.time_s)}",
+        "--requeue",
+        "--output=%x-%j.log",
+    ]
+    lines = [
+        "#!/bin/bash",
+        *(f"#SBATCH {directive}" for directive in directives),
+        *_about(proposal, request),
+        "set -euo pipefail",
+        'export HEAD=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
+        f"export OMP_NUM_THREADS={max(1, proposal.plan.compute.threads)}",
+        "srun --kill-on-bad-exit=1 " + _launched(request, command, '"$HEAD"', '"$SLURM_JOB_ID"'),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def jobset_manifest(proposal: Proposal, request: Request, command: list[str]) -> str:
+    """A JobSet (jobset.x-k8s.io/v1alpha2) that Kueue admits as a gang, as YAML text."""
+    name = _name(proposal)
+    resources = {"cpu": str(request.cores_per_node), "memory": f"{-(-request.host_memory_bytes // 2**20)}Mi"}
+    if request.accelerated:
+        resources[_resource(proposal.case.site.accelerator)] = str(request.devices_per_node)
+    started = shlex.split(_launched(request, command, f"{name}-workers-0-0.{name}", name))
+    container = {
+        "name": "train",
+        "image": "IMAGE",
+        "command": started,
+        "env": [{"name": "OMP_NUM_THREADS", "value": str(max(1, proposal.plan.compute.threads))}],
+        "ports": [{"containerPort": _PORT}],
+        "resources": {"requests": dict(resources), "limits": dict(resources)},
+        "volumeMounts": [{"name": "shared-memory", "mountPath": "/dev/shm"}],  # noqa: S108 - a path inside the container
+    }
+    pod = {
+        "restartPolicy": "Never",
+        "containers": [container],
+        "volumes": [{"name": "shared-memory", "emptyDir": {"medium": "Memory"}}],
+    }
+    job = {
+        "parallelism": request.nodes,
+        "completions": request.nodes,
+        "completionMode": "Indexed",
+        "backoffLimit": 0,
+        "activeDeadlineSeconds": request.time_s,
+        "template": {"spec": pod},
+    }
+    manifest = {
+        "apiVersion": "jobset.x-k8s.io/v1alpha2",
+        "kind": "JobSet",
+        "metadata": {"name": name, "labels": {"kueue.x-k8s.io/queue-name": "QUEUE"}},
+        "spec": {
+            "suspend": True,
+            "network": {"enableDNSHostnames": True, "subdomain": name},
+            "failurePolicy": {"maxRestarts": 3},
+            "replicatedJobs": [{"name": "workers", "replicas": 1, "template": {"spec": job}}],
+        },
+    }
+    return "\n".join(_about(proposal, request)) + "\n" + _yaml(manifest)
+
+
+def slurm_time(seconds: int) -> str:
+    """Seconds as Slurm writes a limit: days-hours:minutes:seconds."""
+    days, rest = divmod(seconds, 86400)
+    return f"{days}-{rest // 3600:02}:{rest % 3600 // 60:02}:{rest % 60:02}"
+
+
+def _about(proposal: Proposal, request: Request) -> list[str]:
+    label = proposal.forecast.metrics["total_time"].label
+    return [
+        f"# {proposal.case.name}: written by datahall from a plan whose case hashes to {proposal.plan.case_hash[:12]}.",
+        f"# Forecast {human_time(request.median_s)} ({label}); 90th percentile {human_time(request.time_s)}, which is what is asked for.",
+        f"# Peak on one device, 90th percentile: {human(request.device_memory_bytes, 'bytes')}"
+        f" of {human(proposal.case.site.accelerator.memory_bytes, 'bytes')}. Host memory is an assumption, not a measurement.",
+    ]
+
+
+def _launched(request: Request, command: list[str], head: str, run: str) -> str:
+    start = ["torchrun", f"--nnodes={request.nodes}", f"--nproc-per-node={request.devices_per_node}", "--max-restarts=3"]
+    if request.nodes > 1:
+        meeting = f"--rdzv-backend=c10d --rdzv-endpoint={head}:{_PORT} --rdzv-id={run}"
+        return " ".join([*start, meeting, *command])
+    return " ".join([*start, "--standalone", *command])
+
+
+def _name(proposal: Proposal) -> str:
+    kept = "".join(letter if letter.isalnum() else "-" for letter in proposal.case.name.lower())
+    return "-".join(part for part in kept.split("-") if part)[:40].strip("-") or "datahall"
+
+
+def _resource(accelerator: Accelerator) -> str:
+    return _RESOURCE.get(accelerator.vendor.lower(), f"{accelerator.vendor.lower() or 'vendor'}.com/{accelerator.kind}")
+
+
+def _yaml(document: dict[str, Any]) -> str:
+    writer, text = YAML(), io.StringIO()
+    writer.default_flow_style = False
+    writer.width = 100
+    writer.dump(document, text)
+    return text.getvalue()

@@ -1,0 +1,130 @@
+"""Exports say what the plan decided, in the words of the target, and refuse what the target cannot express."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from datahall.base.errors import Incompatible
+from datahall.base.label import Label
+from datahall.base.metric import Metric
+from datahall.compute.plan import ComputePlan
+from datahall.decisions.proposal import Proposal
+from datahall.storage.plan import StoragePlan
+from datahall.ui.export import exported
+from datahall.ui.export_request import percentile_90, request_of
+from datahall.ui.export_schedulers import slurm_time
+
+Make = Callable[..., Proposal]
+PLAN = ComputePlan(data=4, tensor=4, zero_stage=3, micro_batch=2, accumulation=8, recompute="full")
+
+
+def test_the_90th_percentile_lies_between_the_forecast_and_the_end_of_its_interval() -> None:
+    metric = Metric("total_time", "seconds", 100.0, 80.0, 150.0, Label.CATALOGUE)
+    assert 100.0 < percentile_90(metric) < 150.0
+    assert percentile_90(Metric("x", "seconds", 100.0, 100.0, 100.0, Label.CATALOGUE)) == 100.0
+
+
+def test_a_request_covers_nine_runs_in_ten(make_proposal: Make) -> None:
+    request = request_of(make_proposal(PLAN, total_s=50_000.0))
+    assert (request.nodes, request.devices_per_node, request.devices) == (2, 8, 16)
+    assert 50_000 < request.time_s < 65_000
+    assert request.time_s % 60 == 0
+
+
+def test_slurm_writes_days() -> None:
+    assert slurm_time(0) == "0-00:00:00"
+    assert slurm_time(90061) == "1-01:01:01"
+
+
+def test_an_sbatch_script_asks_for_what_the_forecast_needs(make_proposal: Make) -> None:
+    proposal = make_proposal(PLAN)
+    text = exported(proposal, "slurm", "torchtitan")["job.sbatch"]
+    assert "#SBATCH --nodes=2" in text
+    assert "#SBATCH --gpus-per-node=8" in text
+    assert f"#SBATCH --time={slurm_time(request_of(proposal).time_s)}" in text
+    assert "--parallelism.tensor_parallel_degree 4" in text
+    assert '--rdzv-endpoint="$HEAD":29500' in text
+
+
+@pytest.mark.parametrize("target", ["torchrun", "slurm", "torchtitan", "megatron", "deepspeed"])
+def test_every_script_is_one_that_the_shell_can_read(make_proposal: Make, target: str, tmp_path: Path) -> None:
+    plan = ComputePlan(data=8, zero_stage=3, micro_batch=1, accumulation=4)
+    for name, text in exported(make_proposal(plan), target).items():
+        if name.endswith((".sh", ".sbatch")):
+            (tmp_path / name).write_text(text)
+            subprocess.run(["bash", "-n", str(tmp_path / name)], check=True)
+
+
+def test_a_jobset_is_a_gang_behind_a_queue(make_proposal: Make) -> None:
+    manifest = YAML(typ="safe").load(exported(make_proposal(PLAN), "kubernetes", "megatron")["jobset.yaml"])
+    assert manifest["metadata"]["labels"]["kueue.x-k8s.io/queue-name"]
+    job = manifest["spec"]["replicatedJobs"][0]["template"]["spec"]
+    assert job["parallelism"] == job["completions"] == 2
+    container = job["template"]["spec"]["containers"][0]
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == "8"
+    assert "--tensor-model-parallel-size" in container["command"]
+
+
+def test_megatron_flags_encode_experts_latent_attention_and_stages(make_proposal: Make) -> None:
+    from .conftest import DEEPSEEK_V3
+
+    plan = ComputePlan(data=16, pipeline=8, expert=16, zero_stage=1, accumulation=32, recompute="selective", precision="fp8")
+    text = exported(make_proposal(plan, model=DEEPSEEK_V3), "megatron")["megatron.sh"]
+    for flag in (
+        "--expert-model-parallel-size 16",
+        "--pipeline-model-parallel-size 8",
+        "--multi-latent-attention",
+        "--moe-layer-freq '([0]*3+[1]*58)'",
+        "--recompute-granularity selective",
+        "--fp8-format hybrid",
+        "--use-distributed-optimizer",
+    ):
+        assert flag in text
+
+
+def test_deepspeed_batches_agree(make_proposal: Make) -> None:
+    plan = ComputePlan(data=8, zero_stage=3, micro_batch=2, accumulation=4, shard_group=4)
+    config = json.loads(exported(make_proposal(plan), "deepspeed")["deepspeed.json"])
+    assert config["train_batch_size"] == 64 == config["train_micro_batch_size_per_gpu"] * 8 * config["gradient_accumulation_steps"]
+    assert config["zero_optimization"]["mics_shard_size"] == 4
+
+
+@pytest.mark.parametrize(
+    ("target", "plan", "said"),
+    [
+        ("torchtitan", ComputePlan(data=8, zero_stage=1), "ZeRO-1"),
+        ("torchtitan", ComputePlan(data=8, precision="fp8"), "precision fp8"),
+        ("deepspeed", ComputePlan(data=2, pipeline=4), "pipeline"),
+        ("deepspeed", ComputePlan(data=8, expert=2), "expert"),
+        ("megatron", ComputePlan(data=1, precision="int8"), "int8"),
+    ],
+)
+def test_what_an_engine_cannot_do_is_refused(make_proposal: Make, target: str, plan: ComputePlan, said: str) -> None:
+    with pytest.raises(Incompatible, match=said):
+        exported(make_proposal(plan), target)
+
+
+def test_the_command_writes_files_and_prints(make_proposal: Make, tmp_path: Path) -> None:
+    plan = tmp_path / "plan.json"
+    make_proposal(PLAN, storage=StoragePlan(interval_steps=100, asynchronous=True)).save(plan)
+    command = [sys.executable, "-m", "datahall.ui.cli", "export", str(plan), "--to"]
+    printed = subprocess.run([*command, "slurm"], capture_output=True, text=True, check=True)
+    assert printed.stdout.startswith("#!/bin/bash\n#SBATCH")
+    subprocess.run([*command, "megatron", "--out", str(tmp_path / "out")], check=True, capture_output=True)
+    script = tmp_path / "out" / "megatron.sh"
+    assert os.stat(script).st_mode & stat.S_IXUSR
+    assert "--async-save" in script.read_text()
+    wrong = subprocess.run([*command, "deepspeed", "--out", "/proc/no"], capture_output=True, text=True)
+    assert wrong.returncode == 2
+    assert "cannot write" in wrong.stderr
+    none = subprocess.run([*command[:-2], "no.json", "--to", "slurm"], capture_output=True, text=True)
+    assert none.returncode == 2
