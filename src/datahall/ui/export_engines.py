@@ -31,7 +31,9 @@ _CONFIGS = {
 def torchtitan_arguments(proposal: Proposal) -> list[str]:
     """Arguments of torchtitan's trainer (0.3): module, configuration, degrees, batch, recomputation."""
     compute, shape, application = proposal.plan.compute, proposal.case.model, proposal.case.application
-    _refuse_unless(compute.precision == "bf16", "torchtitan", f"the precision {compute.precision} from the command line")
+    _refuse_unless(
+        compute.precision == "bf16", "torchtitan", f"the precision {compute.precision} from the command line"
+    )
     _refuse_unless(compute.zero_stage in (0, 2, 3), "torchtitan", "ZeRO-1 (it shards gradients too, or nothing)")
     module, config = _CONFIGS.get((shape.layers, shape.hidden, shape.vocab), ("", ""))
     _refuse_unless(bool(module), "torchtitan", f"the model {shape.name} under a name that datahall knows")
@@ -187,10 +189,18 @@ def _megatron_precision(compute: ComputePlan) -> dict[str, Any]:
 def _megatron_sharding(compute: ComputePlan) -> dict[str, Any]:
     if compute.zero_stage == 0:
         return {}
-    sharding: dict[str, Any] = {"use-distributed-optimizer": True, "overlap-grad-reduce": True, "overlap-param-gather": True}
+    sharding: dict[str, Any] = {
+        "use-distributed-optimizer": True,
+        "overlap-grad-reduce": True,
+        "overlap-param-gather": True,
+    }
     if compute.zero_stage > 1:
         strategy = {2: "optim_grads", 3: "optim_grads_params"}[compute.zero_stage]
-        sharding |= {"use-megatron-fsdp": True, "data-parallel-sharding-strategy": strategy, "ckpt-format": "fsdp_dtensor"}
+        sharding |= {
+            "use-megatron-fsdp": True,
+            "data-parallel-sharding-strategy": strategy,
+            "ckpt-format": "fsdp_dtensor",
+        }
     if compute.shard_group and compute.shard_group != compute.data:
         sharding["num-distributed-optimizer-instances"] = compute.data // compute.shard_group
     return sharding

@@ -109,16 +109,22 @@ def slurm_time(seconds: int) -> str:
 
 def _about(proposal: Proposal, request: Request) -> list[str]:
     label = proposal.forecast.metrics["total_time"].label
+    peak = human(request.device_memory_bytes, "bytes")
+    memory = human(proposal.case.site.accelerator.memory_bytes, "bytes")
     return [
         f"# {proposal.case.name}: written by datahall from a plan whose case hashes to {proposal.plan.case_hash[:12]}.",
-        f"# Forecast {human_time(request.median_s)} ({label}); 90th percentile {human_time(request.time_s)}, which is what is asked for.",
-        f"# Peak on one device, 90th percentile: {human(request.device_memory_bytes, 'bytes')}"
-        f" of {human(proposal.case.site.accelerator.memory_bytes, 'bytes')}. Host memory is an assumption, not a measurement.",
+        f"# Forecast {human_time(request.median_s)} ({label}); asked for: its p90, {human_time(request.time_s)}.",
+        f"# Peak on one device, 90th percentile: {peak} of {memory}.  Host memory is assumed, not measured.",
     ]
 
 
 def _launched(request: Request, command: list[str], head: str, run: str) -> str:
-    start = ["torchrun", f"--nnodes={request.nodes}", f"--nproc-per-node={request.devices_per_node}", "--max-restarts=3"]
+    start = [
+        "torchrun",
+        f"--nnodes={request.nodes}",
+        f"--nproc-per-node={request.devices_per_node}",
+        "--max-restarts=3",
+    ]
     if request.nodes > 1:
         meeting = f"--rdzv-backend=c10d --rdzv-endpoint={head}:{_PORT} --rdzv-id={run}"
         return " ".join([*start, meeting, *command])

@@ -42,10 +42,20 @@ DEEPSEEK_V3 = ModelShape(
     latent=LatentAttention(1536, 512, 64, 128, 128),
 )
 # What the checks of exports need, without the packages that would replace torch.
-ENGINE_PACKAGES = (
-    "torchtitan==0.3.0 tyro==1.0.17 typeguard docstring_parser spmd_types==0.2.3 einops "
-    "megatron-core==0.16.1 deepspeed==0.19.8 hjson msgpack py-cpuinfo tqdm"
-).split()
+ENGINE_PACKAGES = [
+    "torchtitan==0.3.0",
+    "tyro==1.0.17",
+    "typeguard",
+    "docstring_parser",
+    "spmd_types==0.2.3",
+    "einops",
+    "megatron-core==0.16.1",
+    "deepspeed==0.19.8",
+    "hjson",
+    "msgpack",
+    "py-cpuinfo",
+    "tqdm",
+]
 
 
 @pytest.fixture
@@ -90,7 +100,17 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if given := os.environ.get("DATAHALL_ENGINES"):
         return Path(given)
     target = tmp_path_factory.mktemp("engines")
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--target", str(target)]
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "--target",
+        str(target),
+    ]
     environment = {**os.environ, "DS_BUILD_OPS": "0"}
     subprocess.run([*pip, *ENGINE_PACKAGES], check=True, env=environment, timeout=600)
     return target

@@ -77,7 +77,9 @@ def test_a_jobset_is_a_gang_behind_a_queue(make_proposal: Make) -> None:
 def test_megatron_flags_encode_experts_latent_attention_and_stages(make_proposal: Make) -> None:
     from .conftest import DEEPSEEK_V3
 
-    plan = ComputePlan(data=16, pipeline=8, expert=16, zero_stage=1, accumulation=32, recompute="selective", precision="fp8")
+    plan = ComputePlan(
+        data=16, pipeline=8, expert=16, zero_stage=1, accumulation=32, recompute="selective", precision="fp8"
+    )
     text = exported(make_proposal(plan, model=DEEPSEEK_V3), "megatron")["megatron.sh"]
     for flag in (
         "--expert-model-parallel-size 16",
@@ -94,7 +96,11 @@ def test_megatron_flags_encode_experts_latent_attention_and_stages(make_proposal
 def test_deepspeed_batches_agree(make_proposal: Make) -> None:
     plan = ComputePlan(data=8, zero_stage=3, micro_batch=2, accumulation=4, shard_group=4)
     config = json.loads(exported(make_proposal(plan), "deepspeed")["deepspeed.json"])
-    assert config["train_batch_size"] == 64 == config["train_micro_batch_size_per_gpu"] * 8 * config["gradient_accumulation_steps"]
+    assert (
+        config["train_batch_size"]
+        == 64
+        == config["train_micro_batch_size_per_gpu"] * 8 * config["gradient_accumulation_steps"]
+    )
     assert config["zero_optimization"]["mics_shard_size"] == 4
 
 

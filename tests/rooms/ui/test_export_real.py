@@ -44,7 +44,9 @@ def test_a_jobset_fits_the_published_models_and_its_pods_the_kubernetes_schema(m
 
 
 @pytest.mark.system
-@pytest.mark.parametrize("plan", [PLAN, ComputePlan(data=2, pipeline=4, virtual_stages=2, zero_stage=2, accumulation=8)])
+@pytest.mark.parametrize(
+    "plan", [PLAN, ComputePlan(data=2, pipeline=4, virtual_stages=2, zero_stage=2, accumulation=8)]
+)
 def test_torchtitan_reads_its_arguments(make_proposal: Make, with_engine: Run, plan: ComputePlan) -> None:
     command = exported(make_proposal(plan), "torchtitan")["torchtitan.sh"].splitlines()[-1]
     arguments = shlex.split(command.split("torchtitan.train ")[1])
@@ -124,7 +126,8 @@ unknown, given = [], {}
 for name, value in flags.items():
     name = renamed.get(name, name)
     if name == "num_layers_per_virtual_pipeline_stage":
-        name, value = "virtual_pipeline_model_parallel_size", int(flags["num_layers"]) // int(value) // int(flags["pipeline_model_parallel_size"])
+        name = "virtual_pipeline_model_parallel_size"
+        value = int(flags["num_layers"]) // int(value) // int(flags["pipeline_model_parallel_size"])
     if name is None or name in trainer:
         continue
     if name in fields:
@@ -181,7 +184,12 @@ def slurm(tmp_path: Path) -> Iterator[dict[str, str]]:
     key, pipe = tmp_path / "munge.key", tmp_path / "munge.socket"
     key.write_bytes(os.urandom(1024))
     key.chmod(0o600)
-    munge = [f"--key-file={key}", f"--socket={pipe}", f"--pid-file={tmp_path}/munged.pid", f"--log-file={tmp_path}/munged.log"]
+    munge = [
+        f"--key-file={key}",
+        f"--socket={pipe}",
+        f"--pid-file={tmp_path}/munged.pid",
+        f"--log-file={tmp_path}/munged.log",
+    ]
     running = [subprocess.Popen(["munged", "--foreground", "--force", *munge, f"--seed-file={tmp_path}/seed"])]
     host = socket.gethostname().split(".")[0]
     for number in range(8):
@@ -196,13 +204,18 @@ def slurm(tmp_path: Path) -> Iterator[dict[str, str]]:
             running.append(subprocess.Popen(["slurmctld", "-D", "-i"], env=environment, stdout=output, stderr=output))
 
         def answers() -> bool:
-            return subprocess.run(["scontrol", "ping"], env=environment, capture_output=True, text=True).stdout.count("UP") > 0
+            return (
+                subprocess.run(["scontrol", "ping"], env=environment, capture_output=True, text=True).stdout.count("UP")
+                > 0
+            )
 
         _until(answers, f"slurmctld ({log})")
         for node in ("n1", "n2"):
             (tmp_path / node).mkdir()
             with (tmp_path / f"{node}.log").open("w") as output:
-                running.append(subprocess.Popen(["slurmd", "-D", "-N", node], env=environment, stdout=output, stderr=output))
+                running.append(
+                    subprocess.Popen(["slurmd", "-D", "-N", node], env=environment, stdout=output, stderr=output)
+                )
 
         def idle() -> bool:
             states = subprocess.run(["sinfo", "-h", "-o", "%T %D"], env=environment, capture_output=True, text=True)
