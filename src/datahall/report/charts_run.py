@@ -104,11 +104,12 @@ def losses(curves: Sequence[LossCurve], width: int) -> Any:
     x = alt.X("step:Q", title="optimiser step", scale=alt.Scale(nice=False), axis=alt.Axis(grid=False, tickCount=6))
     y = alt.Y("loss:Q", title="training loss", scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=5))
     base = alt.Chart(values(points))
-    lines = base.mark_line(strokeWidth=2, interpolate="monotone").encode(
-        x=x,
-        y=y,
-        color=alt.Color("name:N", scale=scale, sort=names, legend=alt.Legend(symbolType="stroke", symbolStrokeWidth=3)),
-    )
+    legend = alt.Legend(symbolType="stroke", symbolStrokeWidth=3)
+    hue = alt.Color("name:N", scale=scale, sort=names, legend=legend)
+    # the first curve is thin and on top of the others' broad ones, so that equal curves can both be seen
+    others = base.transform_filter(alt.datum.name != names[0]).mark_line(strokeWidth=6, opacity=0.55, strokeCap="round")
+    first = base.transform_filter(alt.datum.name == names[0]).mark_line(strokeWidth=2)
+    lines = others.encode(x=x, y=y, color=hue) + first.encode(x=x, y=y, color=hue)
     ends = alt.Chart(values(_spread([last[name] for name in names if name in last], points))).mark_text(
         align="right", fontWeight=600
     )
