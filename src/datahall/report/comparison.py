@@ -160,7 +160,7 @@ def compare(
     )
     counts = _counts(forecast.counts, measured.counts)
     bottleneck = find_bottleneck(rows, checkpoint_every_steps)
-    verdict = judge(rows, counts, parity)
+    verdict = judge(rows, counts, parity, bottleneck.deviating)
     return Comparison(
         rows, counts, bottleneck, verdict, noise_share, seal_sha256, machine, parity, heldout,
         tuple(dict.fromkeys((*forecast.notes, *measured.notes))),

@@ -7,7 +7,7 @@ throughout.  No drawing here.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -47,6 +47,10 @@ class ConsideredPlan:
     chosen: bool = False
     why: str = ""
 
+    def to_json(self) -> dict[str, Any]:
+        """The plan as one entry of plans.json."""
+        return asdict(self)
+
 
 @dataclass(frozen=True, slots=True)
 class LossCurve:
@@ -65,6 +69,10 @@ class Memory:
     items: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     measured_peak_bytes: tuple[float, ...] = ()
 
+    def to_json(self) -> dict[str, Any]:
+        """The content of memory.json."""
+        return {"items": dict(self.items), "measured_peak_bytes": list(self.measured_peak_bytes)}
+
 
 @dataclass(frozen=True, slots=True)
 class CarryOver:
@@ -75,6 +83,13 @@ class CarryOver:
     plan: str
     metrics: tuple[Metric, ...]
     notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of carry_over.json."""
+        return {
+            "model": self.model, "site": self.site, "plan": self.plan,
+            "metrics": [metric.to_json() for metric in self.metrics], "notes": list(self.notes),
+        }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,8 +64,13 @@ class Verdict:
         return self.word == "holds"
 
 
-def judge(rows: Sequence[JudgedRow], counts: Sequence[JudgedCount], parity: JudgedParity | None = None) -> Verdict:
-    """The verdict on compared rows and counts."""
+def judge(
+    rows: Sequence[JudgedRow],
+    counts: Sequence[JudgedCount],
+    parity: JudgedParity | None = None,
+    deviating: str = "",
+) -> Verdict:
+    """The verdict on compared rows and counts; `deviating` is the component that the bottleneck named, if any."""
     wrong = tuple(
         f"{count.name}: {count.forecast:,} forecast, {count.measured:,} counted"
         for count in counts
@@ -74,7 +79,7 @@ def judge(rows: Sequence[JudgedRow], counts: Sequence[JudgedCount], parity: Judg
     cancelling = cancelling_errors(rows)
     missed = tuple(
         f"{row.name}: measured {row.measured:.4g}, outside its interval around {row.forecast:.4g}"
-        for row in _judged(rows)
+        for row in _judged(rows, deviating)
         if not row.within_interval
     )
     differs = (
@@ -113,10 +118,11 @@ def cancelling_errors(rows: Sequence[JudgedRow]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _judged(rows: Sequence[JudgedRow]) -> list[JudgedRow]:
-    """The rows that decide: the step time, and each component that is large in the step."""
+def _judged(rows: Sequence[JudgedRow], deviating: str) -> list[JudgedRow]:
+    """The rows that decide: the step time, each component that is large in the step, and the one that deviates."""
     step_s = next((row.measured for row in rows if row.name == "step_time"), 0.0)
-    return [row for row in rows if row.name == "step_time" or (row.name in STEP_COMPONENTS and _large(row, step_s))]
+    always = {"step_time", deviating}
+    return [row for row in rows if row.name in always or (row.name in STEP_COMPONENTS and _large(row, step_s))]
 
 
 def _large(row: JudgedRow, step_s: float) -> bool:

@@ -13,6 +13,7 @@ from datahall.base.metric import Metric
 from datahall.base.result import Result
 from datahall.base.score import HeldOutPoint, score_heldout
 from datahall.report.comparison import Comparison, Machine, Parity, compare
+from datahall.report.data import CarryOver, Memory
 
 STEP_S = {"compute": 0.212, "transfer": 0.041, "waiting": 0.009, "input": 0.0021, "optimiser": 0.018}
 NAME = "first <b>case</b> & more"
@@ -83,7 +84,7 @@ def write_sample_run(folder: Path, **changes: float) -> Path:
     _write(folder / "comparison.json", comparison.to_json())
     _write(folder / "heldout.json", sample_heldout().to_json())
     _write(folder / "plans.json", {"plans": _plans()})
-    _write(folder / "memory.json", {"items": _memory_items(), "measured_peak_bytes": [158.2e6, 156.9e6]})
+    _write(folder / "memory.json", Memory(_memory_items(), (158.2e6, 156.9e6)).to_json())
     _write(folder / "carry_over.json", _carry_over())
     measured = {
         row.name: Metric(row.name, row.unit, row.measured, row.measured_low, row.measured_high, Label.MEASURED)
@@ -151,11 +152,9 @@ def _carry_over() -> dict[str, Any]:
         Metric("mfu", "share", 0.38, 0.27, 0.52, Label.CATALOGUE),
         Metric("cost", "usd", 5120.0, 3700.0, 7300.0, Label.ASSUMED),
     ]
-    return {
-        "model": "Llama 3.1 8B", "site": "8 × A40", "plan": "ZeRO-3 over 8, micro-batch 2, accumulation 32",
-        "metrics": [metric.to_json() for metric in metrics],
-        "notes": ["Rests on data sheets; what was fitted on CPU cores does not transfer to GPUs."],
-    }  # fmt: skip
+    plan = "ZeRO-3 over 8, micro-batch 2, accumulation 32"
+    note = "Rests on data sheets; what was fitted on CPU cores does not transfer to GPUs."
+    return CarryOver("Llama 3.1 8B", "8 × A40", plan, tuple(metrics), (note,)).to_json()
 
 
 def _write(path: Path, data: Any) -> None:
