@@ -15,7 +15,7 @@ from datahall.base.score import HeldOutPoint
 from datahall.base.units import human
 from datahall.report.bottleneck import STEP_COMPONENTS
 from datahall.report.comparison import ComponentRow
-from datahall.report.drawing import NARROW, colour, component_scale, milliseconds, values
+from datahall.report.drawing import NARROW, colour, component_scale, milliseconds, name_colour, values
 from datahall.report.words import signed_percent, words
 
 LIMIT = 8.0  # ratios beyond this are drawn at the edge
@@ -38,8 +38,8 @@ def step_bars(rows: Sequence[ComponentRow], width: int) -> Any:
         color=alt.Color("component:N", scale=component_scale(), legend=_step_legend(width, cells)),
         description="said:N",
     )
-    names = chart.mark_text(color=colour("onmark"), fontWeight=600, fontSize=12).encode(
-        x=alt.X("middle:Q"), y=order, text="text:N"
+    names = chart.mark_text(fontWeight=600, fontSize=12).encode(
+        x=alt.X("middle:Q"), y=order, text="text:N", color=name_colour()
     )
     return (bars + names).properties(width=width, height=alt.Step(46))
 

@@ -15,7 +15,7 @@ from datahall.base.metric import Metric
 from datahall.base.units import human
 from datahall.report.bottleneck import STEP_COMPONENTS
 from datahall.report.data import ConsideredPlan, LossCurve, Memory, Span
-from datahall.report.drawing import NARROW, colour, component_scale, milliseconds, values
+from datahall.report.drawing import NARROW, colour, component_scale, milliseconds, name_colour, values
 
 MOST_PLANS = 400
 LOSS_POINTS = 240
@@ -45,8 +45,8 @@ def time_line(spans: Sequence[Span], forecast: Mapping[str, Metric], width: int)
         color=alt.Color("component:N", scale=component_scale(), legend=legend),
         description="said:N",
     )
-    names = chart.mark_text(color=colour("onmark"), fontSize=11, fontWeight=600).encode(
-        x=alt.X("middle:Q"), y=y, text="text:N"
+    names = chart.mark_text(fontSize=11, fontWeight=600).encode(
+        x=alt.X("middle:Q"), y=y, text="text:N", color=name_colour()
     )
     return (bars + names).properties(width=width, height=alt.Step(30))
 

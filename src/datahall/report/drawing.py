@@ -26,16 +26,17 @@ COLOURS: dict[str, tuple[str, str]] = {
     "measured": ("#d4650f", "#f39a4a"),
     "before": ("#a3adb9", "#66727f"),
     "beforeband": ("#e2e6eb", "#2b343f"),
-    "compute": ("#3e74b8", "#5f95d9"),
-    "transfer": ("#e08a2b", "#eba552"),
-    "waiting": ("#c9b13a", "#d9c65e"),
-    "input": ("#3f8f5f", "#5fb380"),
-    "optimiser": ("#9c5a9e", "#bd80c0"),
-    "checkpoint": ("#4fb0bf", "#6cc6d4"),
+    "compute": ("#3b73ba", "#6a9fe0"),
+    "transfer": ("#cf6a14", "#e08a3c"),
+    "waiting": ("#edd45c", "#f3e07c"),
+    "input": ("#3a8a5c", "#4fa377"),
+    "optimiser": ("#7a2f66", "#b0609a"),
+    "checkpoint": ("#35a9bd", "#7fdbe6"),
     "startup": ("#8d97a3", "#87919d"),
-    "overlapped": ("#f2d3ae", "#6d4d26"),
+    "overlapped": ("#f0cba3", "#6d4d26"),
     "other": ("#c4ccd5", "#56616e"),
     "onmark": ("#fffffe", "#0d1218"),
+    "onlight": ("#1b2431", "#0d1219"),
 }
 FONT = "Inter, ui-sans-serif, system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 COMPONENTS = (
@@ -57,6 +58,12 @@ def values(rows: list[Mapping[str, Any]] | list[dict[str, Any]]) -> alt.InlineDa
 def component_scale() -> alt.Scale:
     """The colours of the components, always the same."""
     return alt.Scale(domain=list(COMPONENTS), range=[colour(name) for name in COMPONENTS])
+
+
+def name_colour() -> Any:
+    """The colour of a component's name on its own bar: dark on the light hues."""
+    light = alt.FieldOneOfPredicate(field="component", oneOf=["waiting", "overlapped", "other"])
+    return alt.condition(light, alt.value(colour("onlight")), alt.value(colour("onmark")))
 
 
 def milliseconds(title: str, longest: float, width: int) -> alt.X:

@@ -1,14 +1,16 @@
 """The HTML page: complete, self-contained, small, escaped; and honest about what a folder lacks."""
 
+import itertools
 import json
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 
 from datahall.base.errors import UsageError, WorldFailed
 from datahall.report.data import ReportData
-from datahall.report.drawing import COLOURS
+from datahall.report.drawing import COLOURS, COMPONENTS
 from datahall.report.folder import load_run
 from datahall.report.page import render
 from datahall.report.write import write_report
@@ -16,6 +18,13 @@ from datahall.ui.cli import main
 
 SECTIONS = ("compared", "step", "plans", "learning", "memory", "calibration", "carry", "counts", "evidence")
 VOID = {"meta", "br", "link", "img", "input", "hr"}
+
+
+SIGHTS = {
+    "full": np.eye(3),
+    "no red": np.array([[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]]),
+    "no green": np.array([[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]]),
+}
 
 
 class _Reader(HTMLParser):
@@ -85,6 +94,15 @@ def test_every_colour_of_a_figure_follows_light_and_dark(page):
     svgs = "".join(re.findall(r"<svg.*?</svg>", page, re.S))
     used = set(re.findall(r'(?:fill|stroke)="(#[0-9a-fA-F]{3,6})"', svgs))
     assert used <= {light for light, _ in COLOURS.values()}
+
+
+@pytest.mark.parametrize("mode", [0, 1], ids=["light", "dark"])
+@pytest.mark.parametrize("sight", SIGHTS)
+def test_components_can_be_told_apart(mode, sight):
+    """By the distance in CIE L*a*b* of colours as they appear (Machado et al. 2009, severity 1)."""
+    seen = {name: _lab(SIGHTS[sight] @ _linear(COLOURS[name][mode])) for name in COMPONENTS if name != "startup"}
+    pairs = itertools.combinations(seen.values(), 2)
+    assert min(float(np.linalg.norm(one - other)) for one, other in pairs) > 12
 
 
 def test_the_verdict_and_the_seal_stand_on_the_page(page):
@@ -161,3 +179,15 @@ def _with_logs_only(folder):
     for path in folder.glob("*.json"):
         path.unlink()
     return folder
+
+
+def _linear(colour):
+    channels = np.array([int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)])
+    return np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+
+
+def _lab(linear):
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    xyz = to_xyz @ np.clip(linear, 0, 1) / np.array([0.9505, 1.0, 1.089])
+    f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
