@@ -80,18 +80,20 @@ class Machine:
 
 
 @dataclass(frozen=True, slots=True)
-class Parity:
-    """Whether the plan learns the same as one process on the same global batch.  Losses are dimensionless."""
+class ParityRecord:
+    """Whether the plan learns what one process learns on the same batches: `ParityRecord(**parity.to_json())` of what
+    `real.parity` found.  Shares are of the loss and of the root mean square weight.
+    """
 
     steps: int
-    largest_loss_difference: float
-    tolerance: float
-    precision: str = "fp32"
-
-    @property
-    def holds(self) -> bool:
-        """Whether the difference stays inside the stated tolerance."""
-        return self.largest_loss_difference <= self.tolerance
+    workers: int
+    loss_share: float
+    loss_tolerance_share: float
+    weights_share: float
+    weights_tolerance_share: float
+    weights_max: float
+    same_samples: bool
+    holds: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +107,7 @@ class Comparison:
     noise_share: float
     seal_sha256: str = ""
     machine: Machine | None = None
-    parity: Parity | None = None
+    parity: ParityRecord | None = None
     heldout: HeldOutScore | None = None
     notes: tuple[str, ...] = field(default=())
 
@@ -118,7 +120,6 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """The content of comparison.json."""
-        parity = {**asdict(self.parity), "holds": self.parity.holds} if self.parity else None
         return {
             "format_version": FORMAT_VERSION,
             "seal_sha256": self.seal_sha256,
@@ -127,7 +128,7 @@ class Comparison:
             "components": [asdict(row) for row in self.components],
             "counts": [asdict(row) for row in self.counts],
             "bottleneck": asdict(self.bottleneck),
-            "parity": parity,
+            "parity": asdict(self.parity) if self.parity else None,
             "heldout": self.heldout.to_json() if self.heldout else None,
             "verdict": self.verdict.word,
             "reasons": list(self.verdict.reasons),
@@ -143,7 +144,7 @@ def compare(
     checkpoint_every_steps: int = 0,
     seal_sha256: str = "",
     machine: Machine | None = None,
-    parity: Parity | None = None,
+    parity: ParityRecord | None = None,
     heldout: HeldOutScore | None = None,
 ) -> Comparison:
     """The comparison of one sealed forecast with one measured run.
@@ -174,7 +175,6 @@ def comparison_from_json(data: Mapping[str, Any]) -> Comparison:
             f"this comparison has format_version {data.get('format_version')!r}, not {FORMAT_VERSION}.",
             hint="Run `datahall prove` again with this version.",
         )
-    parity = {key: value for key, value in (data["parity"] or {}).items() if key != "holds"}
     return Comparison(
         components=tuple(ComponentRow(**row) for row in data["components"]),
         counts=tuple(CountRow(**row) for row in data["counts"]),
@@ -183,7 +183,7 @@ def comparison_from_json(data: Mapping[str, Any]) -> Comparison:
         noise_share=data["noise_share"],
         seal_sha256=data["seal_sha256"],
         machine=Machine(**data["machine"]) if data["machine"] else None,
-        parity=Parity(**parity) if parity else None,
+        parity=ParityRecord(**data["parity"]) if data["parity"] else None,
         heldout=heldout_from_json(data["heldout"]) if data["heldout"] else None,
         notes=tuple(data["notes"]),
     )

@@ -12,7 +12,7 @@ from datahall.base.label import Label
 from datahall.base.metric import Metric
 from datahall.base.result import Result
 from datahall.base.score import HeldOutPoint, score_heldout
-from datahall.report.comparison import Comparison, Machine, Parity, compare
+from datahall.report.comparison import Comparison, Machine, ParityRecord, compare
 from datahall.report.data import CarryOver, Memory
 
 STEP_S = {"compute": 0.212, "transfer": 0.041, "waiting": 0.009, "input": 0.0021, "optimiser": 0.018}
@@ -33,8 +33,13 @@ def sample_comparison(seed: int = 7, **changes: float) -> Comparison:
     measured = Result("real", metrics, {**forecast.counts, "collective_calls": 362})
     return compare(
         forecast, measured, 0.02, checkpoint_every_steps=20, seal_sha256="3f9c" * 16,
-        machine=Machine(2, 0.12, 1.94, "x86_64"), parity=Parity(20, 3.1e-6, 1e-4), heldout=sample_heldout(),
+        machine=Machine(2, 0.12, 1.94, "x86_64"), parity=parity_record(), heldout=sample_heldout(),
     )  # fmt: skip
+
+
+def parity_record(holds: bool = True) -> ParityRecord:
+    """What a check of two workers against one process found."""
+    return ParityRecord(20, 2, 3.1e-7 if holds else 0.02, 1e-4, 2.2e-6, 1e-3, 4e-6, True, holds)
 
 
 def sample_forecast() -> Result:

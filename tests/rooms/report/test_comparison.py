@@ -9,7 +9,7 @@ from datahall.base.label import Label
 from datahall.base.metric import Metric, exactly
 from datahall.base.result import Result
 from datahall.base.score import HeldOutPoint, score_heldout
-from datahall.report.comparison import Machine, Parity, compare, comparison_from_json
+from datahall.report.comparison import Machine, ParityRecord, compare, comparison_from_json
 
 STEP = {"compute": 0.100, "transfer": 0.020, "waiting": 0.004, "input": 0.002, "optimiser": 0.010}
 COUNTS = {"samples": 3200, "steps": 100, "collective_bytes": 9_000_000, "collective_calls": 300}
@@ -127,12 +127,12 @@ def test_a_count_that_nobody_observed_is_shown_and_not_judged():
     assert comparison.verdict.holds
 
 
-def test_broken_parity_fails_the_run():
-    assert compare(_forecast(), _measured(), 0.03, parity=Parity(20, 1e-2, 1e-4)).verdict.word == "differs"
-    assert compare(_forecast(), _measured(), 0.03, parity=Parity(20, 1e-6, 1e-4)).verdict.holds
+def test_broken_parity_fails_the_run(sample):
+    assert compare(_forecast(), _measured(), 0.03, parity=sample.parity_record(False)).verdict.word == "differs"
+    assert compare(_forecast(), _measured(), 0.03, parity=sample.parity_record()).verdict.holds
 
 
-def test_the_file_has_the_promised_fields_and_comes_back_equal():
+def test_the_file_has_the_promised_fields_and_comes_back_equal(sample):
     heldout = score_heldout([HeldOutPoint("width 128", 1.0, 1.05, 0.9, 1.2, 1.4, 0.7, 2.1)])
     comparison = compare(
         _forecast(),
@@ -141,7 +141,7 @@ def test_the_file_has_the_promised_fields_and_comes_back_equal():
         checkpoint_every_steps=10,
         seal_sha256="ab" * 32,
         machine=Machine(2, 0.1, 1.9),
-        parity=Parity(20, 1e-6, 1e-4),
+        parity=sample.parity_record(),
         heldout=heldout,
     )
     data = json.loads(json.dumps(comparison.to_json(), allow_nan=False))
@@ -161,3 +161,9 @@ def test_the_file_has_the_promised_fields_and_comes_back_equal():
 def test_another_format_is_refused():
     with pytest.raises(UsageError, match="format_version"):
         comparison_from_json({"format_version": 99})
+
+
+def test_the_record_of_parity_is_what_the_real_world_writes():
+    parity = pytest.importorskip("datahall.real.parity", reason="needs the training extra", exc_type=ImportError)
+    found = parity.Parity(20, 2, 1e-7, 1e-6, 1e-5, True)
+    assert ParityRecord(**found.to_json()).holds
