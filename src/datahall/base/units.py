@@ -60,6 +60,8 @@ def parse(text: str | int | float, dimension: str) -> float:
         raise _unreadable(text, dimension)
     if isinstance(text, int | float):
         return float(text)
+    if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance] - files hold anything
+        raise _unreadable(text, dimension)
     if dimension == "seconds":
         return _parse_time(text)
     if dimension == "share":

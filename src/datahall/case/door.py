@@ -184,7 +184,7 @@ def _batch(data: Any, sequence: int, document: Document) -> int:
     except (UsageError, TypeError) as error:
         raise CaseError(f"application.global_batch is {shown(data)}.", where=where, hint=hint) from error
     sequences = number / sequence if in_tokens else number
-    if sequences < 1 or abs(sequences - round(sequences)) > (0.5 if in_tokens else 0):
+    if not 1 <= sequences < 2**53 or abs(sequences - round(sequences)) > (0.5 if in_tokens else 0):
         what = f"application.global_batch is {shown(data)}: not a whole number of sequences of {sequence:,} tokens."
         raise CaseError(what, where=where, hint=hint)
     return max(1, round(sequences))

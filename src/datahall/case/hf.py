@@ -58,7 +58,7 @@ def read_config(path: Path) -> HfModel:
 
 def from_config(config: Mapping[str, Any], *, where: str = "config.json", name: str = "") -> HfModel:
     """The model that a parsed config.json describes.  `where` names the file in errors."""
-    inner = _text_part(config)
+    inner = {key: value for key, value in _text_part(config).items() if value is not None}
     kind = str(inner.get("model_type", ""))
     _refuse_foreign(inner, kind, where)
     reader = hf_families.FAMILIES.get(kind)
@@ -68,7 +68,7 @@ def from_config(config: Mapping[str, Any], *, where: str = "config.json", name: 
         shape = ModelShape(name=label, **fields)
     except KeyError as error:
         raise _missing(error, kind, reader is not None, where) from error
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ArithmeticError, AttributeError) as error:
         raise CaseError(
             f"a field has a value that cannot be used: {error}.",
             where=where,
@@ -97,7 +97,8 @@ def _name(config: Mapping[str, Any], name: str, kind: str) -> str:
 
 def _refuse_foreign(config: Mapping[str, Any], kind: str, where: str) -> None:
     foreign = [key for key in _FOREIGN if config.get(key)]
-    layer_types = config.get("layer_types") or config.get("layers_block_type") or ()
+    stated: Any = config.get("layer_types") or config.get("layers_block_type") or []
+    layer_types = cast(list[Any], stated) if isinstance(stated, list) else [stated]
     foreign += sorted(
         {str(entry) for entry in layer_types if not str(entry).endswith("attention") or "linear" in str(entry)}
     )
@@ -130,9 +131,15 @@ def _missing(error: KeyError, kind: str, known: bool, where: str) -> CaseError:
 
 
 def _check_sane(shape: ModelShape, where: str) -> None:
-    for name in ("layers", "hidden", "heads", "kv_heads", "head_dim", "ffn", "vocab"):
-        value = getattr(shape, name)
-        if not isinstance(value, int) or value < 1:
+    needed = {"layers", "hidden", "heads", "kv_heads", "head_dim", "ffn", "vocab"}
+    numbers = {name: getattr(shape, name) for name in shape.__dataclass_fields__ if name not in {"name", "latent"}}
+    numbers |= {
+        name: getattr(shape.latent, name) for name in (shape.latent.__dataclass_fields__ if shape.latent else ())
+    }
+    for name, value in numbers.items():
+        if name == "window_share":
+            continue
+        if not isinstance(value, int) or not int(name in needed) <= value < 2**53:
             raise CaseError(
                 f'"{name}" comes out as {value!r}.', where=where, hint="It must be a whole number above zero."
             )

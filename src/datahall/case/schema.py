@@ -31,8 +31,8 @@ def _whole(value: Any) -> int:
         number = units.parse(value, "count")
     except (UsageError, TypeError) as error:
         raise ValueError('it must be a whole number. Write it like "16".') from error
-    if number != int(number) or number < 0:
-        raise ValueError('it must be a whole number that is not negative. Write it like "16".')
+    if not 0 <= number < 2**53 or number != int(number):
+        raise ValueError('it must be a whole number from 0 to 2^53. Write it like "16".')
     return int(number)
 
 
