@@ -46,7 +46,7 @@ def step_bars(rows: Sequence[ComponentRow], width: int) -> Any:
 
 def component_intervals(rows: Sequence[ComponentRow], width: int) -> Any:
     """The forecast of each component over its measurement, with interval and noise, on a ratio scale."""
-    cells = [
+    cells: list[dict[str, Any]] = [
         {
             "name": words(row.name),
             "ratio": row.forecast / row.measured,
@@ -60,7 +60,7 @@ def component_intervals(rows: Sequence[ComponentRow], width: int) -> Any:
         for row in rows
         if row.measured > 0 and row.forecast > 0
     ]
-    names = [cell["name"] for cell in cells]
+    names = [str(cell["name"]) for cell in cells]
     layers = _forest(cells, names, width, dot=colour("forecast"), band=colour("band"))
     noise = alt.Chart(values(_clipped(cells, _edge(cells)))).mark_bar(
         size=4, color=colour("measured"), opacity=0.55, cornerRadius=2

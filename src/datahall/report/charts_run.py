@@ -55,7 +55,7 @@ def plans(considered: Sequence[ConsideredPlan], width: int) -> Any:
     """Every plan that was priced by step time and memory; the front, the chosen one, and those that do not fit."""
     kept = sorted(considered, key=lambda plan: (not plan.chosen, not plan.fits, plan.step_time_s))[:MOST_PLANS]
     front = {id(plan) for plan in _front(kept)}
-    cells = [
+    cells: list[dict[str, Any]] = [
         {
             "seconds": plan.step_time_s,
             "gib": plan.memory_bytes / 2**30,
@@ -129,7 +129,8 @@ def memory_bars(memory: Memory, forecast: Metric | None, width: int) -> Any:
         for worker, peak in enumerate(memory.measured_peak_bytes)
     ]
     items = list(dict.fromkeys(cell["item"] for cell in cells))
-    y = alt.Y("lane:N", sort=["forecast", *(peak["lane"] for peak in peaks)], title=None)
+    lanes = ["forecast", *(f"worker {worker}" for worker in range(len(peaks)))]
+    y = alt.Y("lane:N", sort=lanes, title=None)
     legend = alt.Legend(columns=2 if width <= NARROW else 7, symbolStrokeWidth=0)
     hues = alt.Scale(domain=items, range=[colour(MEMORY_HUES[place % len(MEMORY_HUES)]) for place in range(len(items))])
     axis = alt.Axis(tickCount=4 if width <= NARROW else 8)

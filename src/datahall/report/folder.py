@@ -97,9 +97,8 @@ def _result(data: Mapping[str, Any]) -> Result:
     return result_from_json(inner)
 
 
-def _considered(data: Any) -> tuple[ConsideredPlan, ...]:
-    entries: Iterable[Mapping[str, Any]] = data["plans"] if isinstance(data, Mapping) else data
-    return tuple(ConsideredPlan(**entry) for entry in entries)
+def _considered(data: Mapping[str, Iterable[Mapping[str, Any]]]) -> tuple[ConsideredPlan, ...]:
+    return tuple(ConsideredPlan(**entry) for entry in data["plans"])
 
 
 def _memory(data: Mapping[str, Any]) -> Memory:

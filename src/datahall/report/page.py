@@ -7,12 +7,14 @@ case or a run is escaped by the template engine.  Nothing is fetched: no script,
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
+from datahall.base.metric import Metric
 from datahall.base.units import human
 from datahall.report import charts_compare, charts_run
 from datahall.report.bottleneck import STEP_COMPONENTS
@@ -43,7 +45,8 @@ def render(data: ReportData) -> str:
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters.update(human=human, words=words, percent=percent, signed=signed_percent)
+    filters: dict[str, Any] = {"human": human, "words": words, "percent": percent, "signed": signed_percent}
+    environment.filters.update(filters)
     template = environment.from_string(_resource("page.html"))
     return template.render(
         data=data,
@@ -109,7 +112,7 @@ def _figures(data: ReportData) -> dict[str, Markup]:
     def draw(name: str, chart: Any, *arguments: Any) -> None:
         drawn[name] = Markup(both_widths(lambda width: chart(*arguments, width)))  # noqa: S704 (escaped by Vega)
 
-    metrics = data.forecast.metrics if data.forecast else {}
+    metrics: Mapping[str, Metric] = data.forecast.metrics if data.forecast else {}
     if data.comparison:
         if any(row.name in STEP_COMPONENTS and row.measured > 0 for row in data.comparison.components):
             draw("bars", charts_compare.step_bars, data.comparison.components)
