@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from datahall.base.errors import CaseError
-from datahall.case import hf_dense, hf_families
+from datahall.case import hf_dense, hf_families, hf_mixtures
 from datahall.case.model import ModelShape
 
 _FOREIGN = (
@@ -64,7 +64,7 @@ def from_config(config: Mapping[str, Any], *, where: str = "config.json", name: 
     reader = hf_families.FAMILIES.get(kind)
     label = _name(config, name, kind)
     try:
-        fields = (reader or hf_dense.like_llama)(inner)
+        fields = (reader or hf_mixtures.inferred)(inner)
         shape = ModelShape(name=label, **fields)
     except KeyError as error:
         raise _missing(error, kind, reader is not None, where) from error
@@ -75,7 +75,9 @@ def from_config(config: Mapping[str, Any], *, where: str = "config.json", name: 
             hint="Compare it with the model's original config.json.",
         ) from error
     _check_sane(shape, where)
-    note = "" if reader else f'architecture "{kind or "unnamed"}" is not known; its shape was read like Llama\'s'
+    note = (
+        "" if reader else f'architecture "{kind or "unnamed"}" is not known; its shape was read from the usual fields'
+    )
     return HfModel(shape, hf_dense.sequence_of(inner), note)
 
 

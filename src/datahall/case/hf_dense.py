@@ -43,23 +43,33 @@ def sequence_of(c: Config) -> int:
 
 
 def qwen2(c: Config) -> Fields:
+    """Qwen2 and Qwen2.5: biases on queries, keys and values only."""
     return {**like_llama(c), "attention_bias": True, "output_bias": False}
 
 
 def qwen3(c: Config) -> Fields:
+    """Qwen3: norms on queries and keys, heads of 128 unless stated."""
     return like_llama({"head_dim": 128, **c}, query_key_norm=True)
 
 
+def cohere(c: Config) -> Fields:
+    """Parallel attention and MLP behind one norm, tied embeddings."""
+    return like_llama(c, tied=True, norms_per_layer=1, query_key_norm=bool(c.get("use_qk_norm", False)))
+
+
 def gemma(c: Config) -> Fields:
+    """Gemma: tied embeddings, heads of 256."""
     return like_llama({"head_dim": 256, **c}, tied=True)
 
 
 def gemma2(c: Config) -> Fields:
+    """Gemma 2: four norms a layer, every other layer windowed."""
     share: Fields = {} if c.get("layer_types") else {"window_share": 0.5}
     return like_llama({"head_dim": 256, "sliding_window": 4096, **c}, tied=True, norms_per_layer=4, **share)
 
 
 def gemma3(c: Config) -> Fields:
+    """Gemma 3: four norms a layer, five of six layers windowed."""
     plain = {
         "head_dim": 256,
         "sliding_window_pattern": 6,
@@ -72,6 +82,7 @@ def gemma3(c: Config) -> Fields:
 
 
 def gpt2(c: Config) -> Fields:
+    """GPT-2: learned positions, biases everywhere."""
     hidden, heads = c["n_embd"], c["n_head"]
     return {
         "layers": c["n_layer"],
@@ -92,11 +103,13 @@ def gpt2(c: Config) -> Fields:
 
 
 def gpt_bigcode(c: Config) -> Fields:
+    """StarCoder: GPT-2 with one key-value head."""
     fields = gpt2(c)
     return fields | {"kv_heads": 1 if c.get("multi_query", True) else fields["heads"]}
 
 
 def gpt_neox(c: Config) -> Fields:
+    """GPT-NeoX and Pythia: plain MLP, biases everywhere, untied embeddings."""
     return (
         like_llama(c)
         | _plain_biased()
@@ -105,10 +118,12 @@ def gpt_neox(c: Config) -> Fields:
 
 
 def phi(c: Config) -> Fields:
+    """Phi-1.5 and Phi-2: attention and MLP share one norm."""
     return like_llama(c) | _plain_biased() | {"norms_per_layer": 1}
 
 
 def falcon(c: Config) -> Fields:
+    """Falcon, in its old and its new layout."""
     hidden, heads = c["hidden_size"], c.get("num_attention_heads") or c["n_head"]
     new = bool(c.get("new_decoder_architecture", False))
     kv_heads = (c.get("num_kv_heads") or heads) if new else 1 if c.get("multi_query", True) else heads
@@ -133,6 +148,7 @@ def falcon(c: Config) -> Fields:
 
 
 def mpt(c: Config) -> Fields:
+    """MPT: tied embeddings; learned positions unless it has ALiBi."""
     hidden, heads = c["d_model"], c["n_heads"]
     attention: Config = c.get("attn_config") or {}
     rotary = bool(attention.get("alibi")) or bool(attention.get("rope"))
@@ -156,6 +172,7 @@ def mpt(c: Config) -> Fields:
 
 
 def bloom(c: Config) -> Fields:
+    """BLOOM: ALiBi, biases everywhere, tied embeddings."""
     hidden = c.get("hidden_size") or c["n_embed"]
     heads = c.get("n_head") or c["num_attention_heads"]
     layers = c.get("n_layer") or c["num_hidden_layers"]
@@ -164,15 +181,18 @@ def bloom(c: Config) -> Fields:
 
 
 def opt(c: Config) -> Fields:
+    """OPT: learned positions with two spare rows."""
     fields = like_llama({**c, "intermediate_size": c["ffn_dim"]}, tied=True) | _plain_biased()
     return fields | {"learned_positions": c["max_position_embeddings"] + 2}
 
 
 def olmo(c: Config) -> Fields:
+    """OLMo 1: norms without parameters."""
     return like_llama(c, norms_per_layer=0)
 
 
 def starcoder2(c: Config) -> Fields:
+    """StarCoder2: plain MLP with biases."""
     bias = bool(c.get("use_bias", True))
     return like_llama(c, tied=True) | {
         "mlp_matrices": 2,
@@ -184,6 +204,7 @@ def starcoder2(c: Config) -> Fields:
 
 
 def nemotron(c: Config) -> Fields:
+    """Nemotron-4: squared ReLU, so two matrices."""
     return like_llama(c) | {"mlp_matrices": 2, "norm_bias": True}
 
 

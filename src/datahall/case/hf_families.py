@@ -28,6 +28,8 @@ FAMILIES: Mapping[str, Callable[[Config], Fields]] = {
     "kimi_k2": hf_mixtures.deepseek,
     "glm4_moe": hf_mixtures.glm4_moe,
     "llama4_text": hf_mixtures.llama4,
+    "cohere": hf_dense.cohere,
+    "cohere2": hf_dense.cohere,
     "gemma": hf_dense.gemma,
     "gemma2": hf_dense.gemma2,
     "gemma3": hf_dense.gemma3,

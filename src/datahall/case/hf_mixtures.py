@@ -9,7 +9,31 @@ from datahall.case.hf_dense import Config, Fields, like_llama, qwen2, qwen3
 from datahall.case.model import LatentAttention
 
 
+def inferred(c: Config) -> Fields:
+    """An unknown architecture by the fields that it states: latent attention, experts, or neither."""
+    if c.get("kv_lora_rank"):
+        return deepseek(c)
+    experts = c.get("num_experts") or c.get("num_local_experts") or c.get("n_routed_experts") or 0
+    if not experts:
+        foreign = sorted(key for key in c if "expert" in key or key.startswith("moe_"))
+        if foreign:
+            raise KeyError(f"num_experts, because {foreign[0]} is there")
+        return like_llama(c)
+    shared = c.get("n_shared_experts") or c.get("num_shared_experts") or 0
+    width = c.get("moe_intermediate_size") or c["intermediate_size"]
+    return like_llama(c) | {
+        "ffn": width,
+        "experts": experts,
+        "experts_per_token": c["num_experts_per_tok"],
+        "shared_experts": shared,
+        "shared_ffn": (c.get("shared_expert_intermediate_size") or width) if shared else 0,
+        "dense_layers": c.get("first_k_dense_replace", 0),
+        "dense_ffn": c["intermediate_size"],
+    }
+
+
 def qwen2_moe(c: Config) -> Fields:
+    """Qwen2 MoE: one shared expert of its own width."""
     return {
         **qwen2(c),
         "ffn": c["moe_intermediate_size"],
@@ -21,6 +45,7 @@ def qwen2_moe(c: Config) -> Fields:
 
 
 def qwen3_moe(c: Config) -> Fields:
+    """Qwen3 MoE: no shared expert."""
     dense = len(c.get("mlp_only_layers") or ())
     return {
         **qwen3(c),
@@ -33,14 +58,17 @@ def qwen3_moe(c: Config) -> Fields:
 
 
 def mixtral(c: Config) -> Fields:
+    """Mixtral: every layer a mixture."""
     return like_llama(c, experts=c["num_local_experts"], experts_per_token=c["num_experts_per_tok"])
 
 
 def olmoe(c: Config) -> Fields:
+    """OLMoE: every layer a mixture."""
     return like_llama(c, experts=c["num_experts"], experts_per_token=c["num_experts_per_tok"])
 
 
 def gpt_oss(c: Config) -> Fields:
+    """GPT-OSS: biases everywhere, every other layer windowed."""
     plain = {**c, "head_dim": c.get("head_dim") or 64, "attention_bias": c.get("attention_bias", True)}
     share: Fields = {} if c.get("layer_types") else {"window_share": 0.5}
     return like_llama(
@@ -49,6 +77,7 @@ def gpt_oss(c: Config) -> Fields:
 
 
 def deepseek(c: Config) -> Fields:
+    """DeepSeek-V2, V3 and Kimi K2: latent attention, shared experts, first layers dense."""
     latent = LatentAttention(
         c.get("q_lora_rank") or 0, c["kv_lora_rank"], c["qk_rope_head_dim"], c["qk_nope_head_dim"], c["v_head_dim"]
     )
@@ -70,6 +99,7 @@ def deepseek(c: Config) -> Fields:
 
 
 def glm4_moe(c: Config) -> Fields:
+    """GLM-4.5: grouped queries, shared expert, first layers dense."""
     shared = c.get("n_shared_experts") or 0
     bias = bool(c.get("attention_bias", False))
     return like_llama(c, query_key_norm=bool(c.get("use_qk_norm", False))) | {
@@ -86,6 +116,7 @@ def glm4_moe(c: Config) -> Fields:
 
 
 def llama4(c: Config) -> Fields:
+    """Llama 4: one shared expert, mixtures in every layer or every other."""
     step = c.get("interleave_moe_layer_step", 1) or 1
     layers = c["num_hidden_layers"]
     return like_llama(c) | {

@@ -165,6 +165,15 @@ def test_counts_match_the_published_ones(name: str, data: dict[str, Any], publis
     assert found.note == ""
 
 
+def test_an_unknown_mixture_is_never_read_as_dense() -> None:
+    mixture = config("new_moe", 2048, 16, 16, 16, 1024, 50304, num_experts=64, num_experts_per_tok=8)
+    assert from_config(mixture).shape.parameters() == shape_of("olmoe-1b-7b").parameters()
+    with pytest.raises(CaseError, match="num_experts, because expert_capacity is there"):
+        from_config(config("odd_moe", 64, 4, 4, 4, 128, 100, expert_capacity=4))
+    latent = config("new_mla", 7168, 61, 128, 128, 18432, 129280, first_k_dense_replace=3, **MLA, **V3)
+    assert from_config(latent).shape.parameters() == pytest.approx(671.0e9, rel=0.003)
+
+
 def test_nested_text_config_is_read() -> None:
     text = {key: value for key, value in GEMMA3.items() if key != "vocab_size"}
     found = from_config(

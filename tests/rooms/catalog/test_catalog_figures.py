@@ -177,3 +177,15 @@ def test_every_refusal_has_a_reason() -> None:
     for row in tables.rows("compatibility"):
         if "no" in (row["pytorch"], row["jax"], row["tensorflow"]):
             assert len(row["reason"]) > 10, row
+
+
+def test_a_fact_carries_its_source() -> None:
+    card = accelerators.accelerator("H100-SXM")
+    assert card.fact("peak.bf16").value == 989.5e12
+    assert "InferenceX" in card.fact("price_mid_usd_per_h").source
+    assert card.fact("memory_bytes").unit == "B"
+    assert card.fact("measured.fp8").source == card.measured_source
+    with pytest.raises(KeyError):
+        card.fact("peak.fp4")
+    with pytest.raises(KeyError):
+        accelerators.accelerator("A800").fact("price_mid_usd_per_h")
