@@ -14,18 +14,17 @@ from types import MappingProxyType
 from typing import Any
 
 from datahall.base import units
-from datahall.base.errors import CaseError, DatahallError, Incompatible, UnknownName, UsageError
+from datahall.base.errors import CaseError, UnknownName, UsageError
 from datahall.case import hf, lines
 from datahall.case.form_errors import check, shown
 from datahall.case.lines import Document
 from datahall.case.model import LatentAttention, ModelShape
 from datahall.case.named_model import sequence_of, shape_of
 from datahall.case.question import Case, Goal, Training
-from datahall.case.quick import labels, training_defaults
+from datahall.case.quick import check_precision, labels, training_defaults
 from datahall.case.schema import CaseForm, FileModelForm, GoalForm, NamedForm, ShapeForm, TrainingForm
 from datahall.case.site import Site
 from datahall.case.stated_site import site_of
-from datahall.catalog import compatibility
 
 NOT_YET = ("serving", "cluster", "stages")
 
@@ -56,7 +55,7 @@ def resolve(document: Document, folder: Path, name: str) -> Case:
     model, longest, model_note = _model(form.model, document, folder)
     site, site_why = site_of(form.site, document, folder)
     training, why = _training(application, model, site, longest, document)
-    _refuse_impossible_precision(training.precision, site, document)
+    check_precision(training.precision, site, document.where(("application", "precision")))
     notes = {"model": model_note} if model_note else {}
     return Case(
         name=form.name or name,
@@ -149,14 +148,14 @@ def _training(
             global_batch=batch,
             sequence=form.sequence,
             precision=form.precision,
+            method=form.method,
         )
     except UsageError as error:
         raise CaseError(error.what, where=document.where(("application",)), hint=error.hint) from error
-    rank = form.lora_rank or (16 if form.method == "lora" else 0)
-    if rank != form.lora_rank:
-        why["application.lora_rank"] = "16, usual for LoRA"
-    kept = {name: getattr(form, name) for name in ("optimiser", "method", "entry", "dataset", "seed")}
-    return dataclasses.replace(training, lora_rank=rank, **kept), why
+    if form.lora_rank:
+        why.pop("application.lora_rank", None)
+    kept = {name: getattr(form, name) for name in ("optimiser", "entry", "dataset", "seed")}
+    return dataclasses.replace(training, lora_rank=form.lora_rank or training.lora_rank, **kept), why
 
 
 def _check_method(form: TrainingForm, document: Document) -> None:
@@ -194,19 +193,3 @@ def _goal(form: GoalForm) -> Goal:
     infinite = float("inf")
     deadline = infinite if form.deadline is None else form.deadline
     return Goal(form.minimise, deadline, infinite if form.budget is None else form.budget)
-
-
-def _refuse_impossible_precision(precision: str, site: Site, document: Document) -> None:
-    if not precision:
-        return
-    where = document.where(("application", "precision"))
-    card = site.accelerator
-    try:
-        if card.architecture:
-            compatibility.check(card.name, precision)
-    except DatahallError as error:
-        raise Incompatible(error.what, where=where, hint=error.hint) from error
-    if precision not in card.peak_flops_per_s:
-        raise Incompatible(
-            f"{card.name} has no rate for {precision}.", where=where, hint=f"It has {', '.join(card.peak_flops_per_s)}."
-        )

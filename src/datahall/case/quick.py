@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from datahall.base import units
-from datahall.base.errors import UnknownName, UsageError
+from datahall.base.errors import Incompatible, UnknownName, UsageError
 from datahall.base.label import Label
 from datahall.case import hf
 from datahall.case.model import ModelShape
@@ -18,9 +18,11 @@ from datahall.case.named_model import sequence_of, shape_of
 from datahall.case.named_site import site_from_text
 from datahall.case.question import Case, Goal, Training
 from datahall.case.site import Site
+from datahall.catalog import compatibility
 
 TOKENS_PER_PARAMETER = 20
 LONGEST_DEFAULT_SEQUENCE = 8192
+USUAL_LORA_RANK = 16
 
 
 def from_model_and_site(
@@ -34,12 +36,13 @@ def from_model_and_site(
     method: str = "full",
     goal: Goal | None = None,
 ) -> Case:
-    """The training case of a model (a config.json's path or a catalogue name) on a site (a name, or "8xA40").
+    """The training case of a model (a config.json's path or a catalogue name) on a site.
 
+    `site_text` is a catalogue name, a count like "8xA40", "local", or the path of a site.yaml.
     `tokens` may be text ("15e9", "2 T"), `global_batch` is in sequences.  Raises UsageError, CaseError or UnknownName.
     """
     shape, longest, model_why = model_from_text(model_text)
-    site, site_why = site_from_text(site_text)
+    site, site_why = _site_from_text(site_text)
     wanted = None if tokens is None else units.parse(tokens, "tokens")
     training, why = training_defaults(
         shape,
@@ -51,6 +54,7 @@ def from_model_and_site(
         precision=precision,
         method=method,
     )
+    check_precision(precision, site)
     return Case(
         name=f"{shape.name} on {site.name}",
         model=shape,
@@ -112,14 +116,40 @@ def training_defaults(
             "half a million tokens x (parameters / 125 million)^(1/4), as in table 2.1 of GPT-3, at least one a device"
         )
         why["application.global_batch"] = f"{global_batch:,} sequences ({global_batch * sequence:,} tokens): {grown}"
-    training = Training(tokens=tokens, global_batch=global_batch, sequence=sequence, precision=precision, method=method)
+    rank = USUAL_LORA_RANK if method == "lora" else 0
+    if rank:
+        why["application.lora_rank"] = f"{rank}, usual for LoRA"
+    training = Training(tokens, global_batch, sequence, precision, method=method, lora_rank=rank)
     return training, why
+
+
+def check_precision(precision: str, site: Site, where: str = "") -> None:
+    """Raise Incompatible, at `where`, if the site's accelerator does not compute in `precision`; empty passes."""
+    card = site.accelerator
+    if not precision:
+        return
+    try:
+        if card.architecture:
+            compatibility.check(card.name, precision)
+    except UsageError as error:
+        raise Incompatible(error.what, where=where, hint=error.hint) from error
+    if precision not in card.peak_flops_per_s:
+        has = ", ".join(card.peak_flops_per_s)
+        raise Incompatible(f"{card.name} has no rate for {precision}.", where=where, hint=f"It has {has}.")
 
 
 def labels(site: Site, why: Mapping[str, str]) -> Mapping[str, Label]:
     """The label of each input by path: the site's own, and `assumed` for every computed default."""
     own = {f"site.{path}": label for path, label in site.provenance.items()}
     return MappingProxyType({**own, **dict.fromkeys(why, Label.ASSUMED)})
+
+
+def _site_from_text(text: str) -> tuple[Site, Mapping[str, str]]:
+    if text != "local" and not text.endswith((".yaml", ".yml")):
+        return site_from_text(text)
+    from datahall.case import local, site_file  # only here: they need a YAML reader, which takes time to import
+
+    return local.local_site() if text == "local" else (site_file.read_site(Path(text).expanduser()), {})
 
 
 def _usual_batch(shape: ModelShape, site: Site, sequence: int, tokens: float) -> int:

@@ -145,6 +145,14 @@ def test_an_a40_never_gets_another_cards_memory() -> None:
         from_model_and_site("llama-3.1-8b", "8xA40000")
 
 
+def test_a_quick_case_refuses_an_impossible_precision() -> None:
+    with pytest.raises(Incompatible, match=r"A100.*fp8"):
+        from_model_and_site("gpt2", "8xA100", precision="fp8")
+    lora = from_model_and_site("llama-3.1-8b", "8xA40", method="lora", tokens="1e8")
+    assert lora.application.lora_rank == 16
+    assert "application.lora_rank" in lora.defaults
+
+
 def test_a_site_file_is_read_as_it_was_written(tmp_path: Path) -> None:
     site, _ = site_from_text("16xdgx-h100")
     assert site_from_yaml(site_to_yaml(site, {"matmul": "40 sizes"})) == site
@@ -157,6 +165,16 @@ def test_a_site_file_is_read_as_it_was_written(tmp_path: Path) -> None:
     file.write_text(file.read_text().replace("format_version: 1", "format_version: 9"))
     with pytest.raises(CaseError, match="format_version 9"):
         read_site(file)
+
+
+def test_a_quick_case_takes_a_site_file_or_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "mine.yaml"
+    monkeypatch.setenv("DATAHALL_SITE", str(file))
+    guessed = from_model_and_site("gpt2", "local")
+    assert guessed.site.label("accelerator") is Label.ASSUMED
+    write_site(site_from_text("4xA10")[0], file)
+    assert from_model_and_site("gpt2", str(file)).site.name == "4xA10"
+    assert from_model_and_site("gpt2", "local").site.name == "4xA10"
 
 
 def test_an_alias_bomb_is_refused() -> None:
