@@ -64,6 +64,19 @@ def run_attempt(
         return _Watch(job, processes, on_event, disturbance, hang_timeout_s).wait()
 
 
+def worker_environment(threads: int, interface: str) -> dict[str, str]:
+    """The environment of a worker process: this one's modules, its number of threads, its network device."""
+    count = str(threads)
+    return {
+        **os.environ,
+        "OMP_NUM_THREADS": count,
+        "MKL_NUM_THREADS": count,
+        "GLOO_SOCKET_IFNAME": interface,
+        "TORCH_CPP_LOG_LEVEL": "ERROR",
+        "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry),
+    }
+
+
 @contextmanager
 def _workers(job: Job, path: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
     processes: list[subprocess.Popen[bytes]] = []
@@ -81,10 +94,7 @@ def _workers(job: Job, path: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
 
 
 def _start(job: Job, path: Path, rank: int) -> subprocess.Popen[bytes]:
-    threads = str(job.plan.compute.threads)
-    environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONHASHSEED": "0"}
-    environment |= {"GLOO_SOCKET_IFNAME": job.interface, "TORCH_CPP_LOG_LEVEL": "ERROR"}
-    environment["PYTHONPATH"] = os.pathsep.join(entry for entry in sys.path if entry)
+    environment = worker_environment(job.plan.compute.threads, job.interface)
     with (path.parent / f"{rank}.out").open("ab") as output:
         try:
             return subprocess.Popen(

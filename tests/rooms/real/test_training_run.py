@@ -57,6 +57,7 @@ def test_every_sample_is_read_once(two_workers):
 
 def test_events_are_heard_in_order(two_workers, heard):
     kinds = [event.kind for event in heard]
+    assert "trained" in kinds
     assert kinds[0] == "launched"
     assert kinds[-1] == "finished"
     assert [event.data["step"] for event in heard if event.kind == "step"] == list(range(10))

@@ -1,0 +1,86 @@
+"""What this process computes in a second: matrix products, attention, element-wise work, memory, the optimiser.
+
+Shapes are those of small language models; rates at other shapes are the forecast's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from datahall.real.probe_timing import time_call
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+PRODUCTS = ((256, 256, 256), (512, 256, 1024), (1024, 512, 1024), (512, 1024, 512), (2048, 1024, 1024), (4096, 64, 256))
+QUICK_PRODUCTS = ((512, 256, 1024), (1024, 512, 1024))
+ATTENTION = ((4, 4, 128, 64), (4, 8, 256, 64), (2, 8, 512, 64))  # batch, heads, sequence, head_dim
+_COPY_BYTES = 64 * 2**20
+_OPTIMISED = 4_000_000
+
+
+def kernels(quick: bool, budget_s: float) -> Iterator[dict[str, Any]]:
+    """Measure one kernel after the other: dictionaries with kind, dtype, shape, flops or bytes, and the timing."""
+    yield from _memory(budget_s)
+    for dtype in DTYPES:
+        for shape in QUICK_PRODUCTS if quick else PRODUCTS:
+            yield _product(shape, dtype, budget_s)
+        for shape in ATTENTION[1:2] if quick else ATTENTION:
+            yield from _attention(shape, dtype, budget_s)
+    yield _optimiser(budget_s)
+
+
+def _product(shape: tuple[int, int, int], dtype: str, budget_s: float) -> dict[str, Any]:
+    tokens, inner, outer = shape
+    inputs = torch.randn(tokens, inner).to(DTYPES[dtype])
+    weight = torch.randn(outer, inner).to(DTYPES[dtype])
+    timing = time_call(lambda: functional.linear(inputs, weight), budget_s)
+    return _finding("product", timing, dtype=dtype, shape=shape, flops=2 * tokens * inner * outer)
+
+
+def _attention(shape: tuple[int, int, int, int], dtype: str, budget_s: float) -> Iterator[dict[str, Any]]:
+    batch, heads, sequence, width = shape
+    query, key, value = (torch.randn(shape).to(DTYPES[dtype]).requires_grad_() for _ in range(3))
+    causal = 2 * batch * heads * sequence * sequence * width  # half of the full product of scores and of values
+
+    def attend() -> torch.Tensor:
+        return functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+
+    with torch.no_grad():
+        timing = time_call(attend, budget_s)
+    yield _finding("attention", timing, dtype=dtype, shape=shape, flops=causal)
+    mixed = attend()
+    grad = torch.ones_like(mixed)
+    timing = time_call(lambda: torch.autograd.grad(mixed, (query, key, value), grad, retain_graph=True), budget_s)
+    yield _finding("attention_backward", timing, dtype=dtype, shape=shape, flops=5 * causal // 2)
+
+
+def _memory(budget_s: float) -> Iterator[dict[str, Any]]:
+    source = torch.ones(_COPY_BYTES // 4)
+    target = torch.empty_like(source)
+    yield _finding("copy", time_call(lambda: target.copy_(source), budget_s), bytes=2 * _COPY_BYTES)
+    small, other = torch.ones(2**18), torch.ones(2**18)  # a megabyte each: the size of a small model's activations
+    out = torch.empty_like(small)
+    yield _finding("add", time_call(lambda: torch.add(small, other, out=out), budget_s), bytes=3 * 2**20)
+    tiny = torch.ones(16)
+    yield _finding("launch", time_call(lambda: tiny + tiny, budget_s), bytes=0)
+    weight, inputs = torch.ones(16, 16), torch.ones(16, 16)
+    yield _finding("tiny_product", time_call(lambda: functional.linear(inputs, weight), budget_s), bytes=0)
+
+
+def _optimiser(budget_s: float) -> dict[str, Any]:
+    parameter = torch.ones(_OPTIMISED, requires_grad=True)
+    parameter.grad = torch.ones(_OPTIMISED)
+    optimiser = torch.optim.AdamW([parameter], fused=True)
+    timing = time_call(optimiser.step, budget_s)
+    return _finding("optimiser", timing, parameters=_OPTIMISED, bytes=7 * 4 * _OPTIMISED)
+
+
+def _finding(kind: str, timing: Any, **about: Any) -> dict[str, Any]:
+    finding = {"kind": kind, **about, **timing.to_json()}
+    for count in ("flops", "bytes"):
+        if finding.get(count):
+            finding[f"{count}_per_s"] = finding[count] / timing.seconds
+    return finding

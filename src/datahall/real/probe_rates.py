@@ -1,0 +1,106 @@
+"""From single findings of the probe to the rates that a forecast reads.
+
+Rates are of one device (a core with one thread) unless a key says otherwise; nothing is assumed that was not found.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+from datahall.real.measure import median
+from datahall.real.probe_timing import fit_alpha_beta
+
+Findings = Sequence[dict[str, Any]]
+ATTENTION_CAUSAL_SHARE = 0.5
+
+
+def device_rates(findings: Findings) -> dict[str, dict[str, float]]:
+    """By "<dtype>/<threads> threads/<processes> processes": the numbers that compute.estimate.DeviceRates has.
+
+    Of matrix products the best shape counts; attention is in causal FLOPs; `memory_bytes_per_s` is element-wise work on
+    activations of a small model, `stream_bytes_per_s` a copy that no cache holds.
+    """
+    settings = sorted({(f["dtype"], f["threads"], f["processes"]) for f in findings if f["kind"] == "product"})
+    return {
+        f"{dtype}/{threads} threads/{processes} processes": _rates(dtype, _of(findings, threads, processes))
+        for dtype, threads, processes in settings
+    }
+
+
+def peak_rates(findings: Findings) -> dict[str, float]:
+    """The best product rate of one thread by dtype, FLOP/s."""
+    alone = _of(findings, 1, 1)
+    return {
+        dtype: max(f["flops_per_s"] for f in alone if f["kind"] == "product" and f["dtype"] == dtype)
+        for dtype in sorted({f["dtype"] for f in alone if f["kind"] == "product"})
+    }
+
+
+def memory_rate(findings: Findings) -> float:
+    """Bytes per second that one thread reads and writes outside of caches."""
+    return next(f["bytes_per_s"] for f in _of(findings, 1, 1) if f["kind"] == "copy")
+
+
+def link_of(findings: Findings) -> dict[str, float]:
+    """Latency and rate of a link from all-reduces between n processes.
+
+    A ring (arXiv 1909.09756, appendix; Patarasuk and Yuan 2009) takes 2 (n - 1) messages of S / n bytes each, whatever
+    the library really does.
+    """
+    sums = sorted((f for f in findings if f["kind"] == "all_reduce"), key=lambda f: f["bytes"])
+    count = sums[0]["processes"]
+    fitted = fit_alpha_beta([f["bytes"] for f in sums], [f["seconds"] for f in sums])
+    messages = 2 * (count - 1)
+    return {
+        "latency_s": fitted.latency_s / messages,
+        "bytes_per_s": fitted.bytes_per_s * messages / count,
+        "all_reduce_latency_s": fitted.latency_s,
+        "all_reduce_bytes_per_s": fitted.bytes_per_s,
+        "median_error_share": fitted.median_error_share,
+        "worst_error_share": fitted.worst_error_share,
+        "processes": count,
+    }
+
+
+def disk_of(findings: Findings) -> dict[str, float]:
+    """Latency and rates of checkpoints through the real writer and reader."""
+    writes = sorted((f for f in findings if f["kind"] == "disk_write"), key=lambda f: f["bytes"])
+    reads = sorted((f for f in findings if f["kind"] == "disk_read"), key=lambda f: f["bytes"])
+    write = fit_alpha_beta([f["bytes"] for f in writes], [f["seconds"] for f in writes])
+    read = fit_alpha_beta([f["bytes"] for f in reads], [f["seconds"] for f in reads])
+    return {
+        "latency_s": write.latency_s,
+        "write_bytes_per_s": write.bytes_per_s,
+        "read_latency_s": read.latency_s,
+        "read_bytes_per_s": read.bytes_per_s,
+        "median_error_share": write.median_error_share,
+        "capacity_bytes": float(shutil.disk_usage(tempfile.gettempdir()).free),
+    }
+
+
+def _of(findings: Findings, threads: int, processes: int) -> list[dict[str, Any]]:
+    return [f for f in findings if f.get("threads") == threads and f.get("processes") == processes]
+
+
+def _rates(dtype: str, findings: Findings) -> dict[str, float]:
+    def rate(kind: str, per: str = "flops_per_s") -> list[float]:
+        return [f[per] for f in findings if f["kind"] == kind and f.get("dtype", dtype) == dtype]
+
+    def seconds(kind: str) -> float:
+        return next((f["seconds"] for f in findings if f["kind"] == kind), 0.0)
+
+    rates = {"linear_flops_per_s": max(rate("product")), "word_bytes": 2.0 if dtype == "bf16" else 4.0}
+    rates["wide_flops_per_s"] = rates["linear_flops_per_s"]
+    rates["attention_flops_per_s"] = median(rate("attention"))
+    if backward := rate("attention_backward"):
+        rates["attention_backward_share"] = median(backward) / rates["attention_flops_per_s"]
+    rates["causal_share"] = ATTENTION_CAUSAL_SHARE
+    rates["memory_bytes_per_s"] = median(rate("add", "bytes_per_s"))
+    rates["stream_bytes_per_s"] = median(rate("copy", "bytes_per_s"))
+    rates["optimiser_bytes_per_s"] = median(rate("optimiser", "bytes_per_s"))
+    rates["launch_s"] = seconds("launch")
+    rates["kernel_s"] = max(0.0, seconds("tiny_product") - seconds("launch"))
+    return rates

@@ -1,0 +1,116 @@
+"""One process of the probe: `python -m datahall.real.probe_worker job.json rank`.  Started by the probe.
+
+Rank 0 first measures alone, one thread and several, then all processes at once, then messages between them.  Each
+finding is one line of `findings.jsonl`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+import torch.distributed as dist
+
+from datahall.real.observe import die_with_parent
+from datahall.real.probe_kernels import kernels
+from datahall.real.probe_timing import time_call, time_together
+from datahall.storage.execute import load, save
+
+MESSAGE_BYTES = tuple(4**power for power in range(4, 13))  # 256 bytes to 16 MiB
+_FILE_BYTES = (2**18, 2**22, 2**24, 2**26)
+
+
+def main(path: str, rank: int) -> None:
+    """Carry out the probe's job."""
+    job = json.loads(Path(path).read_text())
+    die_with_parent(job["parent"])
+    with (Path(job["folder"]) / f"findings-{rank}.jsonl").open("w", encoding="utf-8") as file:
+        _measure(job, rank, _Teller(file, rank))
+
+
+class _Teller:
+    def __init__(self, file: TextIO, rank: int) -> None:
+        self.file = file
+        self.rank = rank
+
+    def tell(self, finding: dict[str, Any], **about: Any) -> None:
+        self.file.write(json.dumps({**finding, **about}) + "\n")
+        self.file.flush()
+
+
+def _measure(job: dict[str, Any], rank: int, teller: _Teller) -> None:
+    quick, budget_s = job["quick"], job["budget_s"]
+    if rank == 0:
+        for threads in job["threads"]:
+            torch.set_num_threads(threads)
+            for finding in kernels(quick, budget_s):
+                teller.tell(finding, threads=threads, processes=1)
+        torch.set_num_threads(1)
+        for finding in _disk(Path(job["folder"]) / "disk", quick):
+            teller.tell(finding)
+    if job["processes"] == 1:
+        return
+    dist.init_process_group("gloo", init_method=job["rendezvous"], rank=rank, world_size=job["processes"])
+    torch.set_num_threads(1)
+    for finding in _together(quick, budget_s):
+        teller.tell(finding, threads=1, processes=job["processes"])
+    for finding in _messages(quick):
+        teller.tell(finding, processes=job["processes"])
+    dist.barrier()
+
+
+def _together(quick: bool, budget_s: float) -> Iterator[dict[str, Any]]:
+    """The kernels while every process runs the same one."""
+    dist.barrier()
+    for finding in kernels(quick, budget_s):
+        yield finding
+        dist.barrier()
+
+
+def _messages(quick: bool) -> Iterator[dict[str, Any]]:
+    for count in MESSAGE_BYTES:
+        buffer = torch.zeros(count // 4)
+        repeats = 15 if count > 2**20 else 30 if quick else 100
+        all_reduce: Callable[[], Any] = lambda buffer=buffer: dist.all_reduce(buffer)  # noqa: E731
+        all_reduce()
+        dist.barrier()
+        yield {"kind": "all_reduce", "bytes": count, **time_together(all_reduce, repeats).to_json()}
+
+
+def _disk(folder: Path, quick: bool) -> Iterator[dict[str, Any]]:
+    """Write and read checkpoints through the real writer, flushed to the disk, read without the page cache's help."""
+    steps = itertools.count(1)
+    for count in _FILE_BYTES[: 3 if quick else 4]:
+        state = {"tensor": torch.randn(count // 4)}
+        write = partial(_save_next, folder, steps, state)
+        yield {"kind": "disk_write", "bytes": count, **time_call(write, 0.5 if quick else 1.5).to_json()}
+        read = partial(load, folder, state)
+        forget = partial(_drop_cached, folder)
+        yield {"kind": "disk_read", "bytes": count, **time_call(read, 0.3 if quick else 1.0, setup=forget).to_json()}
+
+
+def _save_next(folder: Path, steps: Iterator[int], state: dict[str, torch.Tensor]) -> None:
+    save(folder, next(steps), state, keep=1)
+
+
+def _drop_cached(folder: Path) -> None:
+    for file in folder.rglob("*"):
+        if file.is_file():
+            handle = os.open(file, os.O_RDONLY)
+            try:
+                os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+            finally:
+                os.close(handle)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))
+    sys.stdout.flush()
+    os._exit(0)
