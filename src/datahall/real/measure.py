@@ -18,7 +18,7 @@ from typing import Any
 
 from datahall.base.event import Event, read_events
 
-COMPONENTS = ("compute", "transfer", "waiting", "input", "optimiser", "other")
+COMPONENTS: tuple[str, ...] = ("compute", "transfer", "waiting", "input", "optimiser", "other")
 _COMPONENT_OF = {"forward": "compute", "backward": "compute", "input": "input", "optimiser": "optimiser"}
 STEADY_FROM = 2  # steps of an attempt that are still warming up
 
@@ -146,7 +146,7 @@ def _worker_step(rank: int, data: Mapping[str, Any], everybody_s: float, next_be
     marks: list[tuple[str, float]] = [(phase, at) for phase, at in data["marks"]]
     ends = [at for _, at in marks[1:]] + [next_begin_s]
     phases = [(phase, begin, end) for (phase, begin), end in zip(marks, ends, strict=True)]
-    seconds = dict.fromkeys(COMPONENTS, 0.0)
+    seconds: dict[str, float] = dict.fromkeys(COMPONENTS, 0.0)
     checkpoint_s = 0.0
     for phase, begin, end in phases:
         if phase == "exchange":

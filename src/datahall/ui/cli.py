@@ -18,6 +18,8 @@ VERBS: dict[str, tuple[str, str]] = {
     # verb: (module:command, one line of help)
     "catalog": ("datahall.ui.catalog:catalog", "what the catalogue knows, with the source of each figure"),
     "cite": ("datahall.ui.cite:cite", "the formulas, their sources and where each holds"),
+    "probe": ("datahall.ui.probe:probe", "measure this machine and write it as a site"),
+    "run": ("datahall.ui.run:run", "train a case here by a given plan"),
     "report": ("datahall.ui.report:report", "write the page and the trace of a run again"),
     "store": ("datahall.ui.store:store", "list, verify, clean, export checkpoint stores"),
     "export": ("datahall.ui.export:export", "a plan as a job script, a manifest or engine flags"),

@@ -14,7 +14,9 @@ from datahall.base.units import human
 
 
 @click.command()
-@click.option("--out", type=click.Path(path_type=Path), help="Where the site goes (default: where `site: local` looks).")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Where the site goes (default: where `site: local` looks)."
+)
 @click.option("--quick", is_flag=True, help="About 15 seconds instead of a minute; wider of the mark.")
 @click.option("--json", "as_json", is_flag=True, help="Rates and findings as JSON on stdout.")
 def probe(out: Path | None, quick: bool, as_json: bool) -> None:
@@ -52,7 +54,11 @@ def _tell(event: Event) -> None:
 
 def _sentence(finding: dict[str, Any]) -> str:
     setting = [f"{finding[key]} {key}" for key in ("threads", "processes") if finding.get(key, 1) != 1]
-    parts = [finding["kind"].replace("_", " "), finding.get("dtype", ""), " x ".join(map(str, finding.get("shape", ())))]
+    parts = [
+        finding["kind"].replace("_", " "),
+        finding.get("dtype", ""),
+        " x ".join(map(str, finding.get("shape", ()))),
+    ]
     if "shape" not in finding and finding.get("bytes"):
         parts.append(human(finding["bytes"], "bytes"))
     parts.append(", ".join(setting))

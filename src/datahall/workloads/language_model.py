@@ -26,11 +26,18 @@ def build(case: Case) -> Workload:
     sequence = case.application.sequence
     torch.manual_seed(case.application.seed)
     model = LanguageModel(case.model)
-    held_out = held_out_text(sequence)
+    dataset = case.application.dataset
+    samples, held_out = training_text(sequence, dataset), held_out_text(sequence, dataset)
+    if not len(samples) or not len(held_out):
+        raise UsageError(
+            f"the text is too short for samples of {sequence} tokens.",
+            where="application.dataset",
+            hint="Name a longer text, or shorten application.sequence.",
+        )
     return Workload(
         name=case.model.name,
         model=model,
-        data=training_text(sequence),
+        data=samples,
         loss=next_token_loss,
         tokens_per_sample=sequence,
         metrics={"validation_loss": lambda trained: validation_loss(trained, held_out)},

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from datahall.base.errors import WorldFailed
+from datahall.base.errors import UsageError, WorldFailed
 
 VOCABULARY = 256  # one token per byte
 HELD_OUT_SHARE = 0.02  # the end of the text, for the validation loss
@@ -39,21 +39,35 @@ class TextSamples:
         return torch.from_numpy(self.text[starts + np.arange(self.sequence + 1)].astype(np.int64))
 
 
-def training_text(sequence: int) -> TextSamples:
-    """The text to train on, as samples."""
-    text = _standard_library()
+def training_text(sequence: int, dataset: str = "") -> TextSamples:
+    """The text to train on, as samples: `dataset` is a text file, or "stdlib" (also empty)."""
+    text = _text(dataset)
     return TextSamples(text[: _boundary(text)], sequence)
 
 
-def held_out_text(sequence: int) -> TextSamples:
+def held_out_text(sequence: int, dataset: str = "") -> TextSamples:
     """Text that training never sees, as samples."""
-    text = _standard_library()
+    text = _text(dataset)
     return TextSamples(text[_boundary(text) :], sequence)
 
 
 def text_digest() -> str:
     """SHA-256 of the whole text, hexadecimal."""
     return hashlib.sha256(_standard_library().tobytes()).hexdigest()
+
+
+def _text(dataset: str) -> np.ndarray:
+    if dataset in ("", "stdlib"):
+        return _standard_library()
+    try:
+        text = np.fromfile(dataset, dtype=np.uint8)
+    except OSError as error:
+        raise UsageError(
+            f"the text {dataset} cannot be read: {error.strerror}.",
+            where="application.dataset",
+            hint='Name a text file, or "stdlib" for the source of Python\'s standard library.',
+        ) from error
+    return text
 
 
 @cache

@@ -1,0 +1,111 @@
+"""`datahall run`: train a case on this machine by a plan that is given, and keep everything in a folder.
+
+It neither plans nor compares: `datahall plan` makes plan files, `datahall prove` does the whole loop.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from datahall.base.errors import UsageError
+from datahall.base.event import Event
+from datahall.base.units import human
+from datahall.case.door import load
+from datahall.case.question import Case
+from datahall.compute.plan import ComputePlan
+from datahall.decisions.plan import Plan
+from datahall.decisions.proposal import load_proposal
+from datahall.network.plan import NetworkPlan
+from datahall.prove.folder import new_folder, write_json
+from datahall.storage.plan import StoragePlan
+
+if TYPE_CHECKING:
+    from datahall.real.training import Measurement
+
+
+@click.command("run")
+@click.argument("what", type=click.Path(path_type=Path))
+@click.option("--steps", type=click.IntRange(1), help="Optimiser steps (default: what the case asks for).")
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Worker processes, for a case.")
+@click.option("--micro-batch", type=click.IntRange(1), help="Sequences at once per worker, for a case.")
+@click.option("--checkpoint-every", type=click.IntRange(0), default=0, show_default=True, help="Steps, for a case.")
+@click.option("--set", "sets", multiple=True, metavar="PATH=VALUE", help="Change a value of the case.")
+@click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Where to.")
+def run(
+    what: Path,
+    steps: int | None,
+    workers: int,
+    micro_batch: int | None,
+    checkpoint_every: int,
+    sets: tuple[str, ...],
+    runs: Path,
+) -> None:
+    """Train WHAT here: a plan file of `datahall plan --out`, or a case with the split given by options.
+
+    A killed worker is replaced from the last checkpoint.  Logs and results stay in runs/<time>-<name>/.
+    """
+    if what.suffix == ".json":
+        proposal = load_proposal(what)
+        case, plan = proposal.case, proposal.plan
+    else:
+        case = load(what, sets)
+        plan = given_plan(case, workers, micro_batch, checkpoint_every)
+    try:
+        from datahall.real import training
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"running needs {error.name}, which is not installed.", hint="Install datahall[train]."
+        ) from error
+    training.check_batches(plan, [plan.compute.devices])
+    folder = new_folder(runs, case.name)
+    write_json(folder / "case.json", case.to_json())
+    write_json(folder / "plan.json", plan.to_json())
+    paths = [str(what.resolve().parent)]
+    measured = training.run(case, plan, folder / "real", steps=steps, on_event=_tell, import_paths=paths)
+    write_json(folder / "real" / "result.json", measured.result.to_json())
+    click.echo(_table(measured))
+    click.echo(folder)
+
+
+def given_plan(case: Case, workers: int, micro_batch: int | None, checkpoint_every: int) -> Plan:
+    """The plan of `workers` data-parallel processes; UsageError when the global batch cannot be divided so."""
+    batch = case.application.global_batch
+    share, rest = divmod(batch, workers)
+    size = micro_batch or share
+    if rest or not share or share % size:
+        raise UsageError(
+            f"a global batch of {batch} sequences cannot be divided among {workers} workers in pieces of {size}.",
+            where="--workers, --micro-batch",
+            hint="Choose numbers whose product divides the global batch.",
+        )
+    precision = case.application.precision or "fp32"
+    compute = ComputePlan(data=workers, micro_batch=size, accumulation=share // size, precision=precision)
+    return Plan(compute, StoragePlan(interval_steps=checkpoint_every), NetworkPlan(), case.hash())
+
+
+def _tell(event: Event) -> None:
+    data = event.data
+    if event.kind == "step" and data["step"] % 10 == 0:
+        click.echo(f"{event.time_s:8.1f} s  step {data['step']:>6}  loss {data['loss']:.4f}", err=True)
+    elif event.kind == "launched":
+        click.echo(f"{event.time_s:8.1f} s  {data['workers']} workers start", err=True)
+    elif event.kind == "lost":
+        click.echo(
+            f"{event.time_s:8.1f} s  worker {data['worker']} lost in step {data['step']}: {data['how']}", err=True
+        )
+    elif event.kind == "waiting_for_turn":
+        click.echo("another datahall is measuring on this machine; waiting for my turn", err=True)
+
+
+def _table(measured: Measurement) -> str:
+    lines = [
+        f"{metric.name:<18} {human(metric.value, metric.unit):>12}   {human(metric.low, metric.unit)} to "
+        f"{human(metric.high, metric.unit)}"
+        for metric in measured.result.metrics.values()
+    ]
+    counts = [f"{name:<18} {value:>12,}" for name, value in measured.result.counts.items()]
+    losses = [f"{'loss':<18} {measured.losses[0]:>12.4f}   to {measured.losses[-1]:.4f}"] if measured.losses else []
+    return "\n".join([*lines, *counts, *losses])
