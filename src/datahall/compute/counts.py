@@ -1,0 +1,128 @@
+"""What a step of a model counts by, from its shape alone: weights in matrix products, widths, parameters by kind.
+
+`ShapeCounts.of(shape)` holds Python integers, so that the step table is exact; the same fields as arrays (`stack_counts`)
+price many models at once.  No seconds here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from datahall.case.model import ModelShape
+
+
+@dataclass(frozen=True, slots=True)
+class ShapeCounts:
+    """Counts of one model (integers), or of many (arrays of equal shape).
+
+    `*_weights` are elements of the matrices that one token is multiplied with, in one layer; a matrix product over
+    T tokens is 2 T weights FLOPs forward and twice that backward.  `score_width` and `value_width` are the summed head
+    widths of the attention core: 2 T keys (score_width + value_width) FLOPs forward.
+    """
+
+    layers: Any
+    moe_layers: Any
+    hidden: Any
+    vocab: Any
+    attention_weights: Any
+    attention_width: Any  # elements a token writes in the attention projections (queries, keys, values, output)
+    score_width: Any
+    value_width: Any
+    key_value_width: Any  # elements a token keeps for keys and values
+    heads: Any
+    dense_weights: Any  # of a dense layer's MLP
+    dense_width: Any  # elements a token writes inside a dense MLP
+    expert_weights: Any  # of one routed expert
+    expert_width: Any
+    experts: Any
+    experts_per_token: Any
+    shared_weights: Any  # of all shared experts of a layer
+    shared_width: Any
+    mlp_matrices: Any
+    window: Any
+    window_share: Any
+    embedding_parameters: Any  # tables, positions, an untied head
+    head_weights: Any  # hidden x vocab
+    other_parameters: Any  # norms, biases and routers of all layers
+
+    @classmethod
+    def of(cls, shape: ModelShape) -> ShapeCounts:
+        """The exact counts of `shape`."""
+        hidden, mats = shape.hidden, shape.mlp_matrices
+        weights, width, score, value, kept = _attention(shape)
+        dense_ffn = shape.dense_ffn if shape.experts else shape.ffn
+        counted = shape.layers * weights
+        dense_layers = shape.layers - shape.moe_layers
+        shared = shape.shared_experts * mats * hidden * shape.shared_ffn
+        expert = mats * hidden * shape.ffn if shape.experts else 0
+        counted += dense_layers * mats * hidden * dense_ffn
+        counted += shape.moe_layers * (shape.experts * expert + shared)
+        embedding = shape.vocab * hidden * (1 if shape.tied_embeddings else 2) + shape.learned_positions * hidden
+        return cls(
+            layers=shape.layers,
+            moe_layers=shape.moe_layers,
+            hidden=hidden,
+            vocab=shape.vocab,
+            attention_weights=weights,
+            attention_width=width,
+            score_width=score,
+            value_width=value,
+            key_value_width=kept,
+            heads=shape.heads,
+            dense_weights=mats * hidden * dense_ffn,
+            dense_width=(mats - 1) * dense_ffn,
+            expert_weights=expert,
+            expert_width=(mats - 1) * shape.ffn if shape.experts else 0,
+            experts=shape.experts,
+            experts_per_token=shape.experts_per_token,
+            shared_weights=shared,
+            shared_width=(mats - 1) * shape.shared_experts * shape.shared_ffn,
+            mlp_matrices=mats,
+            window=shape.window,
+            window_share=shape.window_share,
+            embedding_parameters=embedding,
+            head_weights=hidden * shape.vocab,
+            other_parameters=shape.parameters() - embedding - counted,
+        )
+
+    def keys(self, sequence: Any) -> Any:
+        """Keys that one query of a full (not causal) attention is compared with, on average over the layers."""
+        reach = np.minimum(sequence, np.where(np.asarray(self.window) > 0, self.window, sequence))
+        return (1.0 - self.window_share) * sequence + self.window_share * reach
+
+    @property
+    def router_weights(self) -> Any:
+        """Weights of one layer's router."""
+        return self.hidden * self.experts
+
+    @property
+    def layer_weights(self) -> Any:
+        """Weights in matrix products that a token meets in all layers, the head left out."""
+        dense = self.layers - self.moe_layers
+        mixture = self.experts_per_token * self.expert_weights + self.shared_weights + self.router_weights
+        return self.layers * self.attention_weights + dense * self.dense_weights + self.moe_layers * mixture
+
+
+def stack_counts(models: Sequence[ShapeCounts]) -> ShapeCounts:
+    """The counts of several models as float64 arrays, element i being `models[i]`."""
+    names = [field.name for field in fields(ShapeCounts)]
+    return ShapeCounts(**{name: np.array([float(getattr(model, name)) for model in models]) for name in names})
+
+
+def _attention(shape: ModelShape) -> tuple[int, int, int, int, int]:
+    """Weights, written width, score width, value width, kept width of one layer's attention."""
+    hidden, heads = shape.hidden, shape.heads
+    if shape.latent is None:
+        query, kept = heads * shape.head_dim, 2 * shape.kv_heads * shape.head_dim
+        return hidden * (2 * query + kept), 2 * query + kept, query, query, kept
+    latent = shape.latent
+    score, value = heads * (latent.nope_dim + latent.rope_dim), heads * latent.value_dim
+    query = (hidden * latent.query_rank + latent.query_rank * score) if latent.query_rank else hidden * score
+    compressed = latent.key_value_rank + latent.rope_dim
+    expanded = heads * (latent.nope_dim + latent.value_dim)
+    weights = query + hidden * compressed + latent.key_value_rank * expanded + value * hidden
+    return weights, score + latent.query_rank + compressed + expanded + value, score, value, expanded

@@ -1,0 +1,123 @@
+"""What one device holds during training, item by item, in bytes.
+
+Arrays or plain numbers.  Counts of bytes are estimates except for states, which are exact up to uneven shards.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from datahall.base.formula import formula
+from datahall.compute.counts import ShapeCounts
+from datahall.compute.numbers import PlanNumbers
+
+_RESERVED_BYTES = 1.5 * 2**30  # context, libraries' workspaces, communicators
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryHabits:
+    """How a stack stores things: bytes per parameter and what it keeps."""
+
+    weight_bytes: Any = 2.0  # resident copy used in products
+    gradient_bytes: Any = 4.0
+    optimiser_bytes: Any = 12.0  # 32-bit master copy and Adam's two moments
+    selective_kept: Any = 1.0  # share of a layer's activations that "selective" recomputation keeps
+    logit_bytes: Any = 8.0  # per score: 32-bit scores and their gradient
+    fragmentation_share: Any = 0.05
+    reserved_bytes: Any = _RESERVED_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryBytes:
+    """Bytes on the fullest device, by item."""
+
+    weights: Any
+    gradients: Any
+    optimiser: Any
+    activations: Any
+    buffers: Any
+    fragmentation: Any
+
+    @property
+    def total(self) -> Any:
+        """Bytes of all items."""
+        return self.weights + self.gradients + self.optimiser + self.activations + self.buffers + self.fragmentation
+
+
+@formula(
+    equation="states = P (w + g + o), each divided by the ranks that ZeRO shards it over",
+    source="Rajbhandari et al. 2020, ZeRO (arXiv 1910.02054), section 3.1; activations as Korthikanti et al. 2022 (arXiv 2205.05198)",
+    holds="fused attention (no stored scores); 1F1B keeps min(m, p) micro-batches",
+)
+def memory(
+    counts: ShapeCounts,
+    sequence: Any,
+    plan: PlanNumbers,
+    habits: MemoryHabits | None = None,
+    *,
+    trainable_share: Any = 1.0,
+) -> MemoryBytes:
+    """Bytes that the fullest device holds at the peak of a step."""
+    habits = habits or MemoryHabits()
+    word = np.maximum(2.0, np.minimum(4.0, np.asarray(plan.linear_bits) / 8.0))
+    full = np.where(word > 2.0, 1.0, 0.0)  # a 32-bit run has no separate master copy
+    parameters, layer = _parameters(counts, plan)
+    zero, shards = np.asarray(plan.zero_stage), plan.shards
+    weights = np.maximum(habits.weight_bytes, word) * parameters / np.where(zero >= 3, shards, 1.0)
+    gradients = habits.gradient_bytes * parameters * trainable_share / np.where(zero >= 2, shards, 1.0)
+    states = (habits.optimiser_bytes - 4.0 * full) * parameters * trainable_share / np.where(zero >= 1, shards, 1.0)
+    activations = _activations(counts, sequence, plan, habits, word)
+    gathered = np.where(zero >= 3, 2.0 * word * layer, 0.0)
+    buffers = gathered + habits.reserved_bytes
+    return MemoryBytes(
+        weights, gradients, states, activations, buffers, habits.fragmentation_share * (activations + gathered)
+    )
+
+
+def held_parameters(counts: ShapeCounts, plan: PlanNumbers) -> tuple[Any, Any]:
+    """Dense and expert parameters on one device before ZeRO shards them, embeddings spread evenly over the stages.
+
+    Experts are spread over the expert ranks, or split like everything else where there are none.
+    """
+    dense_layers = counts.layers - counts.moe_layers
+    dense = counts.layers * counts.attention_weights + dense_layers * counts.dense_weights + counts.other_parameters
+    dense = dense + counts.moe_layers * counts.shared_weights + counts.embedding_parameters
+    spread = np.where(np.asarray(plan.expert) > 1, plan.expert, plan.tensor)
+    experts = counts.moe_layers * counts.experts * counts.expert_weights
+    return dense / (plan.tensor * plan.pipeline), experts / (spread * plan.pipeline)
+
+
+def _parameters(counts: ShapeCounts, plan: PlanNumbers) -> tuple[Any, Any]:
+    """Parameters of the fullest stage on one device before sharding, and of one of its layers."""
+    dense, experts = held_parameters(counts, plan)
+    ends = counts.embedding_parameters / plan.tensor
+    layer = ((dense - ends / plan.pipeline) + experts) * plan.pipeline / counts.layers
+    own = np.ceil(counts.layers / plan.pipeline)
+    return own * layer + np.where(np.asarray(plan.pipeline) > 1, counts.head_weights / plan.tensor, ends), layer
+
+
+def _activations(counts: ShapeCounts, sequence: Any, plan: PlanNumbers, habits: MemoryHabits, word: Any) -> Any:
+    """Bytes kept for the backward pass, at the first stage's peak, and the logits where there is one stage."""
+    tokens = plan.micro_batch * sequence / plan.context
+    split = np.where(np.asarray(plan.sequence_parallel) > 0, plan.tensor, 1.0)
+    own = np.ceil(counts.layers / plan.pipeline)
+    factor = counts.mlp_matrices / np.maximum(counts.mlp_matrices - 1.0, 1.0)
+    mixture = counts.moe_layers / counts.layers
+    routed = (
+        counts.experts_per_token * (factor * counts.expert_width + 2.0 * counts.hidden) + factor * counts.shared_width
+    )
+    inside = (1.0 - mixture) * factor * counts.dense_width + mixture * routed
+    layer = word * tokens * (4.0 * counts.hidden / split + (counts.attention_width + inside) / plan.tensor)
+    inputs = word * tokens * counts.hidden / split
+    recompute = np.asarray(plan.recompute)
+    kept = np.where(recompute >= 2, inputs, np.where(recompute >= 1, habits.selective_kept * layer, layer))
+    alive = np.where(recompute >= 2, layer, (1.0 - habits.selective_kept) * layer * (recompute >= 1))
+    warm = 1.0 + np.where(
+        np.asarray(plan.virtual_stages) > 1, (plan.pipeline - 1.0) / (plan.pipeline * plan.virtual_stages), 0.0
+    )
+    flight = np.where(np.asarray(plan.pipeline) > 1, np.minimum(plan.accumulation, plan.pipeline * warm), 1.0)
+    logits = np.where(np.asarray(plan.pipeline) > 1, 0.0, habits.logit_bytes * tokens * counts.vocab / plan.tensor)
+    return own * flight * kept + alive + logits

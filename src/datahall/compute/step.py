@@ -1,0 +1,158 @@
+"""The step table of a compute plan: every row's exact FLOPs, bytes and kernels on one worker.
+
+Counted as torch's FlopCounterMode counts: a product of m x k with k x n is 2 m n k; the attention core is counted in
+full (not halved for causality), two products forward and five backward, because the fused kernel recomputes the scores.
+Bytes are memory traffic of an ideal kernel that reads each operand once; no seconds here.
+"""
+
+from __future__ import annotations
+
+from datahall.base.step_table import Component, Row, StepTable
+from datahall.case.model import ModelShape
+from datahall.compute.counts import ShapeCounts
+from datahall.compute.plan import ComputePlan
+
+_BYTES = {"fp32": 4, "tf32": 4}
+
+
+def step_table(
+    shape: ModelShape, sequence: int, plan: ComputePlan, *, stage: int | None = None, fused_attention: bool = True
+) -> StepTable:
+    """The rows of one optimiser step on one worker.
+
+    `stage` picks the pipeline stage (default: the last, which also has the head); with tensor or context parallelism
+    each worker has an equal share, counts rounded down.  `fused_attention` False counts four products backward.
+    """
+    counts = ShapeCounts.of(shape)
+    last = plan.pipeline - 1
+    stage = last if stage is None else stage
+    own_layers, own_moe = _stage_layers(counts, plan.pipeline, stage)
+    tokens = plan.accumulation * plan.micro_batch * sequence // plan.context
+    word = _BYTES.get(plan.precision, 2)
+    rows = _layer_rows(counts, own_layers, own_moe, tokens, sequence, plan, word, fused_attention)
+    if stage == 0:
+        rows.append(_embedding_row(counts, tokens, word))
+    if stage == last:
+        rows += _head_rows(counts, tokens, plan, word)
+    rows += _recompute_rows(rows, plan)
+    rows += _state_rows(shape, plan, own_layers, word)
+    return StepTable(tuple(row for row in rows if row.flops or row.bytes))
+
+
+def stage_layers(layers: int, stages: int, stage: int) -> range:
+    """The layers of one of `stages` pipeline stages: as even as can be, earlier stages one more."""
+    share, more = divmod(layers, stages)
+    start = stage * share + min(stage, more)
+    return range(start, start + share + (1 if stage < more else 0))
+
+
+def _stage_layers(counts: ShapeCounts, stages: int, stage: int) -> tuple[int, int]:
+    own = stage_layers(counts.layers, stages, stage)
+    dense_first = counts.layers - counts.moe_layers
+    return len(own), sum(1 for layer in own if layer >= dense_first) if counts.moe_layers else 0
+
+
+def _layer_rows(
+    counts: ShapeCounts, layers: int, moe: int, tokens: int, sequence: int, plan: ComputePlan, word: int, fused: bool
+) -> list[Row]:
+    rows: list[Row] = []
+    tensor, micro_steps = plan.tensor, plan.accumulation
+    dense = layers - moe
+
+    def product(name: str, count: int, weights: int, width: int, kernels: int, share: int = 1) -> None:
+        flops = 2 * tokens * weights * share * count // tensor
+        moved = word * count * (weights * micro_steps + tokens * (2 * counts.hidden + width) * share) // tensor
+        launches = kernels * count * micro_steps
+        rows.append(Row(f"{name} forward", Component.COMPUTE, flops, moved, kernels=launches))
+        rows.append(Row(f"{name} backward", Component.COMPUTE, 2 * flops, 2 * moved, kernels=2 * launches))
+
+    product("attention projections", layers, counts.attention_weights, counts.attention_width, 4)
+    _attention_core(rows, counts, layers, tokens, sequence, plan, word, fused)
+    product("mlp", dense, counts.dense_weights, counts.dense_width, counts.mlp_matrices)
+    if moe:
+        product("router", moe, counts.router_weights, counts.experts, 1)
+        product(
+            "experts", moe, counts.expert_weights, counts.expert_width, counts.mlp_matrices, counts.experts_per_token
+        )
+        product("shared experts", moe, counts.shared_weights, counts.shared_width, counts.mlp_matrices)
+    per_token = 10 * counts.hidden + 2 * counts.attention_width
+    inside = dense * counts.dense_width + moe * (counts.experts_per_token * counts.expert_width + counts.shared_width)
+    moved = word * tokens * (layers * per_token + 2 * inside) // tensor
+    rows.append(Row("elementwise", Component.COMPUTE, 0, 3 * moved, kernels=36 * layers * micro_steps))
+    return rows
+
+
+def _attention_core(
+    rows: list[Row],
+    counts: ShapeCounts,
+    layers: int,
+    tokens: int,
+    sequence: int,
+    plan: ComputePlan,
+    word: int,
+    fused: bool,
+) -> None:
+    windowed = round(layers * counts.window_share)
+    keys = (layers - windowed) * sequence + windowed * min(sequence, counts.window or sequence)
+    scores = 2 * tokens * keys * counts.score_width // plan.tensor
+    values = 2 * tokens * keys * counts.value_width // plan.tensor
+    moved = word * layers * tokens * (counts.score_width + counts.value_width + counts.key_value_width) // plan.tensor
+    launches = layers * plan.accumulation
+    rows.append(Row("attention core forward", Component.COMPUTE, scores + values, moved, kernels=launches))
+    backward = (3 if fused else 2) * scores + 2 * values
+    rows.append(Row("attention core backward", Component.COMPUTE, backward, 2 * moved, kernels=2 * launches))
+
+
+def _embedding_row(counts: ShapeCounts, tokens: int, word: int) -> Row:
+    return Row("embedding", Component.COMPUTE, 0, 4 * word * tokens * counts.hidden, kernels=3)
+
+
+def _head_rows(counts: ShapeCounts, tokens: int, plan: ComputePlan, word: int) -> list[Row]:
+    flops = 2 * tokens * counts.head_weights // plan.tensor
+    moved = (
+        word * (counts.head_weights * plan.accumulation + tokens * counts.vocab) + 8 * tokens * counts.vocab
+    ) // plan.tensor
+    launches = 3 * plan.accumulation
+    return [
+        Row("logits forward", Component.COMPUTE, flops, moved, kernels=launches),
+        Row("logits backward", Component.COMPUTE, 2 * flops, 2 * moved, kernels=2 * launches),
+    ]
+
+
+def _recompute_rows(rows: list[Row], plan: ComputePlan) -> list[Row]:
+    if plan.recompute == "none":
+        return []
+    whole = plan.recompute == "full"
+    again = [row for row in rows if row.name.endswith(" forward") and not row.name.startswith("logits")]
+    again = [row for row in again if whole or row.name.startswith("attention core")]
+    return [
+        Row(
+            "recompute",
+            Component.COMPUTE,
+            sum(row.flops for row in again),
+            sum(row.bytes for row in again),
+            kernels=sum(row.kernels for row in again),
+        )
+    ]
+
+
+def _state_rows(shape: ModelShape, plan: ComputePlan, own_layers: int, word: int) -> list[Row]:
+    """Gradient exchange and optimiser, for the parameters that one worker holds (an even share of the stages)."""
+    parameters = shape.parameters() // (plan.tensor * plan.pipeline)
+    ranks = plan.data * plan.context
+    shards = min(plan.shard_group or ranks, ranks) if plan.zero_stage else 1
+    rows: list[Row] = []
+    if ranks > 1:
+        rows.append(Row("gradient exchange", Component.TRANSFER, 0, word * parameters, messages=1))
+    if plan.zero_stage == 3 and shards > 1:
+        gathers = plan.accumulation * 2
+        rows.append(
+            Row("parameter gather", Component.TRANSFER, 0, gathers * word * parameters, messages=gathers * own_layers)
+        )
+    if plan.tensor > 1:
+        rows.append(
+            Row("tensor-parallel exchange", Component.TRANSFER, 0, 0, messages=4 * own_layers * plan.accumulation)
+        )
+    update = 7 * 4 * parameters // shards
+    rows.append(Row("optimiser", Component.OPTIMISER, 0, update, kernels=10 * own_layers))
+    return rows

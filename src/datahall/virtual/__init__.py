@@ -1,0 +1,1 @@
+"""The world that costs nothing: what a plan will take, by formulas and by simulated events."""

@@ -1,0 +1,117 @@
+"""What a forecast needs of a calibration, and how an accelerator's data sheet becomes rates without one.
+
+A calibration turns a case and a plan into `StepInputs` and says how far to trust the answer.  Fitting is `calibrate`'s.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from datahall.base.errors import Incompatible
+from datahall.base.label import Label
+from datahall.case.question import Case
+from datahall.case.site import Accelerator, Site
+from datahall.compute.counts import ShapeCounts
+from datahall.compute.estimate import DeviceRates
+from datahall.compute.plan import ComputePlan
+from datahall.virtual.habits import StackHabits
+from datahall.virtual.links import LinkRates
+from datahall.virtual.step_time import StepInputs
+
+# Best measured matrix product over the dense peak, median of the accelerators for which both are known.
+_REACHED_SHARES = {"bf16": 0.80, "fp16": 0.80, "fp8": 0.72, "fp4": 0.55}
+_LINK_SHARE = 0.8  # what collectives reach of a link's rate, in published collective timings
+
+
+class Calibration(Protocol):
+    """Constants for one family of sites, with how far they can be trusted."""
+
+    @property
+    def label(self) -> Label:
+        """Origin of the constants."""
+        ...
+
+    def inputs(self, case: Case, plan: ComputePlan) -> StepInputs:
+        """What a step of `case` under `plan` follows from."""
+        ...
+
+    def spread(self, component: str) -> tuple[float, float]:
+        """Factors that turn a forecast of `component` into the ends of its 90 % interval."""
+        ...
+
+
+class Uncalibrated:
+    """Data sheets and typical shares only: wide intervals, label `catalogue`."""
+
+    label = Label.CATALOGUE
+
+    def inputs(self, case: Case, plan: ComputePlan) -> StepInputs:
+        """Inputs from the site's own figures."""
+        rates = typical_rates(case.site.accelerator, plan.precision)
+        share = trainable_share(case)
+        counts = ShapeCounts.of(case.model)
+        return StepInputs(counts, case.application.sequence, rates, site_links(case.site), StackHabits(), share)
+
+    def spread(self, component: str) -> tuple[float, float]:
+        """Half and double for parts; the total of published families left out lay within 0.65 to 1.5."""
+        return (0.65, 1.5) if component in {"step_time", "tokens_per_s", "mfu"} else (0.5, 2.0)
+
+
+def trainable_share(case: Case) -> float:
+    """Share of the parameters that are trained: all, or LoRA's two thin matrices beside each projection."""
+    rank = case.application.lora_rank
+    if case.application.method != "lora" or not rank:
+        return 1.0
+    shape = case.model
+    width = 2 * shape.heads * shape.head_dim + 2 * shape.kv_heads * shape.head_dim + 4 * shape.hidden
+    return min(1.0, rank * width * shape.layers / shape.parameters())
+
+
+def peak_flops_per_s(accelerator: Accelerator, precision: str) -> float:
+    """The dense peak at `precision`; Incompatible where the device does not have it."""
+    peaks = accelerator.peak_flops_per_s
+    if peaks.get(precision):
+        return peaks[precision]
+    known = ", ".join(sorted(name for name, peak in peaks.items() if peak))
+    raise Incompatible(
+        f"{accelerator.name} has no {precision}.", where="plan.compute.precision", hint=f"It has: {known}."
+    )
+
+
+def reached_flops_per_s(accelerator: Accelerator, precision: str) -> float:
+    """The best rate measured for a matrix product, or the usual share of the peak where nobody measured."""
+    peak = peak_flops_per_s(accelerator, precision)
+    measured = accelerator.measured_flops_per_s.get(precision)
+    return measured or peak * _REACHED_SHARES.get(precision, 0.8)
+
+
+def typical_rates(accelerator: Accelerator, precision: str) -> DeviceRates:
+    """Rates from the data sheet and typical shares."""
+    linear = reached_flops_per_s(accelerator, precision)
+    has_wide = bool(accelerator.peak_flops_per_s.get("bf16") or accelerator.peak_flops_per_s.get("fp16"))
+    wide_name = "bf16" if accelerator.peak_flops_per_s.get("bf16") else "fp16"
+    wide = reached_flops_per_s(accelerator, wide_name) if has_wide and precision not in {"fp32", "tf32"} else linear
+    on_gpu = accelerator.kind == "gpu"
+    return DeviceRates(
+        linear_flops_per_s=0.9 * linear,
+        wide_flops_per_s=0.9 * wide,
+        attention_flops_per_s=0.55 * wide,
+        memory_bytes_per_s=0.8 * accelerator.memory_bytes_per_s,
+        launch_s=6e-6 if on_gpu else 1e-6,
+        kernel_s=3e-6,
+        fixed_s=0.01,
+        cast_passes=1.0 if precision in {"fp8", "fp4", "int8"} else 0.0,
+        word_bytes=4.0 if precision in {"fp32", "tf32"} else 2.0,
+    )
+
+
+def site_links(site: Site) -> LinkRates:
+    """The site's links as collectives reach them."""
+    return LinkRates(
+        up_bytes_per_s=_LINK_SHARE * site.scale_up.bytes_per_s,
+        up_latency_s=site.scale_up.latency_s,
+        domain=float(site.scale_up_domain),
+        out_bytes_per_s=_LINK_SHARE * site.scale_out.bytes_per_s,
+        out_latency_s=site.scale_out.latency_s,
+        oversubscription=site.oversubscription,
+    )

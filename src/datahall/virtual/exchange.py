@@ -1,0 +1,168 @@
+"""What travels during a step, and how much of it arithmetic does not hide.
+
+Numbers or arrays throughout; how stacks differ is `habits`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from datahall.compute.counts import ShapeCounts
+from datahall.compute.memory import held_parameters
+from datahall.compute.numbers import PlanNumbers
+from datahall.network.estimate import (
+    all_gather_s,
+    all_to_all_s,
+    group_bytes_per_s,
+    group_latency_s,
+    ranks_inside,
+    reduce_scatter_s,
+    send_s,
+)
+from datahall.virtual.habits import StackHabits
+from datahall.virtual.links import LinkRates
+from datahall.virtual.micro_step import MicroStep
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """Exposed seconds per micro-step by kind; `gradient` is the whole exchange once a step, not yet hidden."""
+
+    tensor: Any
+    context: Any
+    expert: Any
+    shard: Any
+    pipeline: Any
+    gradient: Any
+
+    @property
+    def per_micro_step(self) -> Any:
+        """Exposed seconds of one micro-step."""
+        return self.tensor + self.context + self.expert + self.shard + self.pipeline
+
+
+def hidden_s(transfer: Any, cover: Any, exposed: Any) -> Any:
+    """Exposed seconds of a transfer beside `cover` seconds of arithmetic, `exposed` of it never hidden."""
+    return exposed * transfer + np.maximum(0.0, (1.0 - exposed) * transfer - cover)
+
+
+def exchange_s(
+    counts: ShapeCounts,
+    sequence: Any,
+    links: LinkRates,
+    habits: StackHabits,
+    word_bytes: Any,
+    plan: PlanNumbers,
+    one: MicroStep,
+) -> Exchange:
+    """What a step of `plan` exchanges."""
+    tokens = plan.micro_batch * sequence / plan.context
+    chunk = plan.pipeline * plan.virtual_stages
+    layers = np.ceil(counts.layers / chunk) * plan.virtual_stages
+    mixture = layers * counts.moe_layers / counts.layers
+    again = 1.0 + 0.5 * np.where(np.asarray(plan.recompute) >= 2, 1.0, 0.0)
+    shard, gradient = _state_s(counts, links, habits, word_bytes, plan, one)
+    return Exchange(
+        tensor=habits.tensor_exposed * again * _tensor_s(counts, tokens, layers, mixture, links, word_bytes, plan),
+        context=_context_s(counts, tokens, layers, links, habits, word_bytes, plan, one),
+        expert=habits.expert_exposed * again * _expert_s(counts, tokens, mixture, links, word_bytes, plan),
+        shard=shard,
+        pipeline=_pipeline_s(counts, tokens, links, habits, word_bytes, plan),
+        gradient=gradient,
+    )
+
+
+def _tensor_s(
+    counts: ShapeCounts, tokens: Any, layers: Any, mixture: Any, links: LinkRates, word: Any, plan: PlanNumbers
+) -> Any:
+    """Two all-reduces a layer forward and two backward (as gather and scatter, where the sequence is split too)."""
+    ranks = plan.tensor
+    inside = ranks_inside(ranks, 1.0, links.domain)
+    rate = group_bytes_per_s(ranks, inside, links.up_bytes_per_s, links.out_bytes_per_s, links.oversubscription)
+    hop = group_latency_s(ranks, inside, links.up_latency_s, links.out_latency_s)
+    routed = np.where(np.asarray(plan.expert) > 1, mixture, 0.0)
+    return (4.0 * layers - 2.0 * routed) * 2.0 * all_gather_s(word * tokens * counts.hidden, ranks, rate, hop)
+
+
+def _context_s(
+    counts: ShapeCounts,
+    tokens: Any,
+    layers: Any,
+    links: LinkRates,
+    habits: StackHabits,
+    word: Any,
+    plan: PlanNumbers,
+    one: MicroStep,
+) -> Any:
+    """Keys and values once around the context ring forward, twice backward (with their gradients)."""
+    ranks = plan.context
+    inside = ranks_inside(ranks, plan.tensor, links.domain)
+    rate = group_bytes_per_s(ranks, inside, links.up_bytes_per_s, links.out_bytes_per_s, links.oversubscription)
+    hop = group_latency_s(ranks, inside, links.up_latency_s, links.out_latency_s)
+    held = word * tokens * counts.key_value_width / plan.tensor
+    whole = 3.0 * layers * all_gather_s(held * ranks, ranks, rate, hop)
+    return hidden_s(whole, one.attention, habits.context_exposed)
+
+
+def _expert_s(counts: ShapeCounts, tokens: Any, mixture: Any, links: LinkRates, word: Any, plan: PlanNumbers) -> Any:
+    """Tokens to their experts and back, forward and backward; one copy per remote domain."""
+    ranks = plan.expert
+    split = np.where(np.asarray(plan.sequence_parallel) > 0, plan.tensor, 1.0)
+    held = word * tokens * counts.hidden / split
+    near = ranks_inside(ranks, 1.0, links.domain)
+    domains = np.ceil(ranks / near)
+    reached = domains * (1.0 - (1.0 - 1.0 / domains) ** counts.experts_per_token) * (domains - 1.0) / domains
+    inside = all_to_all_s(held * counts.experts_per_token, near, links.up_bytes_per_s, links.up_latency_s)
+    outside = send_s(
+        held * reached, links.out_bytes_per_s / links.oversubscription, links.out_latency_s * (domains - 1.0)
+    )
+    return mixture * 4.0 * np.where(ranks > 1, np.maximum(inside, outside), 0.0)
+
+
+def _state_s(
+    counts: ShapeCounts, links: LinkRates, habits: StackHabits, word: Any, plan: PlanNumbers, one: MicroStep
+) -> tuple[Any, Any]:
+    """Parameters gathered and gradients scattered every micro-step (stage 3), and once a step."""
+    shards = plan.shards
+    every = plan.data * plan.context
+    dense, experts = held_parameters(counts, plan)
+    expert_ranks = np.maximum(1.0, shards / plan.expert)
+    gathered = _gather_s(word * dense, shards, plan.tensor, links) + _gather_s(
+        word * experts, expert_ranks, plan.tensor * plan.expert, links
+    )
+    reduced = _scatter_s(habits.gradient_bytes * dense, shards, plan.tensor, links)
+    reduced = reduced + _scatter_s(habits.gradient_bytes * experts, expert_ranks, plan.tensor * plan.expert, links)
+    replicas = every / shards
+    across = 2.0 * _gather_s(habits.gradient_bytes * (dense + experts) / shards, replicas, plan.tensor * shards, links)
+    sharded = np.asarray(plan.zero_stage) >= 3
+    forward = hidden_s(gathered, one.forward, habits.shard_exposed)
+    backward = hidden_s(gathered + reduced, one.backward, habits.shard_exposed)
+    return np.where(sharded, forward + backward, 0.0), across + np.where(sharded, 0.0, gathered + reduced)
+
+
+def _pipeline_s(
+    counts: ShapeCounts, tokens: Any, links: LinkRates, habits: StackHabits, word: Any, plan: PlanNumbers
+) -> Any:
+    """Activations to the next stage and gradients back, for each chunk of layers."""
+    split = np.where(np.asarray(plan.sequence_parallel) > 0, plan.tensor, 1.0)
+    stride = plan.tensor * plan.data * plan.context
+    rate = np.where(stride * 2.0 <= links.domain, links.up_bytes_per_s, links.out_bytes_per_s / links.oversubscription)
+    sends = 2.0 * plan.virtual_stages * np.minimum(plan.pipeline - 1.0, 1.0)
+    return habits.pipeline_exposed * sends * send_s(word * tokens * counts.hidden / split, rate, links.out_latency_s)
+
+
+def _gather_s(payload: Any, ranks: Any, stride: Any, links: LinkRates) -> Any:
+    inside = ranks_inside(ranks, stride, links.domain)
+    rate = group_bytes_per_s(ranks, inside, links.up_bytes_per_s, links.out_bytes_per_s, links.oversubscription)
+    return all_gather_s(payload, ranks, rate, group_latency_s(ranks, inside, links.up_latency_s, links.out_latency_s))
+
+
+def _scatter_s(payload: Any, ranks: Any, stride: Any, links: LinkRates) -> Any:
+    inside = ranks_inside(ranks, stride, links.domain)
+    rate = group_bytes_per_s(ranks, inside, links.up_bytes_per_s, links.out_bytes_per_s, links.oversubscription)
+    return reduce_scatter_s(
+        payload, ranks, rate, group_latency_s(ranks, inside, links.up_latency_s, links.out_latency_s)
+    )

@@ -1,0 +1,37 @@
+"""The few ways in which training stacks differ where a plan does not say: what they hide, repeat and store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class StackHabits:
+    """How a training stack behaves where plans do not say: shares between 0 and 1, bytes per parameter.
+
+    An `*_exposed` share of a transfer is never hidden (and slows what it runs beside); the rest hides as far as there is
+    arithmetic to cover it.  `selective_*` is what "selective" recomputation runs again.
+    """
+
+    tensor_exposed: Any = 0.8
+    context_exposed: Any = 0.3
+    expert_exposed: Any = 0.8
+    shard_exposed: Any = 0.15
+    gradient_exposed: Any = 0.3
+    gradient_cover: Any = 0.7  # of the last micro-step's backward that gradient exchange can run beside
+    pipeline_exposed: Any = 0.5
+    head_exposed: Any = 0.6  # of the last stage's logits that the other stages wait for
+    selective_linear: Any = 0.0
+    selective_core: Any = 1.0
+    gradient_bytes: Any = 2.0
+    update_bytes: Any = 34.0
+
+
+def stack_habits(stacks: Sequence[StackHabits]) -> StackHabits:
+    """The habits of several stacks as arrays, element i being `stacks[i]`."""
+    names = [field.name for field in fields(StackHabits)]
+    return StackHabits(**{name: np.array([float(getattr(one, name)) for one in stacks]) for name in names})

@@ -1,0 +1,155 @@
+"""One micro-step on the slowest pipeline stage: device seconds by kind of work, and the host's seconds to issue them.
+
+Arrays or plain numbers; communication is `exchange`'s.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from datahall.compute.counts import ShapeCounts
+from datahall.compute.estimate import DeviceRates, product_s, traffic_s
+from datahall.compute.numbers import PlanNumbers
+from datahall.virtual.habits import StackHabits
+
+# Kernels of one layer forward: projections and attention, MLP, norms, rotary, residuals.  Backward has twice as many.
+_LAYER_KERNELS = 20.0
+_MIXTURE_KERNELS = 24.0  # router, permutation, grouped products, on top
+_ELEMENTS_PER_HIDDEN = 10.0  # norms twice (2 h each), residuals twice (3 h each)
+
+
+@dataclass(frozen=True, slots=True)
+class MicroStep:
+    """Seconds of one micro-step; `forward` and `backward` are device seconds of the stage's layers."""
+
+    linear: Any
+    attention: Any
+    elementwise: Any
+    experts: Any
+    logits: Any
+    recompute: Any
+    host: Any
+    forward: Any
+    backward: Any
+
+    @property
+    def device(self) -> Any:
+        """Device seconds of the whole micro-step."""
+        return self.linear + self.attention + self.elementwise + self.experts + self.logits + self.recompute
+
+
+def micro_step(
+    counts: ShapeCounts, sequence: Any, rates: DeviceRates, habits: StackHabits, plan: PlanNumbers, trainable_share: Any
+) -> MicroStep:
+    """The micro-step of `plan` on its slowest stage."""
+    tokens = plan.micro_batch * sequence / plan.context
+    chunk = plan.pipeline * plan.virtual_stages
+    layers = np.ceil(counts.layers / chunk) * plan.virtual_stages
+    mixture = layers * counts.moe_layers / counts.layers
+    grads = 1.0 + np.minimum(1.0, np.ceil(trainable_share * 4.0) / 4.0)  # LoRA's own products are a small share
+    linear, linear_launch = _linear_s(counts, tokens, layers, mixture, rates, plan)
+    experts, permute = _experts_s(counts, tokens, mixture, rates, plan)
+    attend = _attention_s(counts, sequence, tokens, layers, rates, plan)
+    element = _element_s(counts, tokens, layers, mixture, rates, plan)
+    logits = _logits_s(counts, tokens, rates, plan) * np.where(np.asarray(plan.pipeline) > 1, habits.head_exposed, 1.0)
+    attend_back = attend / rates.attention_backward_share * 2.5
+    again_linear = np.where(
+        np.asarray(plan.recompute) >= 2, 1.0, np.where(np.asarray(plan.recompute) >= 1, habits.selective_linear, 0.0)
+    )
+    again_core = np.where(
+        np.asarray(plan.recompute) >= 2, 1.0, np.where(np.asarray(plan.recompute) >= 1, habits.selective_core, 0.0)
+    )
+    recompute = again_linear * (linear + linear_launch + experts + permute + element) + again_core * attend
+    kernels = (layers * _LAYER_KERNELS + mixture * _MIXTURE_KERNELS) * (3.0 + again_linear)
+    return MicroStep(
+        linear=(1.0 + grads) * linear + 3.0 * linear_launch,
+        attention=attend + attend_back,
+        elementwise=3.0 * element,
+        experts=(1.0 + grads) * experts + 2.0 * permute,
+        logits=logits,
+        recompute=recompute,
+        host=kernels * rates.launch_s,
+        forward=linear + linear_launch + attend + element + experts + permute,
+        backward=grads * (linear + experts) + 2.0 * linear_launch + attend_back + 2.0 * element + permute + recompute,
+    )
+
+
+def _linear_s(
+    counts: ShapeCounts, tokens: Any, layers: Any, mixture: Any, rates: DeviceRates, plan: PlanNumbers
+) -> tuple[Any, Any]:
+    """Forward seconds of the dense products and of what comes with each (kernel ramps, casts)."""
+    dense = layers - mixture
+    attention, mlp = counts.attention_weights / plan.tensor, counts.dense_weights / plan.tensor
+    shared = (counts.shared_weights + counts.router_weights) / plan.tensor
+    operand = np.minimum(np.asarray(plan.linear_bits) / 8.0, rates.word_bytes)
+    narrow = np.where(operand < rates.word_bytes, 1.0, 0.0)
+    total = 0.0
+    cast = 0.0
+    for weights, width, count in (
+        (attention, counts.attention_width, layers),
+        (mlp, counts.dense_width, dense),
+        (shared, counts.shared_width, mixture),
+    ):
+        touched = tokens * (2.0 * counts.hidden + width / plan.tensor) * np.where(np.asarray(weights) > 0, 1.0, 0.0)
+        moved = operand * (weights + touched / 2.0) + rates.word_bytes * touched / 2.0
+        total = total + count * product_s(
+            2.0 * tokens * weights, moved, rates.linear_flops_per_s, rates.memory_bytes_per_s
+        )
+        cast = cast + count * narrow * rates.cast_passes * (touched * (rates.word_bytes + operand) + weights * operand)
+    kernels = 2.0 * layers + counts.mlp_matrices * dense
+    return total, kernels * rates.kernel_s + cast / rates.memory_bytes_per_s
+
+
+def _experts_s(
+    counts: ShapeCounts, tokens: Any, mixture: Any, rates: DeviceRates, plan: PlanNumbers
+) -> tuple[Any, Any]:
+    """Forward seconds of grouped expert products, and of routing and permuting tokens."""
+    operand = np.minimum(np.asarray(plan.linear_bits) / 8.0, rates.word_bytes)
+    routed = tokens * counts.experts_per_token
+    spread = np.where(np.asarray(plan.expert) > 1, plan.expert, plan.tensor)
+    flops = 2.0 * routed * counts.expert_weights / plan.tensor
+    held = counts.experts * counts.expert_weights / spread
+    moved = operand * held + rates.word_bytes * routed * (2.0 * counts.hidden + counts.expert_width) / plan.tensor
+    grouped = product_s(flops, moved, rates.linear_flops_per_s * rates.expert_share, rates.memory_bytes_per_s)
+    touched = rates.word_bytes * routed * (6.0 * counts.hidden + 2.0 * counts.expert_width) / plan.tensor
+    permute = traffic_s(rates.permute_passes * touched, rates.memory_bytes_per_s, rates.kernel_s, 8.0)
+    return mixture * grouped, mixture * permute
+
+
+def _attention_s(
+    counts: ShapeCounts, sequence: Any, tokens: Any, layers: Any, rates: DeviceRates, plan: PlanNumbers
+) -> Any:
+    """Forward seconds of the attention core: the causal half of the scores that the kernel really computes."""
+    flops = (
+        2.0
+        * tokens
+        * counts.keys(sequence)
+        * (counts.score_width + counts.value_width)
+        * rates.causal_share
+        / plan.tensor
+    )
+    moved = rates.word_bytes * tokens * (counts.score_width + counts.value_width + counts.key_value_width) / plan.tensor
+    return layers * product_s(flops, moved, rates.attention_flops_per_s, rates.memory_bytes_per_s, rates.kernel_s)
+
+
+def _element_s(
+    counts: ShapeCounts, tokens: Any, layers: Any, mixture: Any, rates: DeviceRates, plan: PlanNumbers
+) -> Any:
+    """Forward seconds of norms, residuals, rotary and activation functions."""
+    split = np.where(np.asarray(plan.sequence_parallel) > 0, plan.tensor, 1.0)
+    outside = _ELEMENTS_PER_HIDDEN * counts.hidden / split + counts.attention_width / plan.tensor
+    inside = 2.0 * (layers - mixture) * counts.dense_width + 2.0 * mixture * counts.shared_width
+    moved = rates.word_bytes * tokens * (layers * outside + inside / plan.tensor)
+    return traffic_s(rates.element_passes * moved, rates.memory_bytes_per_s, rates.kernel_s, 6.0 * layers)
+
+
+def _logits_s(counts: ShapeCounts, tokens: Any, rates: DeviceRates, plan: PlanNumbers) -> Any:
+    """Forward and backward seconds of head and loss (scores in 32 bits, read and written about four times)."""
+    flops = 6.0 * tokens * counts.head_weights / plan.tensor
+    moved = 3.0 * rates.word_bytes * (counts.head_weights / plan.tensor + tokens * counts.hidden)
+    softmax = 16.0 * tokens * counts.vocab / plan.tensor
+    product = product_s(flops, moved, rates.wide_flops_per_s, rates.memory_bytes_per_s, rates.kernel_s, 3.0)
+    return product + traffic_s(softmax, rates.memory_bytes_per_s)

@@ -1,0 +1,123 @@
+"""What one training step takes: the one place that combines the rooms' estimates with overlap and waiting.
+
+Every argument is plain numbers or arrays, so that one plan is explained and half a million are ranked by the same lines.
+A step is `accumulation` micro-steps on the slowest pipeline stage, the pipeline's fill and drain, the exchange of
+gradients that arithmetic does not cover, and the update.  Whole runs (checkpoints, failures, cost) are `training`'s.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from datahall.base.formula import formula
+from datahall.compute.counts import ShapeCounts
+from datahall.compute.estimate import DeviceRates, issued_s
+from datahall.compute.memory import held_parameters
+from datahall.compute.numbers import PlanNumbers
+from datahall.virtual.exchange import Exchange, exchange_s, hidden_s
+from datahall.virtual.habits import StackHabits
+from datahall.virtual.links import LinkRates
+from datahall.virtual.micro_step import MicroStep, micro_step
+
+
+@dataclass(frozen=True, slots=True)
+class StepInputs:
+    """Everything that a step's time follows from, besides the plan."""
+
+    counts: ShapeCounts
+    sequence: Any
+    rates: DeviceRates
+    links: LinkRates
+    habits: StackHabits
+    trainable_share: Any = 1.0  # of the parameters that get gradients (1: all; LoRA: a percent)
+
+
+@dataclass(frozen=True, slots=True)
+class StepSeconds:
+    """Seconds of one optimiser step by component, and what the components are made of.
+
+    The total is compute + transfer + waiting + optimiser + fixed.  The parts of `compute` are device seconds before
+    the host's launches; the parts of `transfer` are exposed seconds.
+    """
+
+    compute: Any
+    transfer: Any
+    waiting: Any  # pipeline fill and drain
+    optimiser: Any
+    fixed: Any
+    linear: Any
+    attention: Any
+    elementwise: Any
+    experts: Any
+    logits: Any
+    recompute: Any
+    launch: Any  # what the host's launches add
+    tensor_exchange: Any
+    context_exchange: Any
+    expert_exchange: Any
+    shard_exchange: Any
+    gradient_exchange: Any
+    pipeline_exchange: Any
+
+    @property
+    def total(self) -> Any:
+        """Seconds of the step."""
+        return self.compute + self.transfer + self.waiting + self.optimiser + self.fixed
+
+
+@formula(
+    equation="idle share of a step = (p-1)/(v m + p-1)",
+    source="Narayanan et al. 2021, Efficient large-scale language model training on GPU clusters (arXiv 2104.04473), section 2.2",
+    holds="1F1B or GPipe (v = 1), interleaved 1F1B with v chunks; equal stages, m a multiple of p",
+)
+def bubble_share(stages: Any, micro_batches: Any, virtual_stages: Any = 1) -> Any:
+    """Share of a step that a pipeline stage stands still."""
+    return (stages - 1) / (virtual_stages * micro_batches + stages - 1)
+
+
+def step_time(inputs: StepInputs, plan: PlanNumbers) -> StepSeconds:
+    """Seconds of one optimiser step of `plan`; element i of an array answer is the scalar answer."""
+    one = micro_step(inputs.counts, inputs.sequence, inputs.rates, inputs.habits, plan, inputs.trainable_share)
+    sent = exchange_s(inputs.counts, inputs.sequence, inputs.links, inputs.habits, inputs.rates.word_bytes, plan, one)
+    device = one.device
+    issued = issued_s(device, one.host)
+    steady = issued + sent.per_micro_step
+    steps = plan.accumulation
+    waiting = (plan.pipeline - 1) / plan.virtual_stages * plan.bubble_share * steady
+    gradient = _gradient_exposed(inputs.habits, sent, one, issued / np.maximum(device, 1e-30))
+    return StepSeconds(
+        compute=steps * issued,
+        transfer=steps * sent.per_micro_step + gradient,
+        waiting=waiting,
+        optimiser=_update_s(inputs, plan),
+        fixed=inputs.rates.fixed_s + 0.0 * steps,
+        linear=steps * one.linear,
+        attention=steps * one.attention,
+        elementwise=steps * one.elementwise,
+        experts=steps * one.experts,
+        logits=steps * one.logits,
+        recompute=steps * one.recompute,
+        launch=steps * (issued - device),
+        tensor_exchange=steps * sent.tensor,
+        context_exchange=steps * sent.context,
+        expert_exchange=steps * sent.expert,
+        shard_exchange=steps * sent.shard,
+        gradient_exchange=gradient,
+        pipeline_exchange=steps * sent.pipeline,
+    )
+
+
+def _gradient_exposed(habits: StackHabits, sent: Exchange, one: MicroStep, stretch: Any) -> Any:
+    """What of the gradient exchange the last micro-step's backward does not hide."""
+    return hidden_s(sent.gradient, habits.gradient_cover * one.backward * stretch, habits.gradient_exposed)
+
+
+def _update_s(inputs: StepInputs, plan: PlanNumbers) -> Any:
+    """Seconds of the optimiser: each state read and written once, gradients read twice (norm, update)."""
+    counts, rates = inputs.counts, inputs.rates
+    held = sum(held_parameters(counts, plan)) * inputs.trainable_share
+    shards = np.where(np.asarray(plan.zero_stage) >= 1, plan.shards, 1.0)
+    return inputs.habits.update_bytes * held / shards / rates.memory_bytes_per_s

@@ -1,0 +1,198 @@
+"""A whole training run in the virtual world: steps, checkpoints, failures, energy and cost, with intervals and labels.
+
+`forecast` gives the same metrics as the real world.  Which plan to choose is `search`'s; how constants were fitted is
+`calibrate`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from datahall.base.errors import UsageError
+from datahall.base.formula import formula
+from datahall.base.label import Label, weakest
+from datahall.base.metric import Metric
+from datahall.base.result import Result
+from datahall.base.step_table import Component
+from datahall.case.question import Case
+from datahall.compute.counts import ShapeCounts
+from datahall.compute.memory import MemoryHabits, memory
+from datahall.compute.numbers import PlanNumbers
+from datahall.compute.step import step_table
+from datahall.decisions.plan import Plan
+from datahall.virtual.calibration import Calibration, Uncalibrated, peak_flops_per_s
+from datahall.virtual.failures import daly_interval_s, wall_over_work
+from datahall.virtual.step_time import StepSeconds, step_time
+
+_RESTART_S = 300.0  # reschedule, load, first step: used only where failures are stated
+_STARTUP_S = 60.0
+_IDLE_POWER_SHARE = 0.3  # of the device's power limit, while it waits
+_HOST_POWER_SHARE = 0.6  # servers, fans, switches beside each device's own power
+
+
+@dataclass(frozen=True, slots=True)
+class RunSeconds:
+    """Where the seconds of a run go."""
+
+    steps: float
+    checkpoints: float
+    failures: float
+    startup: float
+
+    @property
+    def total(self) -> float:
+        """Seconds from launch to the end."""
+        return self.steps + self.checkpoints + self.failures + self.startup
+
+    @property
+    def goodput_share(self) -> float:
+        """Share of the time that trains."""
+        return self.steps / self.total
+
+
+def forecast(case: Case, plan: Plan, calibration: Calibration | None = None) -> Result:
+    """What playing `plan` for `case` will give, each metric with a 90 % interval and the weakest label of its inputs.
+
+    Raises UsageError where the plan does not belong to the case or needs other devices than the site has, Incompatible
+    where the accelerator lacks the precision.
+    """
+    plan.check_belongs_to(case)
+    calibration = calibration or Uncalibrated()
+    compute = plan.compute
+    if compute.devices > case.site.devices:
+        raise UsageError(
+            f"the plan needs {compute.devices} devices and {case.site.name} has {case.site.devices}.",
+            where="plan.compute",
+        )
+    numbers = PlanNumbers.of(compute)
+    seconds = step_time(calibration.inputs(case, compute), numbers)
+    run = run_seconds(case, plan, float(seconds.total))
+    values = _values(case, plan, seconds, run)
+    label = weakest([calibration.label, case.site.label("accelerator"), case.site.label("scale_out")])
+    metrics = {name: _metric(name, unit, value, calibration, label) for name, (unit, value) in values.items()}
+    return Result("virtual", MappingProxyType(metrics), MappingProxyType(_counts(case, plan)), _notes(case, plan, run))
+
+
+@formula(
+    equation="MFU = model FLOPs of a step / (devices x step time x dense peak)",
+    source="Chowdhery et al. 2022, PaLM (arXiv 2204.02311), appendix B; attention counted in full, recomputation not at all",
+    holds="the peak is the dense one of the precision of the linear layers; over 1 is an error",
+)
+def mfu_share(model_flops: float, devices: int, step_s: float, peak: float) -> float:
+    """Model FLOPs utilisation as a share."""
+    return model_flops / (devices * step_s * peak)
+
+
+@formula(
+    equation="T = P / (C N)",
+    source="the ideal limit: FLOPs of the run over devices times peak; everything else in datahall makes it longer",
+    holds="no communication, bubble, memory traffic, overhead, failure; products at peak",
+)
+def ideal_run_s(run_flops: float, devices: int, peak: float) -> float:
+    """Seconds of a run at the peak of every device."""
+    return run_flops / (peak * devices)
+
+
+def model_flops_per_step(case: Case, sequences: int) -> float:
+    """Forward and backward FLOPs of one step as MFU counts them: 6 per weight and token, 12 s h per layer in full."""
+    counts = ShapeCounts.of(case.model)
+    sequence = case.application.sequence
+    core = 6.0 * counts.layers * float(counts.keys(sequence)) * (counts.score_width + counts.value_width)
+    return sequences * sequence * (6.0 * (counts.layer_weights + counts.head_weights) + core)
+
+
+def run_seconds(case: Case, plan: Plan, step_s: float) -> RunSeconds:
+    """Steps, checkpoints and failures of the whole run."""
+    work = case.application.steps * step_s
+    write = checkpoint_write_s(case, plan)
+    stall = 0.1 * write if plan.storage.asynchronous else write
+    rate = case.site.failures_per_device_s * plan.compute.devices
+    interval = plan.storage.interval_steps * step_s
+    if not interval and rate > 0:
+        interval = float(daly_interval_s(stall, 1.0 / rate))
+    if not interval:
+        return RunSeconds(work, 0.0, 0.0, _STARTUP_S)
+    checkpoints = work / interval * stall
+    between = 1.0 / rate if rate else float("inf")
+    wall = work * float(wall_over_work(interval, stall, _RESTART_S, between))
+    return RunSeconds(work, checkpoints, max(0.0, wall - work - checkpoints), _STARTUP_S)
+
+
+def checkpoint_bytes(case: Case) -> int:
+    """Bytes of a full checkpoint: 32-bit master weights and Adam's two moments, 12 bytes a parameter."""
+    return 12 * case.model.parameters()
+
+
+def checkpoint_write_s(case: Case, plan: Plan) -> float:
+    """Seconds to write one checkpoint, each node writing its shards through its own disk."""
+    writers = max(1, min(plan.storage.shards, case.site.nodes))
+    return case.site.disk.latency_s + checkpoint_bytes(case) / (case.site.disk.write_bytes_per_s * writers)
+
+
+def _values(case: Case, plan: Plan, seconds: StepSeconds, run: RunSeconds) -> Mapping[str, tuple[str, float]]:
+    compute, site = plan.compute, case.site
+    step_s = float(seconds.total)
+    tokens = compute.global_batch * case.application.sequence
+    peak = peak_flops_per_s(site.accelerator, compute.precision)
+    write = checkpoint_write_s(case, plan)
+    busy = float(seconds.compute) / step_s
+    watts = site.accelerator.power_w * (_HOST_POWER_SHARE + _IDLE_POWER_SHARE + (1 - _IDLE_POWER_SHARE) * busy)
+    held = memory(ShapeCounts.of(case.model), case.application.sequence, PlanNumbers.of(compute), MemoryHabits())
+    return {
+        "compute": ("seconds", float(seconds.compute) + float(seconds.fixed)),
+        "transfer": ("seconds", float(seconds.transfer)),
+        "waiting": ("seconds", float(seconds.waiting)),
+        "input": ("seconds", 0.0),
+        "optimiser": ("seconds", float(seconds.optimiser)),
+        "checkpoint": ("seconds", 0.1 * write if plan.storage.asynchronous else write),
+        "checkpoint_write": ("seconds", write),
+        "startup": ("seconds", run.startup),
+        "step_time": ("seconds", step_s),
+        "total_time": ("seconds", run.total),
+        "peak_memory": ("bytes", float(held.total)),
+        "energy": ("joules", watts * site.pue * compute.devices * run.total),
+        "cost": ("usd", site.accelerator.price_usd_per_h / 3600.0 * compute.devices * run.total),
+        "tokens_per_s": ("tokens_per_s", tokens / step_s),
+        "mfu": ("share", mfu_share(model_flops_per_step(case, compute.global_batch), compute.devices, step_s, peak)),
+        "goodput": ("share", run.goodput_share),
+    }
+
+
+def _metric(name: str, unit: str, value: float, calibration: Calibration, label: Label) -> Metric:
+    low, high = calibration.spread(name)
+    inverse = name in {"tokens_per_s", "mfu", "goodput"}
+    low, high = (1 / high, 1 / low) if inverse else (low, high)
+    ceiling = 1.0 if unit == "share" else float("inf")
+    return Metric(name, unit, value, value * low, min(ceiling, value * high), label)
+
+
+def _counts(case: Case, plan: Plan) -> dict[str, int]:
+    steps = case.application.steps
+    table = step_table(case.model, case.application.sequence, plan.compute)
+    core = sum(row.flops for row in table.rows if row.name.startswith("attention core"))
+    samples = steps * plan.compute.global_batch
+    return {
+        "samples": samples,
+        "tokens": samples * case.application.sequence,
+        "steps": steps,
+        "matmul_flops": steps * (table.total_flops() - core),
+        "attention_flops": steps * core,
+        "collective_bytes": steps * table.total_bytes(Component.TRANSFER),
+        "collective_calls": steps * sum(row.messages for row in table.rows),
+        "checkpoint_bytes": checkpoint_bytes(case),
+    }
+
+
+def _notes(case: Case, plan: Plan, run: RunSeconds) -> tuple[str, ...]:
+    notes: list[str] = []
+    if not case.site.accelerator.price_usd_per_h:
+        notes.append("The site has no price, so the cost is 0.")
+    if not case.site.accelerator.power_w:
+        notes.append("The accelerator has no power figure, so the energy is 0.")
+    if run.failures:
+        notes.append(f"Failures and restarts take {run.failures / run.total:.1%} of the time.")
+    if plan.compute.devices < case.site.devices:
+        notes.append(f"The plan leaves {case.site.devices - plan.compute.devices} devices of the site idle.")
+    return tuple(notes)
