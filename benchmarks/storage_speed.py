@@ -2,9 +2,9 @@
 
     python benchmarks/storage_speed.py FOLDER [--gb 2] [--rounds 3] [--out docs/tables/storage-speed.md]
 
-FOLDER must lie on the disk that is measured and hold about three times the state.  Reads are cold: files are synchronised
-and dropped from the page cache first.  Writes of every contender end with fsync, except the row that says so.  Contenders
-take turns within a round; a figure is the median over rounds.
+FOLDER must lie on the disk that is measured and hold about three times the state.  Reads are cold: files are
+synchronised and dropped from the page cache first.  Writes of every contender end with fsync, except the row that says
+so.  Contenders take turns within a round; a figure is the median over rounds.
 """
 
 from __future__ import annotations
@@ -22,11 +22,10 @@ from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
+from storage_shaped import shaped
 
 from datahall.storage import execute
 from datahall.storage.execute_async import BackgroundSaver
-from datahall.storage.place import LocalPlace
-from datahall.storage.sink import Sink
 
 PART = 16 << 20
 THREADS = 4
@@ -128,43 +127,6 @@ def torch_save(path: Path, state: dict[str, Any], sync: bool) -> None:
         os.close(fd)
 
 
-class ShapedPlace(LocalPlace):
-    """A local folder behind a link of `SHAPED_BYTES_PER_S` that all threads share."""
-
-    def __init__(self, root: Path) -> None:
-        super().__init__(root)
-        self._free_at = 0.0
-        self._lock = threading.Lock()
-
-    def _pass(self, count: int) -> None:
-        with self._lock:
-            self._free_at = max(self._free_at, time.perf_counter()) + count / SHAPED_BYTES_PER_S
-            until = self._free_at
-        time.sleep(max(0.0, until - time.perf_counter()))
-
-    def create(self, folder: str, name: str) -> Sink:
-        return _ShapedSink(super().create(folder, name), self._pass)
-
-    def read_into(self, folder: str, name: str, offset: int, target: memoryview) -> int:
-        self._pass(len(target))
-        return super().read_into(folder, name, offset, target)
-
-
-class _ShapedSink:
-    def __init__(self, inner: Sink, wait: Callable[[int], None]) -> None:
-        self._inner, self._wait = inner, wait
-
-    def write(self, data: Any) -> None:
-        self._wait(len(data))
-        self._inner.write(data)
-
-    def close(self) -> None:
-        self._inner.close()
-
-    def abandon(self) -> None:
-        self._inner.abandon()
-
-
 def measure(folder: Path, gigabytes: float, rounds: int) -> tuple[dict[str, float], int]:
     """Median seconds of every contender, and the state's bytes."""
     state = training_state(gigabytes)
@@ -209,32 +171,31 @@ def measure(folder: Path, gigabytes: float, rounds: int) -> tuple[dict[str, floa
     return {name: statistics.median(values) for name, values in times.items()}, total
 
 
-def shaped(folder: Path, weights: Path | None) -> dict[str, tuple[float, float, int]]:
+def over_a_link(folder: Path, weights: Path | None) -> dict[str, tuple[float, float, int]]:
     """bf16 weights through a link of 100 MB/s: codec to (seconds of save, of load, stored bytes)."""
     if weights is not None:
         state = {"model": torch.load(weights)}
     else:
         state = {"model": {str(n): torch.randn(1024, 12_000).mul_(0.02).bfloat16() for n in range(8)}}
     found: dict[str, tuple[float, float, int]] = {}
-    original = execute.open_place
-    execute.open_place = lambda path: ShapedPlace(Path(path))
-    try:
+    with shaped(SHAPED_BYTES_PER_S):
         for codec in ("none", "zstd", "planes"):
             shutil.rmtree(folder, ignore_errors=True)
             saved = execute.save(folder, 1, state, codec=codec)
             target = {"model": {name: torch.zeros_like(t) for name, t in state["model"].items()}}
             found[codec] = (saved.seconds, timed(lambda t=target: execute.load(folder, t)), saved.stored_bytes)
             assert all(torch.equal(t, target["model"][name]) for name, t in state["model"].items())
-    finally:
-        execute.open_place = original
-        shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
     return found
 
 
 def table(medians: dict[str, float], total: int, links: dict[str, tuple[float, float, int]]) -> str:
     """The figures and the bars as Markdown."""
     m = medians
-    lines = [f"State: {total / 1e9:.2f} GB of fp32 weights and moments, one process, {execute.DEFAULT_SHARDS} shards.", ""]
+    lines = [
+        f"State: {total / 1e9:.2f} GB of fp32 weights and moments, one process, {execute.DEFAULT_SHARDS} shards.",
+        "",
+    ]
     lines += ["| what | seconds | GB/s |", "|---|---|---|"]
     lines += [f"| {name} | {value:.2f} | {total / value / 1e9:.2f} |" for name, value in m.items()]
     lines += ["", "| bar | asked | reached |", "|---|---|---|"]
@@ -271,12 +232,14 @@ def main() -> None:
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     medians, total = measure(arguments.folder / "speed", arguments.gb, arguments.rounds)
-    links = shaped(arguments.folder / "shaped", arguments.weights)
+    links = over_a_link(arguments.folder / "shaped", arguments.weights)
     shutil.rmtree(arguments.folder / "speed", ignore_errors=True)
     text = table(medians, total, links)
     print(text)
     if arguments.out:
-        arguments.out.write_text("# How fast the store is\n\n`python benchmarks/storage_speed.py` printed this.\n\n" + text)
+        arguments.out.write_text(
+            "# How fast the store is\n\n`python benchmarks/storage_speed.py` printed this.\n\n" + text
+        )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How the bytes of a tensor are stored: general compressors, ones made for floats, and lossy ones that must be allowed.
 
-A codec turns at most 16 MiB of one tensor into bytes and back.  What does not shrink is stored as it is (`encode` says
+A codec turns a few MiB of one tensor into bytes and back.  What does not shrink is stored as it is (`encode` says
 so), so no codec makes a checkpoint larger.  Libraries are imported when their codec is used.  Which codec pays where is
 `estimate.pick_codec`'s question, not this file's.
 """

@@ -59,7 +59,7 @@ class Loaded:
 
 
 def save(
-    path: str | Path,
+    path: str | Path | Place,
     step: int,
     state: Mapping[str, Any],
     *,
@@ -100,7 +100,7 @@ def save(
 
 
 def load(
-    path: str | Path, state: dict[str, Any], *, step: int | None = None, group: dist.ProcessGroup | None = None
+    path: str | Path | Place, state: dict[str, Any], *, step: int | None = None, group: dist.ProcessGroup | None = None
 ) -> Loaded:
     """Fill `state` in place from step `step`, or from the newest step that is whole.
 

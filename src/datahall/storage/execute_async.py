@@ -26,6 +26,7 @@ from torch.distributed.tensor import DTensor
 
 from datahall.storage.execute import DEFAULT_SHARDS, Saved, save
 from datahall.storage.execute_tensor import local
+from datahall.storage.place import Place
 
 _COPY_THREADS = 2
 _COPY_PART = 32 << 20
@@ -56,7 +57,7 @@ class Pending:
             raise RuntimeError("the save was never begun")
         return self._saved
 
-    def begin(self, path: str | Path, step: int, state: dict[str, Any], options: dict[str, Any]) -> None:
+    def begin(self, path: str | Path | Place, step: int, state: dict[str, Any], options: dict[str, Any]) -> None:
         """Start the thread."""
 
         def run() -> None:
@@ -74,7 +75,7 @@ class BackgroundSaver:
 
     def __init__(
         self,
-        path: str | Path,
+        path: str | Path | Place,
         *,
         codec: str = "none",
         allow_loss: bool = False,

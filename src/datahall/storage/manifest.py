@@ -1,7 +1,7 @@
 """The manifest of one checkpoint: which tensors, in which pieces, in which chunks of which shards, with every digest.
 
 A checkpoint is a folder `step-00000100` with shards and `manifest.json`.  The manifest appears last and at once: a
-folder without one is not a checkpoint.  A chunk is at most 16 MiB of one piece of one tensor (a piece is what one rank
+folder without one is not a checkpoint.  A chunk is at most 4 MiB of one piece of one tensor (a piece is what one rank
 holds of it), stored by a codec; its digest is over the stored bytes.  Chunks of a piece may lie in several shards, so
 that one large tensor is written by several threads.  The manifest carries the SHA-256 of its own text.
 
@@ -24,8 +24,8 @@ from datahall.storage.faults import CorruptShard, Unsafe
 
 FORMAT_VERSION: Final = 1
 MANIFEST: Final = "manifest.json"
-CHUNK_BYTES: Final = 16 << 20
-MANIFEST_LIMIT_BYTES: Final = 1 << 30
+CHUNK_BYTES: Final = 4 << 20  # what is written; larger ones up to the limit can be read
+CHUNK_LIMIT_BYTES: Final = 64 << 20
 
 DTYPE_BYTES: Final[Mapping[str, int]] = {
     "float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1,
@@ -176,7 +176,7 @@ def _check(manifest: Manifest, where: str) -> None:
             if held != sum(chunk.raw for chunk in piece.chunks) or not _inside(piece, tensor.shape):
                 raise CorruptShard(f"the pieces of {name!r} do not fit its shape.", where=where)
     for name, chunk in manifest.chunks():
-        whole = 0 <= chunk.shard < len(manifest.shards) and 0 <= chunk.raw <= CHUNK_BYTES and chunk.offset >= 0
+        whole = 0 <= chunk.shard < len(manifest.shards) and 0 <= chunk.raw <= CHUNK_LIMIT_BYTES and chunk.offset >= 0
         if not whole or chunk.offset + chunk.stored > manifest.shards[chunk.shard].bytes:
             raise CorruptShard(f"a chunk of {name!r} lies outside its shard.", where=where)
 

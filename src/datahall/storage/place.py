@@ -42,8 +42,10 @@ class Place(Protocol):
         ...
 
 
-def open_place(path: str | Path) -> Place:
-    """The place at a local path or a URL of fsspec (s3://bucket/prefix, hdfs://host/path, memory://x)."""
+def open_place(path: str | Path | Place) -> Place:
+    """The place at a local path or a URL of fsspec (s3://bucket/prefix, hdfs://host/path); a place is its own."""
+    if not isinstance(path, str | Path):
+        return path
     text = str(path)
     if "://" not in text:
         return LocalPlace(Path(text))
@@ -73,8 +75,13 @@ class LocalPlace:
             entries = list(os.scandir(self.root / folder))
         except FileNotFoundError:
             return {}
-        stats = {e.name: e.stat(follow_symlinks=False) for e in entries if e.is_file(follow_symlinks=False)}
-        return {name: (stat.st_size, stat.st_mtime) for name, stat in stats.items()}
+        found: dict[str, tuple[int, float]] = {}
+        for entry in entries:
+            with contextlib.suppress(FileNotFoundError):  # another writer's temporary file may be gone by now
+                if entry.is_file(follow_symlinks=False):
+                    stat = entry.stat(follow_symlinks=False)
+                    found[entry.name] = (stat.st_size, stat.st_mtime)
+        return found
 
     def create(self, folder: str, name: str) -> Sink:
         """A new file; the folder is made when it is missing."""

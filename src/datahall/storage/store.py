@@ -59,7 +59,7 @@ def read_manifest(place: Place, step: int) -> Manifest:
 
 def verify(path: str | Path | Place, step: int) -> Verdict:
     """Read every byte of a step and compare digests; never raises for damage, names the file instead."""
-    place = open_place(path) if isinstance(path, str | Path) else path
+    place = open_place(path)
     folder = step_folder(step)
     try:
         manifest = read_manifest(place, step)
@@ -91,7 +91,7 @@ def collect(
 
     A leftover is a file that no manifest names; younger ones may belong to a save in progress and stay.
     """
-    place = open_place(path) if isinstance(path, str | Path) else path
+    place = open_place(path)
     now_s = time.time() if now_s is None else now_s
     steps = committed_steps(place)
     retired = set(steps[:-keep]) if keep > 0 else set[int]()

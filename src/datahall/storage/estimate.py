@@ -1,0 +1,117 @@
+"""What writing, reading and re-reading a checkpoint take: formulas over plain numbers or arrays.
+
+A client (one rank) holds `raw_bytes`, in `shards` files with one thread each.  A tier gives every stream at most
+`stream_bytes_per_s` and all streams of all clients together at most `tier_bytes_per_s`.  A codec shrinks `ratio` times
+at `codec_bytes_per_s` of raw bytes for the whole client (all its threads; measured through the real writer, digests and
+interpreter included).  Nothing here is overlapped with training: the stall of a background save is `stall_s`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from datahall.base.formula import formula
+from datahall.storage.manifest import CHUNK_BYTES
+
+
+@formula(
+    equation="t = latency + bytes / (B x stripes), B x stripes at most the tier's rate over its clients",
+    source="T = (M + P)/(B S) with S read as the number of stripes; with S a capacity it has no right unit",
+    holds="streams of one size; capacity is a constraint, not a term",
+)
+def transfer_s(
+    stored_bytes: Any, shards: Any, clients: Any, stream_bytes_per_s: Any, tier_bytes_per_s: Any, latency_s: Any
+) -> Any:
+    """Seconds to move one client's stored bytes to or from a tier that `clients` use at once."""
+    rate = np.minimum(np.asarray(stream_bytes_per_s) * shards, np.asarray(tier_bytes_per_s) / clients)
+    return latency_s + stored_bytes / rate
+
+
+@formula(
+    equation="t = latency + max(c, m) + max(o, threads x chunk/raw) min(c, m), c = raw/E, m = raw/(r B)",
+    source="ours: two resources used by the same threads; o = 0 covers all, o = 1 nothing",
+    holds="several chunks per thread",
+)
+def coded_s(
+    raw_bytes: Any,
+    ratio: Any,
+    codec_bytes_per_s: Any,
+    shards: Any,
+    clients: Any,
+    stream_bytes_per_s: Any,
+    tier_bytes_per_s: Any,
+    latency_s: Any,
+    overlap: Any,
+) -> Any:
+    """Seconds to write or to read one client's `raw_bytes` by a codec, with the rates of that direction."""
+    computing = raw_bytes / np.asarray(codec_bytes_per_s, dtype=float)
+    moving = transfer_s(np.asarray(raw_bytes) / ratio, shards, clients, stream_bytes_per_s, tier_bytes_per_s, 0.0)
+    apart = np.clip(np.maximum(overlap, pipeline_share(raw_bytes, shards)), 0.0, 1.0)
+    return latency_s + np.maximum(computing, moving) + apart * np.minimum(computing, moving)
+
+
+@formula(
+    equation="o = min(1, threads x chunk / raw)",
+    source="ours: nothing can move before every thread has coded its first chunk",
+    holds="threads that code equally fast",
+)
+def pipeline_share(raw_bytes: Any, shards: Any) -> Any:
+    """The share of the shorter of coding and moving that nothing can cover, because a client has few chunks."""
+    return np.minimum(1.0, np.asarray(shards) * CHUNK_BYTES / np.maximum(raw_bytes, 1.0))
+
+
+@formula(
+    equation="bytes read = piece rows that meet the wanted rows, in whole chunks",
+    source="ours: chunks are the unit of reading and checking",
+    holds="contiguous cuts along the first axis",
+)
+def reshard_read_bytes(piece_bytes: Any, wanted_bytes: Any) -> Any:
+    """Raw bytes that a rank reads of a stored piece to get `wanted_bytes` of it: at most one chunk more at each end."""
+    extra = np.where(np.asarray(wanted_bytes) < piece_bytes, 2 * CHUNK_BYTES, 0)
+    return np.minimum(np.asarray(piece_bytes), np.asarray(wanted_bytes) + extra)
+
+
+@formula(
+    equation="B* = E (1 - o/r) where r > 1 + o, else E (1 - 1/r)/o",
+    source="ours: the bandwidth at which `coded_s` equals raw/B",
+    holds="ratio above 1; below it there is no such bandwidth and the answer is 0",
+)
+def break_even_bytes_per_s(ratio: Any, codec_bytes_per_s: Any, overlap: Any) -> Any:
+    """A tier or link slower than this is faster with the codec than without."""
+    ratio, overlap = np.asarray(ratio, dtype=float), np.asarray(overlap, dtype=float)
+    bound_by_codec = codec_bytes_per_s * (1.0 - overlap / ratio)
+    bound_by_tier = codec_bytes_per_s * (1.0 - 1.0 / ratio) / np.maximum(overlap, 1e-9)
+    return np.where(ratio <= 1.0, 0.0, np.where(ratio > 1.0 + overlap, bound_by_codec, bound_by_tier))
+
+
+@formula(
+    equation="stall = bytes / copy rate",
+    source="ours: the loop stands still for one copy of its state in memory",
+    holds="the previous save has ended and the copy's memory is there",
+)
+def stall_s(raw_bytes: Any, copy_bytes_per_s: Any) -> Any:
+    """Seconds that the loop stands still for a background save."""
+    return np.asarray(raw_bytes) / copy_bytes_per_s
+
+
+@formula(
+    equation="memory = threads x (chunk + stored chunk)",
+    source="ours: a thread holds one chunk, in memory and as stored",
+    holds="tensors that lie in one piece on the CPU; another adds its own bytes while it is written",
+)
+def save_memory_bytes(shards: Any, codec_is_none: Any) -> Any:
+    """Bytes that saving needs beside the state; without a codec nothing is copied."""
+    return np.where(codec_is_none, 0, np.asarray(shards) * 2 * CHUNK_BYTES)
+
+
+@formula(
+    equation="gain = hits (slow - fast) - accesses x overhead - misses x fill",
+    source="REQUIREMENTS S3, the fill of a miss written out",
+    holds="costs are means over the accesses",
+)
+def cache_gain_s(accesses: Any, hit_share: Any, slow_s: Any, fast_s: Any, overhead_s: Any, fill_s: Any) -> Any:
+    """Seconds that a cache saves over `accesses`; negative when it loses."""
+    hits = np.asarray(accesses) * hit_share
+    return hits * (np.asarray(slow_s) - fast_s) - accesses * np.asarray(overhead_s) - (accesses - hits) * fill_s
