@@ -16,12 +16,14 @@ from datahall.base.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, Data
 
 VERBS: dict[str, tuple[str, str]] = {
     # verb: (module:command, one line of help)
+    "plan": ("datahall.ui.plan:plan", "does it fit, which split, how long, how sure"),
     "catalog": ("datahall.ui.catalog:catalog", "what the catalogue knows, with the source of each figure"),
     "cite": ("datahall.ui.cite:cite", "the formulas, their sources and where each holds"),
     "probe": ("datahall.ui.probe:probe", "measure this machine and write it as a site"),
     "run": ("datahall.ui.run:run", "train a case here by a given plan"),
     "report": ("datahall.ui.report:report", "write the page and the trace of a run again"),
     "store": ("datahall.ui.store:store", "list, verify, clean, export checkpoint stores"),
+    "compare": ("datahall.ui.compare:compare_log", "a training log beside the forecast of its plan"),
     "export": ("datahall.ui.export:export", "a plan as a job script, a manifest or engine flags"),
 }
 

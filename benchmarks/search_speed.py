@@ -1,0 +1,71 @@
+"""How fast plans are searched: complete plans a second on one core, and three named searches with their start-up.
+
+    python benchmarks/search_speed.py
+
+Prints a table.  A complete plan is one with its memory, step, run, dollars and joules.  Run it on an idle machine.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+_ONE = """
+import sys, time
+from datahall.case import from_model_and_site
+from datahall.search.rank import search
+from datahall.search.why import explain
+case = from_model_and_site(*sys.argv[1:3], tokens=1e12, global_batch=int(sys.argv[4]) or None)
+ranking = search(case, wide=sys.argv[3] == "wide")
+explain(ranking)
+print(len(ranking.space), len(ranking.order))
+"""
+
+SEARCHES = (
+    # model, site, space, global batch in sequences (0: the usual one), bar in seconds
+    ("gpt3-175b", "64xA100-80GB-SXM", "wide", 1536, 5.0),
+    ("llama-3.1-405b", "16384xH100-SXM", "usual", 0, 3.0),
+    ("deepseek-v3", "2048xH800", "usual", 0, 5.0),
+)
+
+
+def main() -> None:
+    """Measure and print."""
+    print(f"{'complete plans a second, one core':46} {plans_per_s():>12,.0f}   bar 300,000")
+    for model, site, kind, batch, bar in SEARCHES:
+        seconds, searched, met = timed(model, site, kind, batch)
+        print(f"{model + ' on ' + site:46} {seconds:>10.2f} s   bar {bar:.0f} s   {searched:,} plans, {met:,} fit")
+
+
+def plans_per_s() -> float:
+    """Plans of GPT-3 175B on 64 devices, all priced whether they fit or not; the best of three."""
+    from datahall.case import from_model_and_site
+    from datahall.search.price import price
+    from datahall.search.space import space
+    from datahall.virtual.calibration import Uncalibrated
+
+    case = from_model_and_site("gpt3-175b", "64xA100-80GB-SXM", tokens=1e12)
+    plans = space(case, "bf16", [64], wide=True)
+    best = float("inf")
+    for _ in range(3):
+        started = time.perf_counter()
+        price(case, plans, Uncalibrated(), only_fitting=False)
+        best = min(best, time.perf_counter() - started)
+    return len(plans) / best
+
+
+def timed(model: str, site: str, kind: str, batch: int) -> tuple[float, int, int]:
+    """Seconds of a whole process (start-up, case, search, explanation), plans searched, plans that fit."""
+    started = time.perf_counter()
+    command = [sys.executable, "-c", _ONE, model, site, kind, str(batch)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    searched, met = (int(word) for word in done.stdout.split())
+    return time.perf_counter() - started, searched, met
+
+
+if __name__ == "__main__":
+    main()

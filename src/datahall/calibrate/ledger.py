@@ -1,0 +1,188 @@
+"""The local ledger: how far forecasts were off on this user's hardware, and what the next forecast makes of it.
+
+One JSON line a comparison, in the user's data directory.  A correction is one factor on time, shrunk towards 1 by how
+few and how scattered the comparisons are; it tells nothing about which component was off.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from datahall.base.errors import WorldFailed
+from datahall.base.formula import formula
+from datahall.base.label import Label
+from datahall.case.question import Case
+from datahall.compute.estimate import DeviceRates
+from datahall.compute.plan import ComputePlan
+from datahall.virtual.calibration import Calibration
+from datahall.virtual.links import LinkRates
+from datahall.virtual.step_time import StepInputs
+
+_Z95 = 1.6449
+_SCATTER = 0.10  # of log(measured / forecast) between configurations of one stack, until three comparisons say better
+_OTHER_STACK = 0.15  # more, when the comparisons come from another software stack
+_RATES = ("linear_flops_per_s", "wide_flops_per_s", "attention_flops_per_s", "memory_bytes_per_s")
+_SECONDS = ("launch_s", "kernel_s", "fixed_s")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One comparison: seconds per step as forecast without the ledger, and as measured."""
+
+    hardware: str
+    stack: str
+    case_hash: str
+    forecast_s: float
+    measured_s: float
+    when: str
+    log: str = ""
+
+    @property
+    def log_ratio(self) -> float:
+        """Natural logarithm of measured over forecast."""
+        return math.log(self.measured_s / self.forecast_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """A factor on time with the factors that end its 90 % interval, from `count` comparisons."""
+
+    factor: float
+    low: float
+    high: float
+    count: int
+    label: Label
+
+
+def ledger_path() -> Path:
+    """Where the ledger is: $DATAHALL_HOME, else the XDG data directory."""
+    home = os.environ.get("DATAHALL_HOME")
+    if not home:
+        data = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
+        home = str(Path(data) / "datahall")
+    return Path(home) / "ledger.jsonl"
+
+
+def record(entry: Entry, path: Path | None = None) -> Path:
+    """Append `entry`, once for the same log and plan; WorldFailed where the directory cannot be written."""
+    path = path or ledger_path()
+    if any(_same(entry, known) for known in entries(path)):
+        return path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(asdict(entry), separators=(",", ":")) + "\n")
+    except OSError as error:
+        hint = "Set DATAHALL_HOME to a directory that you can write."
+        raise WorldFailed(f"the ledger cannot be written: {error.strerror}.", where=str(path), hint=hint) from error
+    return path
+
+
+def entries(path: Path | None = None) -> list[Entry]:
+    """All whole lines of the ledger; a line that does not read (a killed writer) is passed over."""
+    try:
+        lines = (path or ledger_path()).read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    found: list[Entry] = []
+    for line in lines:
+        try:
+            found.append(Entry(**json.loads(line)))
+        except (ValueError, TypeError):
+            continue
+    return found
+
+
+@formula(
+    equation="mu = sum(r) / (n + s^2/t^2), variance of the next = s^2 + 1 / (n/s^2 + 1/t^2)",
+    source="normal mean with known scatter s and prior N(0, t^2); t from the forecast's own interval",
+    holds="r = log(measured/forecast), independent between configurations",
+)
+def correction(known: Sequence[Entry], hardware: str, stack: str, prior_log: float) -> Correction | None:
+    """What `known` comparisons say about a forecast for `hardware` and `stack`; None where they say nothing.
+
+    `prior_log` is the half-width of the forecast's 90 % interval, as a logarithm.  Comparisons of the same stack make a
+    `calibrated` forecast, those of other stacks on the same hardware a `transferred` one.
+    """
+    own = [entry for entry in known if entry.hardware == hardware and stack and entry.stack == stack]
+    other = [entry for entry in known if entry.hardware == hardware]
+    used = own or other
+    if not used:
+        return None
+    ratios = [entry.log_ratio for entry in used]
+    scatter = _scatter(ratios)
+    prior = prior_log / _Z95
+    mean = sum(ratios) / (len(ratios) + (scatter / prior) ** 2)
+    spread = math.sqrt(
+        scatter**2 + 1.0 / (len(ratios) / scatter**2 + 1.0 / prior**2) + (0.0 if own else _OTHER_STACK**2)
+    )
+    spread = min(spread, prior)
+    label = Label.CALIBRATED if own else Label.TRANSFERRED
+    return Correction(math.exp(mean), math.exp(-_Z95 * spread), math.exp(_Z95 * spread), len(used), label)
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerCalibration:
+    """A calibration whose every duration is multiplied by a correction, with the correction's interval."""
+
+    under: Calibration
+    learnt: Correction
+
+    @property
+    def label(self) -> Label:
+        """Calibrated or transferred."""
+        return self.learnt.label
+
+    def inputs(self, case: Case, plan: ComputePlan) -> StepInputs:
+        """The inputs of a machine on which everything takes the correction's factor longer."""
+        inputs, factor = self.under.inputs(case, plan), self.learnt.factor
+        rates: dict[str, Any] = {name: getattr(inputs.rates, name) / factor for name in _RATES}
+        rates |= {name: getattr(inputs.rates, name) * factor for name in _SECONDS}
+        return replace(inputs, rates=_with(inputs.rates, rates), links=_slower(inputs.links, factor))
+
+    def spread(self, component: str) -> tuple[float, float]:
+        """The correction's interval for times; for a single component never narrower than before."""
+        low, high = self.under.spread(component)
+        if component in {"step_time", "total_time", "tokens_per_s", "mfu", "cost", "energy"}:
+            return max(low, self.learnt.low), min(high, self.learnt.high)
+        return low, high
+
+
+def with_ledger(case: Case, calibration: Calibration, path: Path | None = None) -> Calibration:
+    """`calibration` as the ledger corrects it for the site of `case`, or as it is where the ledger knows nothing."""
+    low, high = calibration.spread("step_time")
+    prior = 0.5 * math.log(high / low)
+    learnt = correction(entries(path), case.site.accelerator.name, case.site.stack, prior)
+    return LedgerCalibration(calibration, learnt) if learnt else calibration
+
+
+def _with(rates: DeviceRates, changed: dict[str, Any]) -> DeviceRates:
+    return replace(rates, **changed)
+
+
+def _slower(links: LinkRates, factor: float) -> LinkRates:
+    return replace(
+        links,
+        up_bytes_per_s=links.up_bytes_per_s / factor,
+        out_bytes_per_s=links.out_bytes_per_s / factor,
+        up_latency_s=links.up_latency_s * factor,
+        out_latency_s=links.out_latency_s * factor,
+    )
+
+
+def _scatter(ratios: Sequence[float]) -> float:
+    if len(ratios) < 3:
+        return _SCATTER
+    mean = sum(ratios) / len(ratios)
+    own = sum((ratio - mean) ** 2 for ratio in ratios) / (len(ratios) - 1)
+    return math.sqrt((own * (len(ratios) - 1) + 2 * _SCATTER**2) / (len(ratios) + 1))
+
+
+def _same(one: Entry, other: Entry) -> bool:
+    return bool(one.log) and replace(one, when="", forecast_s=1.0) == replace(other, when="", forecast_s=1.0)

@@ -1,0 +1,168 @@
+"""Questions beside "which plan": the smallest site for a deadline, the best hardware for a budget, is the link enough,
+how often to write checkpoints.
+
+Each is answered by the same search on changed sites; a site that nobody asked about is named, never bought.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from datahall.base.errors import Incompatible, NoPlan, UsageError
+from datahall.base.formula import formula
+from datahall.case.named_site import with_nodes
+from datahall.case.question import Case
+from datahall.case.site import Site
+from datahall.search.rank import Ranking, search
+from datahall.virtual.calibration import Calibration
+from datahall.virtual.failures import daly_interval_s, wall_over_work, young_interval_s
+from datahall.virtual.training import checkpoint_write_s
+
+_MOST_NODES = 4096
+_ENOUGH = 1.05  # a link is enough when an endless one would not make the step 5 % faster
+_RESTART_S = 300.0
+_LINK_FACTORS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """The best plan on one site: run seconds, dollars and joules."""
+
+    site: Site
+    ranking: Ranking
+    total_s: float
+    cost_usd: float
+    energy_j: float
+
+    def price_to_match(self, cost_usd: float) -> float:
+        """USD per device and hour at which this site would cost `cost_usd`."""
+        now = self.site.accelerator.price_usd_per_h
+        return now * cost_usd / self.cost_usd if self.cost_usd else float("nan")
+
+
+@dataclass(frozen=True, slots=True)
+class LinkStep:
+    """The best step with the network between nodes at one rate per device (bytes/s, one direction)."""
+
+    bytes_per_s: float
+    step_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class LinkAnswer:
+    """Whether the network between nodes is enough: the best step at several rates and the smallest that is enough."""
+
+    steps: Sequence[LinkStep]
+    now: LinkStep
+    endless_s: float
+    smallest: LinkStep | None
+
+    @property
+    def enough(self) -> bool:
+        """Whether an endless link would make the step less than 5 % faster."""
+        return self.now.step_s <= _ENOUGH * self.endless_s
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointAnswer:
+    """How often to write checkpoints, seconds of work apart, and what each choice costs (share of the time)."""
+
+    write_s: float
+    stall_s: float
+    between_failures_s: float
+    young_s: float
+    daly_s: float
+    daly_steps: int
+    lost_shares: Sequence[tuple[float, float]]  # interval in seconds, share of the wall time that is not training
+
+
+def smallest_site(case: Case, calibration: Calibration) -> Offer:
+    """The fewest nodes of the site's kind whose best plan ends before the deadline; NoPlan if 4,096 do not."""
+    if case.goal.deadline_s == float("inf"):
+        raise UsageError("the smallest site needs a deadline.", hint='Say --set goal.deadline="3 days".')
+    low, high = 0, 1
+    while (found := _offer(case, with_nodes(case.site, high), calibration)) is None:
+        low, high = high, 2 * high
+        if high > _MOST_NODES:
+            raise NoPlan(f"not even {_MOST_NODES:,} nodes of {case.site.name} end before the deadline.")
+    for nodes in _between(low, high, case):
+        if (smaller := _offer(case, with_nodes(case.site, nodes), calibration)) is not None:
+            return smaller
+    return found
+
+
+def best_sites(case: Case, sites: Sequence[Site], calibration: Calibration) -> list[Offer]:
+    """What each of `sites` gives within the deadline and the budget, best for the goal first."""
+    offers = [offer for site in sites if (offer := _offer(case, site, calibration)) is not None]
+    if not offers:
+        raise NoPlan("no site that was tried meets the goal.", hint="Allow more time or money.")
+    key = {"time": lambda o: o.total_s, "cost": lambda o: o.cost_usd, "energy": lambda o: o.energy_j}
+    return sorted(offers, key=key[case.goal.minimise])
+
+
+@formula(
+    equation="smallest rate B with T(B) <= 1.05 T(infinite)",
+    source="datahall; bytes that travel over the seconds of arithmetic that can hide them (REQUIREMENTS N2)",
+    holds="the plan may change with the rate: each rate gets its own best plan",
+)
+def link_enough(case: Case, calibration: Calibration) -> LinkAnswer:
+    """Whether the network between nodes is enough for the case; UsageError for a single node, which uses none."""
+    if case.site.nodes < 2:
+        raise UsageError(f"{case.site.name} is one node: nothing crosses the network.", hint="Give a site of several.")
+    rate = case.site.scale_out.bytes_per_s
+    steps = [LinkStep(factor * rate, _step_at(case, factor * rate, calibration)) for factor in _LINK_FACTORS]
+    endless = _step_at(case, 1e6 * rate, calibration)
+    enough = [step for step in steps if step.step_s <= _ENOUGH * endless]
+    now = steps[_LINK_FACTORS.index(1.0)]
+    return LinkAnswer(steps, now, endless, min(enough, key=lambda step: step.bytes_per_s, default=None))
+
+
+def checkpoint_interval(ranking: Ranking) -> CheckpointAnswer:
+    """How often the best plan should write checkpoints; UsageError where nobody stated how often devices fail."""
+    case, plan = ranking.case, ranking.plan()
+    if case.site.failures_per_device_s <= 0:
+        raise UsageError(
+            "how often to write depends on how often devices fail, which the site does not state.",
+            hint="Say --set site.failures_per_device=... or measure it.",
+        )
+    between = 1.0 / (case.site.failures_per_device_s * plan.compute.devices)
+    write = checkpoint_write_s(case, plan)
+    stall = 0.1 * write if plan.storage.asynchronous else write
+    best = float(daly_interval_s(stall, between))
+    step_s = float(ranking.prices.step_s[ranking.order[0]])
+    tried = [best * factor for factor in (0.1, 0.3, 1.0, 3.0, 10.0)]
+    lost = [(interval, 1.0 - 1.0 / float(wall_over_work(interval, stall, _RESTART_S, between))) for interval in tried]
+    young = float(young_interval_s(stall, between))
+    return CheckpointAnswer(write, stall, between, young, best, max(1, round(best / step_s)), lost)
+
+
+def _step_at(case: Case, bytes_per_s: float, calibration: Calibration) -> float:
+    link = replace(case.site.scale_out, bytes_per_s=bytes_per_s)
+    goal = replace(case.goal, minimise="time", deadline_s=float("inf"), budget_usd=float("inf"))
+    ranking = search(replace(case, site=replace(case.site, scale_out=link), goal=goal), calibration)
+    return float(np.nanmin(ranking.prices.step_s))
+
+
+def _offer(case: Case, site: Site, calibration: Calibration) -> Offer | None:
+    try:
+        ranking = search(replace(case, site=site), calibration)
+    except (NoPlan, Incompatible):
+        return None
+    best, prices = ranking.order[0], ranking.prices
+    return Offer(site, ranking, *(float(column[best]) for column in (prices.total_s, prices.cost_usd, prices.energy_j)))
+
+
+def _between(low: int, high: int, case: Case) -> list[int]:
+    """Node counts above `low` and below `high` whose devices can share the batch, fewest first, at most a dozen."""
+    batch = case.application.global_batch
+    usable = [n for n in range(low + 1, high) if batch % _odd_part(n * case.site.devices_per_node) == 0]
+    return usable[:: max(1, len(usable) // 12)]
+
+
+def _odd_part(number: int) -> int:
+    while number % 2 == 0:
+        number //= 2
+    return number

@@ -1,0 +1,195 @@
+"""Plans in the order of a goal, the front that no other plan beats, and what stood in the way of the rest.
+
+A ranking with no plan is a `NoPlan` with counts.  Why one plan beats another is `why`'s.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datahall.base.errors import Incompatible, NoPlan, UsageError
+from datahall.base.units import human, human_time
+from datahall.case.question import Case
+from datahall.compute.plan import ComputePlan
+from datahall.decisions.plan import Plan
+from datahall.search.price import Prices, price, whole_plan
+from datahall.search.space import Space, divisors, space
+from datahall.virtual.calibration import Calibration, Uncalibrated
+
+GOALS = ("time", "cost", "energy")
+SAME_SHARE = 0.02  # plans closer than this are one to the forecast: the simpler is taken
+_TRAINING_PRECISIONS = ("bf16", "fp16", "fp32")
+_SMALL_SITE = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """All plans of a case: `order` lists those that meet the goal, best first; `reasons` counts the others."""
+
+    case: Case
+    space: Space
+    prices: Prices
+    order: NDArray[np.int64]
+    reasons: Mapping[str, int]
+    calibration: Calibration
+
+    def compute(self, place: int) -> ComputePlan:
+        """The compute plan at a place of the order (0: the best)."""
+        return self.space.plan(int(self.order[place]))
+
+    def plan(self, place: int = 0) -> Plan:
+        """The whole plan at a place of the order."""
+        index = int(self.order[place])
+        return whole_plan(self.case, self.space.plan(index), float(self.prices.step_s[index]))
+
+    def families(self, most: int) -> list[int]:
+        """Places of the best plan of each way to cut (degrees and ZeRO stage), best first, at most `most`."""
+        numbers, seen, places = self.space.numbers, set[tuple[float, ...]](), list[int]()
+        for place, index in enumerate(self.order):
+            key = tuple(float(getattr(numbers, name)[index]) for name in _FAMILY)
+            if key not in seen:
+                seen.add(key)
+                places.append(place)
+                if len(places) == most:
+                    break
+        return places
+
+    def front(self, most: int = 8) -> list[int]:
+        """Places of the plans that no other beats in time, cost and memory at once, fastest first."""
+        return _front(self, most)
+
+
+_FAMILY = ("data", "tensor", "pipeline", "context", "expert", "zero_stage")
+
+
+def search(
+    case: Case,
+    calibration: Calibration | None = None,
+    *,
+    devices: Sequence[int] | None = None,
+    wide: bool = False,
+) -> Ranking:
+    """Every plan of `case`, ranked by its goal.
+
+    Raises NoPlan with the obstacles and how many plans each stopped, Incompatible where the accelerator cannot compute
+    in the case's precision.
+    """
+    calibration = calibration or Uncalibrated()
+    if case.goal.minimise not in GOALS:
+        raise UsageError(f"a goal cannot minimise {case.goal.minimise!r}.", hint=f"Use {', '.join(GOALS)}.")
+    plans = space(case, precision_of(case), devices or device_counts(case), wide=wide)
+    prices = price(case, plans, calibration)
+    met, reasons = _met(case, prices)
+    reasons = reasons + Counter({reason: count for reason, count in plans.impossible.items() if not len(plans)})
+    if not met.any():
+        raise _no_plan(case, prices, reasons)
+    return Ranking(case, plans, prices, _ordered(case, plans, prices, met), reasons, calibration)
+
+
+def precision_of(case: Case) -> str:
+    """The precision that is asked for, or the first of bf16, fp16 and fp32 that the accelerator has.
+
+    Narrower ones change what is learnt, so they are only taken when the case says so.
+    """
+    accelerator = case.site.accelerator
+    peaks = {name for name, peak in accelerator.peak_flops_per_s.items() if peak}
+    if wanted := case.application.precision:
+        if wanted not in peaks:
+            raise Incompatible(
+                f"{accelerator.name} does not compute in {wanted}.",
+                where="application.precision",
+                hint=f"It has {', '.join(sorted(peaks))}.",
+            )
+        return wanted
+    for name in _TRAINING_PRECISIONS:
+        if name in peaks:
+            return name
+    raise Incompatible(f"{accelerator.name} states no rate for bf16, fp16 or fp32.", where="site.accelerator")
+
+
+def device_counts(case: Case) -> list[int]:
+    """Numbers of devices to try: all that divide a small site; of a large one all, half, a quarter, an eighth."""
+    devices = case.site.devices
+    if devices <= _SMALL_SITE:
+        return divisors(devices)
+    if case.goal.minimise == "time":
+        return [devices]
+    return [devices // part for part in (8, 4, 2, 1) if devices % part == 0]
+
+
+def goal_values(case: Case, prices: Prices) -> NDArray[np.float64]:
+    """What the goal makes small."""
+    return {"time": prices.total_s, "cost": prices.cost_usd, "energy": prices.energy_j}[case.goal.minimise]
+
+
+def _met(case: Case, prices: Prices) -> tuple[NDArray[np.bool_], Counter[str]]:
+    goal = case.goal
+    fits = np.isfinite(prices.step_s)
+    in_time = prices.total_s <= goal.deadline_s
+    in_budget = prices.cost_usd <= goal.budget_usd
+    memory = human(case.site.accelerator.memory_bytes, "bytes")
+    reasons = Counter(
+        {
+            f"needs more than the {memory} of one {case.site.accelerator.name}": int((~fits).sum()),
+            f"takes longer than {human_time(goal.deadline_s)}": int((fits & ~in_time).sum()),
+            f"costs more than {human(goal.budget_usd, 'usd')}": int((fits & in_time & ~in_budget).sum()),
+        }
+    )
+    return fits & in_time & in_budget, +reasons
+
+
+def _ordered(case: Case, plans: Space, prices: Prices, met: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """By the goal in steps of what the forecast can tell apart, then the simpler plan, then the goal exactly."""
+    chosen = np.flatnonzero(met)
+    values = np.maximum(goal_values(case, prices)[chosen], 1e-12)
+    steps = np.floor(np.log(values / values.min()) / np.log1p(SAME_SHARE))
+    return chosen[np.lexsort((values, _complexity(plans, chosen), steps))]
+
+
+def _complexity(plans: Space, chosen: NDArray[np.int64]) -> Any:
+    numbers = plans.part(chosen)
+    degrees = np.log2(numbers.tensor) + np.log2(numbers.context) + np.log2(numbers.expert)
+    pipeline = 1.5 * np.log2(numbers.pipeline) + 0.5 * np.log2(numbers.virtual_stages)
+    return (
+        degrees + pipeline + 0.3 * (numbers.zero_stage > 0) + 0.2 * (numbers.shard_group > 0) + 0.1 * numbers.recompute
+    )
+
+
+def _front(ranking: Ranking, most: int) -> list[int]:
+    order, prices = ranking.order, ranking.prices
+    values = np.stack([prices.total_s[order], prices.cost_usd[order], prices.memory_bytes[order]], axis=1)
+    front: list[int] = []
+    best_cost = best_memory = np.inf
+    for place in np.lexsort((values[:, 2], values[:, 1], values[:, 0])):
+        _, cost, memory = values[place]
+        # A plan earns its place by being clearly cheaper or clearly smaller than every faster one.
+        if cost < best_cost * (1 - SAME_SHARE) or memory < best_memory * 0.9:
+            front.append(int(place))
+            best_cost, best_memory = min(best_cost, cost), min(best_memory, memory)
+            if len(front) == most:
+                break
+    return front
+
+
+def _no_plan(case: Case, prices: Prices, reasons: Counter[str]) -> NoPlan:
+    held = prices.memory_bytes
+    if not len(held):
+        what = f"{case.model.name} cannot be cut over {case.site.devices} devices with these batches."
+        return NoPlan(what, reasons=dict(reasons), hint="Choose another application.global_batch.")
+    if not np.isfinite(prices.step_s).any():
+        least = human(float(np.nanmin(held)), "bytes")
+        what = (
+            f"{case.model.name} does not fit on {case.site.name}: the smallest of {len(held):,} plans needs {least} on"
+            f" a device with {human(case.site.accelerator.memory_bytes, 'bytes')}."
+        )
+        return NoPlan(what, reasons=dict(reasons), hint="Use more devices, shorter sequences, or fine-tune with LoRA.")
+    best = human_time(float(np.nanmin(prices.total_s)))
+    cheapest = human(float(np.nanmin(prices.cost_usd)), "usd")
+    what = f"no plan meets the goal: the fastest takes {best}, the cheapest costs {cheapest}."
+    return NoPlan(what, reasons=dict(reasons), hint="Ask `datahall plan --ask site` what would meet it.")

@@ -1,0 +1,129 @@
+"""Why the chosen plan beats another, component by component, and what would flip the choice.
+
+Differences come from the explanation of each plan alone; nothing is weighed or learnt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from datahall.base.errors import DatahallError
+from datahall.base.result import Result
+from datahall.calibrate.ledger import LedgerCalibration
+from datahall.case.question import Case
+from datahall.case.site import Accelerator, Link, Site
+from datahall.compute.counts import ShapeCounts
+from datahall.compute.memory import MemoryBytes, MemoryHabits, memory
+from datahall.compute.numbers import PlanNumbers
+from datahall.compute.plan import ComputePlan
+from datahall.search.rank import Ranking, search
+from datahall.virtual.calibration import Calibration
+from datahall.virtual.step_time import StepSeconds, step_time
+from datahall.virtual.training import forecast
+
+_LEARNT = ("step_time", "total_time", "tokens_per_s", "mfu", "cost", "energy")
+COMPONENTS = ("compute", "transfer", "waiting", "optimiser")
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Why a plan lost: seconds per step that each component has more (negative: less) than the chosen one's."""
+
+    place: int
+    plan: ComputePlan
+    forecast: Result
+    more_s: Mapping[str, float]
+
+    @property
+    def reason(self) -> str:
+        """The component that cost it most."""
+        return max(self.more_s, key=lambda name: self.more_s[name])
+
+
+@dataclass(frozen=True, slots=True)
+class Flip:
+    """What changing one thing about the site or the case does: the plan that would then win, and how much faster."""
+
+    change: str
+    plan: ComputePlan | None
+    faster: float  # time before over time after; below 1: slower
+    same_split: bool
+
+
+def explain(ranking: Ranking, place: int = 0) -> Result:
+    """The forecast of the plan at a place of the ranking."""
+    result = forecast(ranking.case, ranking.plan(place), ranking.calibration)
+    if not isinstance(ranking.calibration, LedgerCalibration):
+        return result
+    label = ranking.calibration.label  # whole runs on this hardware were measured, whatever its parts rest on
+    timed = {name: replace(result.metrics[name], label=label) for name in _LEARNT if name in result.metrics}
+    learnt = ranking.calibration.learnt
+    note = f"Corrected by {learnt.factor:.3f} after {learnt.count} compared run(s) on this hardware ({label})."
+    return replace(result, metrics={**result.metrics, **timed}, notes=(*result.notes, note))
+
+
+def step_items(case: Case, compute: ComputePlan, calibration: Calibration) -> StepSeconds:
+    """Seconds of a step, item by item."""
+    return step_time(calibration.inputs(case, compute), PlanNumbers.of(compute))
+
+
+def memory_items(case: Case, compute: ComputePlan, calibration: Calibration) -> MemoryBytes:
+    """Bytes on the fullest device, item by item."""
+    share = calibration.inputs(case, compute).trainable_share
+    counts = ShapeCounts.of(case.model)
+    return memory(counts, case.application.sequence, PlanNumbers.of(compute), MemoryHabits(), trainable_share=share)
+
+
+def losses(ranking: Ranking, most: int) -> list[Loss]:
+    """The chosen plan first (all differences zero), then the best of each other way to cut."""
+    places = sorted({0, *ranking.families(most)})[:most]
+    base = step_items(ranking.case, ranking.compute(0), ranking.calibration)
+    found: list[Loss] = []
+    for place in places:
+        compute = ranking.compute(place)
+        items = step_items(ranking.case, compute, ranking.calibration)
+        more = {name: float(getattr(items, name)) - float(getattr(base, name)) for name in COMPONENTS}
+        found.append(Loss(place, compute, explain(ranking, place), more))
+    return found
+
+
+def flips(ranking: Ranking) -> list[Flip]:
+    """What a faster network, more memory or fp8 would change."""
+    case, best = ranking.case, ranking.compute(0)
+    site, card = case.site, case.site.accelerator
+    changes: list[tuple[str, Case]] = []
+    if site.nodes > 1:
+        changes.append(
+            ("a network between nodes twice as fast", _on(case, replace(site, scale_out=_faster(site.scale_out))))
+        )
+    if site.devices > 1 and site.scale_up_domain > 1:
+        changes.append(("links inside a node twice as fast", _on(case, replace(site, scale_up=_faster(site.scale_up)))))
+    changes.append(("twice the memory on each device", _on(case, _with_memory(site, card, 2.0))))
+    if card.peak_flops_per_s.get("fp8") and best.precision in ("bf16", "fp16"):
+        changes.append(("fp8 products", replace(case, application=replace(case.application, precision="fp8"))))
+    return [_flip(ranking, what, changed) for what, changed in changes]
+
+
+def _flip(ranking: Ranking, what: str, changed: Case) -> Flip:
+    before, best = float(ranking.prices.total_s[ranking.order[0]]), ranking.compute(0)
+    try:
+        other = search(changed, ranking.calibration)
+    except DatahallError:
+        return Flip(what, None, 0.0, False)
+    plan = other.compute(0)
+    after = float(other.prices.total_s[other.order[0]])
+    same = replace(plan, precision=best.precision) == best
+    return Flip(what, plan, before / after, same)
+
+
+def _on(case: Case, site: Site) -> Case:
+    return replace(case, site=site)
+
+
+def _faster(link: Link) -> Link:
+    return replace(link, bytes_per_s=2 * link.bytes_per_s)
+
+
+def _with_memory(site: Site, card: Accelerator, factor: float) -> Site:
+    return replace(site, accelerator=replace(card, memory_bytes=factor * card.memory_bytes))

@@ -1,0 +1,165 @@
+"""`datahall compare --log FILE PLAN`: somebody's training log beside the forecast of the plan that it ran.
+
+What the log does not say stays blank.  The difference goes to the local ledger, which the next forecast uses.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from datahall.base.errors import EXIT_DONE, EXIT_OUTSIDE_TOLERANCE, UsageError
+from datahall.base.label import Label
+from datahall.base.metric import Metric
+from datahall.base.result import Result
+from datahall.calibrate.ledger import Correction, Entry, correction, entries, record
+from datahall.decisions.proposal import Proposal, load_proposal
+from datahall.report.comparison import Comparison, compare
+from datahall.ui.logs.detect import read_log
+from datahall.ui.logs.steps import TrainingLog, middle
+from datahall.ui.plan import uncorrected
+from datahall.virtual.training import forecast
+
+NOISE_SHARE = 0.02  # of a steady training step, in published logs of mature stacks
+
+
+@click.command("compare")
+@click.option("--log", "log_path", required=True, type=click.Path(path_type=Path), help="The training log.")
+@click.argument("plan", type=click.Path(path_type=Path))
+@click.option("--stack", default="", help="Name of the software stack (default: the program that wrote the log).")
+@click.option("--no-ledger", is_flag=True, help="Do not remember the difference.")
+@click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
+def compare_log(log_path: Path, plan: Path, stack: str, no_ledger: bool, as_json: bool) -> int:
+    """Lay a training log beside PLAN (made by `datahall plan --out`).
+
+    Reads logs of torchtitan, Megatron-LM, DeepSpeed, Hugging Face Trainer and llm-foundry, text or JSON lines.
+    Ends with 4 when the measured step lies outside the forecast's interval.
+    """
+    proposal, log = load_proposal(plan), read_log(log_path)
+    compared = compare(proposal.forecast, measured(proposal, log), NOISE_SHARE)
+    learnt = None if no_ledger else _remembered(proposal, log, compared, log_path, stack)
+    if as_json:
+        click.echo(json.dumps(_json(compared, log, learnt), indent=2))
+    else:
+        _show(compared, log, learnt)
+    return EXIT_DONE if compared.row("step_time").within_interval else EXIT_OUTSIDE_TOLERANCE
+
+
+def measured(proposal: Proposal, log: TrainingLog) -> Result:
+    """What `log` says of a run of the proposal's plan, medians over its steady steps.
+
+    UsageError when the log is of another global batch, or gives neither time nor rate.
+    """
+    compute, application = proposal.plan.compute, proposal.case.application
+    steady = log.steady()
+    batch = middle([step.global_batch for step in steady])
+    if batch is not None and batch != compute.global_batch:
+        raise UsageError(
+            f"the log's global batch is {batch:.0f} sequences and the plan's is {compute.global_batch}.",
+            hint="Compare a log with the plan that it ran.",
+        )
+    tokens = compute.global_batch * application.sequence
+    seconds = [_seconds(step.seconds, step.tokens_per_s_per_device, step.samples_per_s, proposal) for step in steady]
+    step_s = middle(seconds)
+    if step_s is None:
+        raise UsageError("the log gives neither the time of a step nor a rate.", hint=log.hint)
+    values: dict[str, tuple[str, float]] = {
+        "step_time": ("seconds", step_s),
+        "tokens_per_s": ("tokens_per_s", tokens / step_s),
+    }
+    for name in ("compute", "transfer", "waiting", "input", "optimiser"):
+        part = middle([step.parts.get(name) for step in steady])
+        if part is not None:
+            values[name] = ("seconds", part)
+    held = [step.memory_bytes for step in log.steps if step.memory_bytes]
+    if held:
+        values["peak_memory"] = ("bytes", max(held))
+    metrics = {name: Metric(name, unit, value, value, value, Label.MEASURED) for name, (unit, value) in values.items()}
+    known = sorted(value for value in seconds if value is not None)
+    tenth = len(known) // 10
+    spread = replace(metrics["step_time"], low=known[tenth], high=known[-1 - tenth])
+    notes = (
+        ()
+        if set(values) & {"compute", "transfer", "input", "optimiser"}
+        else (f"The log gives only the total. {log.hint}",)
+    )
+    return Result("real", {**metrics, "step_time": spread}, notes=notes)
+
+
+def named(compared: Comparison) -> str:
+    """One sentence: which component differs most beyond what was forecast, as far as the log tells."""
+    rows = [row for row in compared.components if row.name in ("compute", "transfer", "waiting", "input", "optimiser")]
+    step = compared.row("step_time")
+    if not rows:
+        return "The log does not tell which component differs."
+    worst = max(rows, key=lambda row: abs(row.measured - row.forecast))
+    difference = worst.measured - worst.forecast
+    word = "more" if difference > 0 else "less"
+    share = abs(difference) / step.measured
+    if all(row.within_interval for row in rows) and step.within_interval:
+        return (
+            f"Every component lies within its interval; {worst.name} is furthest off, {share:.0%} of the step {word}."
+        )
+    return f"{worst.name} differs most: {share:.0%} of the step {word} than was forecast."
+
+
+def _seconds(seconds: float | None, tokens: float | None, samples: float | None, proposal: Proposal) -> float | None:
+    compute = proposal.plan.compute
+    if seconds is not None:
+        return seconds
+    if tokens:
+        return compute.global_batch * proposal.case.application.sequence / (tokens * compute.devices)
+    return compute.global_batch / samples if samples else None
+
+
+def _remembered(
+    proposal: Proposal, log: TrainingLog, compared: Comparison, log_path: Path, stack: str
+) -> Correction | None:
+    """The entry goes to the ledger; gives back what the next forecast will make of it."""
+    case, stack = proposal.case, stack or proposal.case.site.stack or log.program
+    plain = uncorrected(case)
+    without = forecast(case, proposal.plan, plain).metrics["step_time"].value
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    hardware = case.site.accelerator.name
+    entry = Entry(
+        hardware, stack, case.hash(), without, compared.row("step_time").measured, now, str(log_path.resolve())
+    )
+    path = record(entry)
+    click.echo(f"remembered in {path}", err=True)
+    low, high = plain.spread("step_time")
+    return correction(entries(path), hardware, stack, 0.5 * math.log(high / low))
+
+
+def _json(compared: Comparison, log: TrainingLog, learnt: Correction | None) -> Mapping[str, object]:
+    next_forecast = None
+    if learnt is not None:
+        next_forecast = {"factor": learnt.factor, "low": learnt.low, "high": learnt.high, "comparisons": learnt.count}
+        next_forecast["label"] = str(learnt.label)
+    return {
+        **compared.to_json(),
+        "program": log.program,
+        "steps": len(log.steps),
+        "named": named(compared),
+        "next": next_forecast,
+    }
+
+
+def _show(compared: Comparison, log: TrainingLog, learnt: Correction | None) -> None:
+    from datahall.report.terminal import comparison_table, show
+
+    click.echo(f"{len(log.steps)} steps logged by {log.program}")
+    show(comparison_table(compared))
+    click.echo(named(compared))
+    for note in compared.notes:
+        click.echo(note)
+    if learnt is not None:
+        click.echo(
+            f"The next forecast for this hardware takes {learnt.factor:.2f} times as long as the uncorrected one,"
+            f" {1 - learnt.low:.0%} less to {learnt.high - 1:.0%} more ({learnt.label}, {learnt.count} compared)."
+        )

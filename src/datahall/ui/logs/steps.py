@@ -1,0 +1,77 @@
+"""What a training log says, whoever wrote it: logged steps, in base units.
+
+A field that a log does not give is None; nothing is filled in.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
+_WARM_UP_SHARE = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedStep:
+    """One logged step (or the mean over the steps since the last one).
+
+    `seconds` is per optimiser step.  Programs that log a rate instead give one of `tokens_per_s_per_device`,
+    `samples_per_s`.  `parts` are seconds per step of datahall's components, as far as the log tells them apart.
+    """
+
+    step: int
+    seconds: float | None = None
+    tokens_per_s_per_device: float | None = None
+    samples_per_s: float | None = None
+    memory_bytes: float | None = None
+    global_batch: int | None = None
+    loss: float | None = None
+    parts: Mapping[str, float] = field(default_factory=dict[str, float])
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingLog:
+    """The steps of one log, and the program that wrote it.  `hint` says how to make that program tell more."""
+
+    program: str
+    steps: tuple[LoggedStep, ...]
+    hint: str = ""
+
+    def steady(self) -> tuple[LoggedStep, ...]:
+        """The steps without the first tenth (at least the first one, where there are several)."""
+        skipped = max(1, round(_WARM_UP_SHARE * len(self.steps))) if len(self.steps) > 1 else 0
+        return self.steps[skipped:]
+
+
+def middle(values: list[float | None]) -> float | None:
+    """The median of what was logged; None where nothing was."""
+    known = [value for value in values if value is not None]
+    return median(known) if known else None
+
+
+def json_record(line: str) -> dict[str, Any] | None:
+    """The JSON object on a line, nested "metrics" opened; None where there is none."""
+    text = line.strip()
+    if not text.startswith("{"):
+        return None
+    try:
+        record = json.loads(text)
+    except ValueError:
+        return None
+    if not isinstance(record, dict):
+        return None
+    inner: Any = record.get("metrics")  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    return {**record, **inner} if isinstance(inner, dict) else record  # pyright: ignore[reportUnknownVariableType]
+
+
+def number(value: Any) -> float | None:
+    """`value` as a number, thousands separators dropped; None where it is none."""
+    try:
+        return float(str(value).replace(",", ""))
+    except ValueError:
+        return None

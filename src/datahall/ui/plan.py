@@ -1,0 +1,157 @@
+"""`datahall plan`: does it fit, which split, how long, what to request, how sure; and the questions beside it.
+
+Reads the case, searches, prints.  It runs nothing and needs no PyTorch.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from datahall.base.errors import UsageError
+from datahall.calibrate.ledger import with_ledger
+from datahall.case import load, loads
+from datahall.case.question import Case
+from datahall.decisions.proposal import Proposal
+from datahall.search.rank import Ranking, search
+from datahall.search.why import Flip, Loss, explain, flips, losses, memory_items, step_items
+from datahall.virtual.calibration import Calibration, Uncalibrated
+
+FORMAT_VERSION = 1
+QUESTIONS = ("site", "hardware", "link", "checkpoint")
+
+
+@click.command("plan")
+@click.argument("case", required=False, type=click.Path(path_type=Path))
+@click.option("--model", help="A Hugging Face config.json, or a name of the catalogue (instead of CASE).")
+@click.option("--site", help='A site of the catalogue, or "8xA40", "16x8xH100-SXM".')
+@click.option(
+    "--set",
+    "sets",
+    multiple=True,
+    metavar="PATH=VALUE",
+    help='Such as application.tokens=15e9, "goal.deadline=3 days".',
+)
+@click.option("--ask", type=click.Choice(QUESTIONS), help="Another question: see below.")
+@click.option("--top", default=6, show_default=True, type=click.IntRange(1, 50), help="Splits to show.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the plan, for export and compare.")
+@click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
+def plan(
+    case: Path | None,
+    model: str | None,
+    site: str | None,
+    sets: tuple[str, ...],
+    ask: str | None,
+    top: int,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Choose the split for a CASE file, or for a --model on a --site.
+
+    \b
+    --ask site        the fewest nodes that meet goal.deadline
+    --ask hardware    the catalogue's accelerators, as many devices each, by the goal and within the budget
+    --ask link        is the network between nodes enough, and what is the least that is
+    --ask checkpoint  how often to write checkpoints
+    """
+    started = time.perf_counter()
+    asked = asked_case(case, model, site, sets)
+    calibration = calibration_of(asked)
+    if ask is not None:
+        from datahall.ui.plan_ask import answer
+
+        answer(ask, asked, calibration, as_json=as_json)
+        return
+    ranking = search(asked, calibration)
+    forecast, others, changes = explain(ranking), losses(ranking, top), flips(ranking)
+    if out is not None:
+        Proposal(asked, ranking.plan(), forecast).save(out)
+        click.echo(f"wrote {out}", err=True)
+    if as_json:
+        click.echo(json.dumps(plan_json(ranking, others, changes), indent=2))
+        return
+    from datahall.ui.plan_text import shown, told
+
+    shown(told(ranking, forecast, others, changes, time.perf_counter() - started))
+
+
+def asked_case(case: Path | None, model: str | None, site: str | None, sets: tuple[str, ...]) -> Case:
+    """The case of a file, or of a model and a site, with what was set laid over it."""
+    if case is not None:
+        if model or site:
+            raise UsageError("a case file names its own model and site.", hint="Use --set model=... or --set site=...")
+        return load(case, sets)
+    if not model or not site:
+        missing = "--model" if not model else "--site"
+        raise UsageError(f"{missing} is missing.", hint="Say `datahall plan CASE.yaml`, or --model and --site.")
+    kind = "fine-tuning" if any(text.replace(" ", "") == "application.method=lora" for text in sets) else "training"
+    name = (
+        f"{Path(model).parent.name or Path(model).stem if '/' in model or model.endswith('.json') else model} on {site}"
+    )
+    document = {"name": name, "model": model, "site": site, "application": {"kind": kind}}
+    return loads(json.dumps(document), sets, file="command line")
+
+
+def calibration_of(case: Case) -> Calibration:
+    """The calibration for a case: the catalogue's, corrected by what this user compared before."""
+    return with_ledger(case, uncorrected(case))
+
+
+def uncorrected(case: Case) -> Calibration:
+    """The calibration for a case without what this user's ledger knows."""
+    return Uncalibrated()
+
+
+def plan_json(ranking: Ranking, others: list[Loss], changes: list[Flip]) -> dict[str, Any]:
+    """The answer as plain JSON values."""
+    best = ranking.compute(0)
+    memory = memory_items(ranking.case, best, ranking.calibration)
+    seconds = step_items(ranking.case, best, ranking.calibration)
+    return {
+        "format_version": FORMAT_VERSION,
+        "case": ranking.case.to_json(),
+        "plan": ranking.plan().to_json(),
+        "forecast": explain(ranking).to_json(),
+        "memory_bytes": {name: float(getattr(memory, name)) for name in memory.__dataclass_fields__},
+        "step_seconds": {name: float(getattr(seconds, name)) for name in seconds.__dataclass_fields__},
+        "plans": {"searched": len(ranking.space), "qualified": len(ranking.order), "reasons": dict(ranking.reasons)},
+        "splits": [_split_json(ranking, loss) for loss in others],
+        "front": [_point_json(ranking, place) for place in ranking.front()],
+        "flips": [
+            {
+                "change": flip.change,
+                "faster": flip.faster,
+                "same_split": flip.same_split,
+                "plan": None if flip.plan is None else _fields(flip.plan),
+            }
+            for flip in changes
+        ],
+    }
+
+
+def _split_json(ranking: Ranking, loss: Loss) -> dict[str, Any]:
+    return {
+        "plan": _fields(loss.plan),
+        "metrics": loss.forecast.to_json()["metrics"],
+        "more_seconds": dict(loss.more_s),
+        "place": loss.place,
+    }
+
+
+def _point_json(ranking: Ranking, place: int) -> dict[str, Any]:
+    index, prices = ranking.order[place], ranking.prices
+    return {
+        "plan": _fields(ranking.compute(place)),
+        "total_s": float(prices.total_s[index]),
+        "cost_usd": float(prices.cost_usd[index]),
+        "energy_j": float(prices.energy_j[index]),
+        "memory_bytes": float(prices.memory_bytes[index]),
+    }
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    return {name: getattr(value, name) for name in value.__dataclass_fields__}

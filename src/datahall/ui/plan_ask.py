@@ -1,0 +1,162 @@
+"""`datahall plan --ask`: sites, links and checkpoints, each as a short table or as JSON.
+
+The answers come from `search.ask`; only words are added here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import click
+from rich.console import Group
+from rich.text import Text
+
+from datahall.base.errors import DatahallError
+from datahall.base.units import human, human_time
+from datahall.case.named_site import site_from_text
+from datahall.case.question import Case
+from datahall.case.site import Site
+from datahall.catalog import accelerators
+from datahall.search.ask import Offer, best_sites, checkpoint_interval, link_enough, smallest_site
+from datahall.search.rank import search
+from datahall.ui.plan_text import plain_table, shown, split_text
+from datahall.virtual.calibration import Calibration
+
+FORMAT_VERSION = 1
+Answer = tuple[dict[str, Any], Group]
+
+
+def answer(question: str, case: Case, calibration: Calibration, *, as_json: bool) -> None:
+    """Answer one of the questions beside "which plan"."""
+    said, group = _ANSWERS[question](case, calibration)
+    if as_json:
+        click.echo(json.dumps({"format_version": FORMAT_VERSION, "question": question, **said}, indent=2))
+    else:
+        shown(group)
+
+
+def _site(case: Case, calibration: Calibration) -> Answer:
+    offer = smallest_site(case, calibration)
+    deadline = human_time(case.goal.deadline_s)
+    text = Text()
+    text.append(f"{offer.site.nodes} node(s) of {offer.site.devices_per_node}", style="bold")
+    text.append(f" {offer.site.accelerator.name} end in {human_time(offer.total_s)}, before {deadline},")
+    text.append(f" for {human(offer.cost_usd, 'usd')}: {split_text(offer.ranking.compute(0))}.\n")
+    text.append("The forecast itself is compared with the deadline, not the end of its interval.", style="dim")
+    return {"deadline_s": case.goal.deadline_s, "offer": _offer_json(offer)}, Group(text)
+
+
+def _hardware(case: Case, calibration: Calibration) -> Answer:
+    sites, refused = _catalogue_sites(case)
+    offers = best_sites(case, sites, calibration)
+    first = offers[0]
+    table = plain_table("Accelerators", "whole run", "cost", "energy", "split", "ties on cost at")
+    for offer in offers[:15]:
+        match = offer.price_to_match(first.cost_usd)
+        table.add_row(
+            f"{offer.site.devices} x {offer.site.accelerator.name}",
+            human_time(offer.total_s),
+            human(offer.cost_usd, "usd") if offer.cost_usd else "no price",
+            human(offer.energy_j / 3600, "joules").replace("J", "Wh") if offer.energy_j else "no figure",
+            split_text(offer.ranking.compute(0)),
+            "" if offer is first or match != match else f"${match:.2f}/h",
+        )
+    left = len(sites) - len(offers)
+    about = (
+        f"{left} more cannot hold it or miss the goal; {refused} are not for training in its precision."
+        if left + refused
+        else ""
+    )
+    head = Text(f"{case.model.name} on as many devices of each kind, least {case.goal.minimise} first\n", style="bold")
+    return {"offers": [_offer_json(offer) for offer in offers]}, Group(head, table, Text(about, style="dim"))
+
+
+def _link(case: Case, calibration: Calibration) -> Answer:
+    found = link_enough(case, calibration)
+    verdict = "is enough" if found.enough else "is not enough"
+    text = Text()
+    text.append(f"{human(8 * found.now.bytes_per_s, 'count')}b/s a device {verdict}", style="bold")
+    gain = found.now.step_s / found.endless_s - 1.0
+    text.append(f": an endless network would make the step {gain:.1%} faster.\n")
+    if found.smallest is None:
+        text.append("No rate that was tried comes within 5 % of an endless one.\n")
+    else:
+        text.append(f"The least that is enough: {human(8 * found.smallest.bytes_per_s, 'count')}b/s a device.\n")
+    table = plain_table("Rate a device", "best step", "of an endless link")
+    for step in found.steps:
+        marked = "bold" if step == found.now else ""
+        rate = f"{human(8 * step.bytes_per_s, 'count')}b/s"
+        table.add_row(rate, human_time(step.step_s), f"{step.step_s / found.endless_s:.3f} x", style=marked)
+    said = {
+        "enough": found.enough,
+        "now_bytes_per_s": found.now.bytes_per_s,
+        "smallest_bytes_per_s": None if found.smallest is None else found.smallest.bytes_per_s,
+        "endless_step_s": found.endless_s,
+        "steps": [{"bytes_per_s": step.bytes_per_s, "step_s": step.step_s} for step in found.steps],
+    }
+    return said, Group(text, table)
+
+
+def _checkpoint(case: Case, calibration: Calibration) -> Answer:
+    found = checkpoint_interval(search(case, calibration))
+    text = Text()
+    text.append(f"Every {human_time(found.daly_s)} ({found.daly_steps:,} steps)", style="bold")
+    text.append(
+        f": a checkpoint takes {human_time(found.write_s)} to write, training stands still for"
+        f" {human_time(found.stall_s)},\nand a device fails every {human_time(found.between_failures_s)}"
+        f" (Daly; Young says {human_time(found.young_s)}).\n"
+    )
+    table = plain_table("Every", "time lost")
+    for interval, share in found.lost_shares:
+        table.add_row(human_time(interval), f"{share:.2%}", style="bold" if interval == found.daly_s else "")
+    said = {
+        "interval_s": found.daly_s,
+        "interval_steps": found.daly_steps,
+        "young_s": found.young_s,
+        "write_s": found.write_s,
+        "stall_s": found.stall_s,
+        "between_failures_s": found.between_failures_s,
+        "lost_shares": [{"interval_s": interval, "lost_share": share} for interval, share in found.lost_shares],
+    }
+    return said, Group(text, table)
+
+
+def _catalogue_sites(case: Case) -> tuple[list[Site], int]:
+    """Sites with as many devices of each accelerator of the catalogue, and how many kinds cannot be used."""
+    sites: list[Site] = []
+    refused = 0
+    for name in accelerators.names():
+        entry = accelerators.accelerator(name)
+        wanted = case.application.precision or ("bf16" if "bf16" in entry.peak_flops_per_s else "fp16")
+        if entry.kind == "cpu" or wanted not in entry.peak_flops_per_s:
+            refused += 1
+            continue
+        try:
+            sites.append(site_from_text(f"{case.site.devices}x{name}")[0])
+        except DatahallError:
+            refused += 1
+    return sites, refused
+
+
+def _offer_json(offer: Offer) -> dict[str, Any]:
+    compute = offer.ranking.compute(0)
+    return {
+        "site": offer.site.name,
+        "accelerator": offer.site.accelerator.name,
+        "nodes": offer.site.nodes,
+        "devices": offer.site.devices,
+        "total_s": offer.total_s,
+        "cost_usd": offer.cost_usd,
+        "energy_j": offer.energy_j,
+        "plan": {name: getattr(compute, name) for name in compute.__dataclass_fields__},
+    }
+
+
+_ANSWERS: dict[str, Callable[[Case, Calibration], Answer]] = {
+    "site": _site,
+    "hardware": _hardware,
+    "link": _link,
+    "checkpoint": _checkpoint,
+}

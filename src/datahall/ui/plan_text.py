@@ -1,0 +1,292 @@
+"""How a plan reads in a terminal of a hundred columns: the answer first, then the reasons.
+
+Text only; what it says comes from a ranking and its explanations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import StringIO
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from datahall.base.metric import Metric
+from datahall.base.result import Result
+from datahall.base.units import human, human_time
+from datahall.compute.plan import ComputePlan
+from datahall.search.rank import Ranking
+from datahall.search.why import Flip, Loss, memory_items, step_items
+
+WIDTH = 100
+_BAR = 24
+_TIGHT = 0.85  # of the device's memory: from here on a forecast that is a little low ends in out-of-memory
+_STEP_ITEMS = (
+    ("matrix products", ("linear",)),
+    ("experts", ("experts",)),
+    ("attention", ("attention",)),
+    ("element-wise", ("elementwise",)),
+    ("logits and loss", ("logits",)),
+    ("recomputation", ("recompute",)),
+    ("kernel launches", ("launch",)),
+    ("exposed transfers", ("transfer",)),
+    ("pipeline fill and drain", ("waiting",)),
+    ("optimiser", ("optimiser",)),
+    ("fixed", ("fixed",)),
+)
+_MEMORY_ITEMS = ("weights", "gradients", "optimiser", "activations", "buffers", "fragmentation")
+
+
+def split_text(plan: ComputePlan) -> str:
+    """A split in the field's shorthand: dp8 · tp2 · zero3."""
+    parts = [f"dp{plan.data}"] if plan.data > 1 else []
+    parts += [f"tp{plan.tensor}"] if plan.tensor > 1 else []
+    if plan.pipeline > 1:
+        parts.append(f"pp{plan.pipeline}" + (f"x{plan.virtual_stages}" if plan.virtual_stages > 1 else ""))
+    parts += [f"cp{plan.context}"] if plan.context > 1 else []
+    parts += [f"ep{plan.expert}"] if plan.expert > 1 else []
+    if plan.zero_stage:
+        parts.append(f"zero{plan.zero_stage}" + (f"/{plan.shard_group}" if plan.shard_group else ""))
+    return " ".join(parts) or "one device"
+
+
+def told(ranking: Ranking, forecast: Result, others: Sequence[Loss], changes: Sequence[Flip], seconds: float) -> Group:
+    """Everything that `datahall plan` says, in order of use."""
+    parts: list[RenderableType] = [
+        _headline(ranking, forecast, seconds),
+        Text(""),
+        _run_table(forecast),
+        Text(""),
+        _splits_table(ranking, others),
+        Text(""),
+        _items_tables(ranking),
+        Text(""),
+        *_sentences(ranking, forecast, changes),
+    ]
+    return Group(*parts)
+
+
+def shown(renderable: RenderableType, console: Console | None = None) -> None:
+    """Print to the terminal, at most a hundred columns wide."""
+    if console is None:
+        console = Console(highlight=False)
+        console.width = min(WIDTH, console.width) if console.is_terminal else WIDTH
+    console.print(renderable)
+
+
+def as_text(renderable: RenderableType) -> str:
+    """The renderable as plain text."""
+    text = StringIO()
+    console = Console(file=text, width=WIDTH, highlight=False, color_system=None)
+    console.print(renderable)
+    return text.getvalue()
+
+
+def plain_table(*headers: str) -> Table:
+    """A table with a thin rule under its headers; every column but the first is right-aligned."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for index, header in enumerate(headers):
+        table.add_column(header, justify="left" if index == 0 else "right", no_wrap=True)
+    return table
+
+
+def spread(metric: Metric) -> str:
+    """The 90 % interval of a metric."""
+    return f"{value_text(metric.low, metric.unit)} to {value_text(metric.high, metric.unit)}"
+
+
+def value_text(value: float, unit: str) -> str:
+    """A number as people write it."""
+    if unit == "usd" and value >= 1000:
+        return f"${value:,.0f}"
+    if unit == "joules":
+        return human(value / 3600.0, "joules").replace("J", "Wh")
+    if unit == "tokens_per_s":
+        return f"{human(value, 'count')} tokens/s".replace("  ", " ")
+    return human(value, unit)
+
+
+def _headline(ranking: Ranking, forecast: Result, seconds: float) -> Text:
+    case, plan = ranking.case, ranking.compute(0)
+    task = "LoRA fine-tuning on" if case.application.method == "lora" else "training on"
+    text = Text()
+    text.append(f"{case.model.name} on {case.site.name}", style="bold")
+    text.append(
+        f": {task} {human(case.application.tokens, 'count')} tokens,"
+        f" {case.application.global_batch:,} x {case.application.sequence:,} a step\n"
+    )
+    text.append("It fits. ", style="bold green")
+    text.append("Run it as ")
+    text.append(split_text(plan), style="bold")
+    text.append(f", {_details(plan)}\n")
+    text.append(
+        f"{len(ranking.order):,} of {len(ranking.space):,} plans meet the goal"
+        f" (least {case.goal.minimise}); searched in {seconds:.1f} s",
+        style="dim",
+    )
+    return text
+
+
+def _details(plan: ComputePlan) -> str:
+    recompute = {"none": "no recomputation", "selective": "selective recomputation", "full": "full recomputation"}
+    return (
+        f"micro-batch {plan.micro_batch} x {plan.accumulation}, {recompute[plan.recompute]}, {plan.precision},"
+        f" {plan.devices} device{'s' if plan.devices > 1 else ''}"
+    )
+
+
+def _run_table(forecast: Result) -> Table:
+    table = plain_table("Forecast", "", "90 % interval", "rests on")
+    named = (
+        ("whole run", "total_time"),
+        ("one step", "step_time"),
+        ("throughput", "tokens_per_s"),
+        ("MFU", "mfu"),
+        ("cost", "cost"),
+        ("energy", "energy"),
+        ("peak memory", "peak_memory"),
+    )
+    for name, key in named:
+        metric = forecast.metrics[key]
+        if metric.value > 0:
+            table.add_row(name, value_text(metric.value, metric.unit), spread(metric), str(metric.label))
+    return table
+
+
+def _splits_table(ranking: Ranking, others: Sequence[Loss]) -> Table:
+    table = plain_table("Best splits", "micro", "recompute", "memory", "step", "whole run", "why it lost")
+    table.columns[-1].justify = "left"
+    for loss in others:
+        step, total = loss.forecast.metrics["step_time"], loss.forecast.metrics["total_time"]
+        style = "bold" if loss.place == 0 else ""
+        table.add_row(
+            split_text(loss.plan),
+            f"{loss.plan.micro_batch}x{loss.plan.accumulation}",
+            loss.plan.recompute,
+            human(loss.forecast.metrics["peak_memory"].value, "bytes"),
+            human_time(step.value),
+            human_time(total.value),
+            _why(ranking, loss),
+            style=style,
+        )
+    return table
+
+
+def _why(ranking: Ranking, loss: Loss) -> str:
+    if loss.place == 0:
+        return "the choice"
+    base, worst = sum(loss.more_s.values()), loss.reason
+    if base <= 0:
+        simpler = ranking.compute(0).devices == loss.plan.devices
+        return "as good, less simple" if simpler else "fewer devices, longer run"
+    return f"+{human_time(loss.more_s[worst])} {worst}"
+
+
+def _items_tables(ranking: Ranking) -> Table:
+    compute = ranking.compute(0)
+    side = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), show_header=False)
+    side.add_column()
+    side.add_column()
+    memory = memory_items(ranking.case, compute, ranking.calibration)
+    seconds = step_items(ranking.case, compute, ranking.calibration)
+    held = [(name, float(getattr(memory, name)), "bytes") for name in _MEMORY_ITEMS]
+    spent = [(name, sum(float(getattr(seconds, key)) for key in keys), "seconds") for name, keys in _STEP_ITEMS]
+    room = ranking.case.site.accelerator.memory_bytes
+    side.add_row(
+        _items(f"Memory of {human(room, 'bytes')}", held, room),
+        _items("One step", [item for item in spent if item[1] > 0.0005 * float(seconds.total)], float(seconds.total)),
+    )
+    return side
+
+
+def _items(title: str, items: Sequence[tuple[str, float, str]], whole: float) -> Table:
+    table = plain_table(title, "", "")
+    table.columns[2].justify = "left"
+    for name, value, unit in items:
+        length = round(_BAR / 2 * min(1.0, value / whole))
+        table.add_row(name, human(value, unit), Text("█" * length + "░" * (_BAR // 2 - length), style="cyan"))
+    total = sum(value for _, value, _ in items)
+    table.add_row("together", human(total, items[0][2]) if items else "", f"{total / whole:.0%}", style="bold")
+    return table
+
+
+def _sentences(ranking: Ranking, forecast: Result, changes: Sequence[Flip]) -> list[RenderableType]:
+    lines: list[RenderableType] = []
+    for flip in changes:
+        lines.append(_bullet("What would flip it", _flip_text(ranking, flip)))
+    lines += [_bullet("If memory is short", text) for text in _roomier(ranking)]
+    lines.append(_bullet("What to request", _request(forecast)))
+    lines.append(_bullet("How sure", _sure(ranking, forecast)))
+    for reason, count in sorted(ranking.reasons.items(), key=lambda item: -item[1]):
+        lines.append(_bullet("Did not qualify", f"{count:,} plans: {reason}"))
+    for note in forecast.notes:
+        lines.append(_bullet("Note", note))
+    for path, why in ranking.case.defaults.items():
+        lines.append(_bullet("Assumed", f"{path}: {why}"))
+    return _unrepeated(lines)
+
+
+def _bullet(title: str, text: str) -> Any:
+    row = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
+    row.add_column(width=18, style="bold")
+    row.add_column(ratio=1)
+    row.add_row(title, Text(text))
+    return row
+
+
+def _unrepeated(lines: list[RenderableType]) -> list[RenderableType]:
+    """The bullets with each title said once."""
+    said = ""
+    for line in lines:
+        cells: list[Any] = line.columns[0]._cells if isinstance(line, Table) else []
+        if cells and cells[0] == said:
+            cells[0] = ""
+        elif cells:
+            said = cells[0]
+    return lines
+
+
+def _flip_text(ranking: Ranking, flip: Flip) -> str:
+    if flip.plan is None:
+        return f"{flip.change}: then nothing fits"
+    gain = f"{flip.faster:.2f} times as fast"
+    if flip.same_split:
+        return f"not {flip.change}: the same plan, {gain}"
+    return f"{flip.change}: {split_text(flip.plan)}, {_details(flip.plan).rsplit(',', 1)[0]}, {gain}"
+
+
+def _roomier(ranking: Ranking) -> list[str]:
+    """The best plan that needs clearly less memory, where the chosen one comes near the limit."""
+    prices, order = ranking.prices, ranking.order
+    if prices.memory_bytes[order[0]] < _TIGHT * ranking.case.site.accelerator.memory_bytes:
+        return []
+    smaller = [
+        place for place in range(len(order)) if prices.memory_bytes[order[place]] < 0.85 * prices.memory_bytes[order[0]]
+    ]
+    if not smaller:
+        return ["no other plan needs clearly less"]
+    place = smaller[0]
+    longer = float(prices.total_s[order[place]] / prices.total_s[order[0]])
+    held = human(float(prices.memory_bytes[order[place]]), "bytes")
+    plan = ranking.compute(place)
+    return [f"{split_text(plan)}, {_details(plan)}: {held}, {longer:.2f} times as long"]
+
+
+def _request(forecast: Result) -> str:
+    total = forecast.metrics["total_time"]
+    p90 = total.value * (max(total.high, total.value) / total.value) ** 0.779
+    return (
+        f"{human_time(p90)} of time, enough for nine runs in ten; `datahall plan ... --out plan.json` and"
+        " `datahall export plan.json --to slurm` write the job script"
+    )
+
+
+def _sure(ranking: Ranking, forecast: Result) -> str:
+    step = forecast.metrics["step_time"]
+    half = 0.5 * (step.high - step.low) / step.value
+    return (
+        f"to within {half:.0%} (90 % interval), resting on {step.label} figures; splits within 2 % of each other are"
+        " one to the forecast, and the simpler is taken. Compare a run: `datahall compare --log train.log plan.json`"
+    )

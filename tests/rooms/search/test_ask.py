@@ -1,0 +1,82 @@
+"""Questions beside "which plan": sites, links and checkpoints."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from datahall.base.errors import NoPlan, UsageError
+from datahall.case import from_model_and_site
+from datahall.case.named_site import site_from_text
+from datahall.case.question import Goal
+from datahall.search.ask import best_sites, checkpoint_interval, link_enough, smallest_site
+from datahall.search.rank import search
+from datahall.virtual.calibration import Uncalibrated
+from datahall.virtual.failures import wall_over_work
+
+DAY_S = 86400.0
+
+
+def test_the_smallest_site_meets_the_deadline_and_one_of_half_its_nodes_does_not() -> None:
+    case = from_model_and_site("llama-3.1-8b", "8xA40", tokens=15e9)
+    case = replace(case, goal=Goal(deadline_s=3 * DAY_S))
+    offer = smallest_site(case, Uncalibrated())
+    assert offer.total_s <= 3 * DAY_S
+    half = replace(case, site=replace(case.site, nodes=offer.site.nodes // 2))
+    with pytest.raises(NoPlan):
+        search(half)
+
+
+def test_a_deadline_is_needed_and_can_be_too_short() -> None:
+    case = from_model_and_site("llama-3.1-8b", "8xA40", tokens=15e9)
+    with pytest.raises(UsageError, match="needs a deadline"):
+        smallest_site(case, Uncalibrated())
+    with pytest.raises(NoPlan, match="not even"):
+        smallest_site(replace(case, goal=Goal(deadline_s=30.0)), Uncalibrated())
+
+
+def test_sites_are_ordered_by_the_goal_and_kept_within_the_budget() -> None:
+    case = from_model_and_site("llama-3.1-8b", "8xA100-80GB-SXM", tokens=1e9)
+    sites = [site_from_text(f"8x{name}")[0] for name in ("A40", "A100-80GB-SXM", "H100-SXM")]
+    by_time = best_sites(case, sites, Uncalibrated())
+    assert by_time[0].site.accelerator.name == "H100-SXM"
+    assert [offer.total_s for offer in by_time] == sorted(offer.total_s for offer in by_time)
+    budget = sorted(offer.cost_usd for offer in by_time)[1]
+    kept = best_sites(replace(case, goal=Goal(budget_usd=budget)), sites, Uncalibrated())
+    assert all(offer.cost_usd <= budget for offer in kept)
+    with pytest.raises(NoPlan):
+        best_sites(replace(case, goal=Goal(budget_usd=0.01)), sites, Uncalibrated())
+
+
+def test_a_slow_network_is_not_enough_and_a_fast_one_is() -> None:
+    case = from_model_and_site("llama-3.1-8b", "4x8xA40", tokens=1e9)
+
+    def on(bytes_per_s: float):
+        link = replace(case.site.scale_out, bytes_per_s=bytes_per_s)
+        return link_enough(replace(case, site=replace(case.site, scale_out=link)), Uncalibrated())
+
+    slow, fast = on(1e7), on(1e12)
+    assert not slow.enough
+    assert fast.enough
+    assert slow.now.step_s > fast.now.step_s
+    steps = [step.step_s for step in slow.steps]
+    assert steps == sorted(steps, reverse=True)
+
+
+def test_one_node_has_no_network_to_ask_about() -> None:
+    with pytest.raises(UsageError, match="one node"):
+        link_enough(from_model_and_site("llama-3.1-8b", "8xA40", tokens=1e9), Uncalibrated())
+
+
+def test_the_interval_of_checkpoints_loses_the_least() -> None:
+    ranking = search(from_model_and_site("llama-3.1-70b", "8xdgx-a100", tokens=1e12))
+    found = checkpoint_interval(ranking)
+    losses = dict(found.lost_shares)
+    assert min(losses, key=lambda interval: losses[interval]) == pytest.approx(found.daly_s)
+    for factor in (0.8, 1.25):  # no interval near it loses less
+        there = 1 - 1 / float(wall_over_work(found.daly_s * factor, found.stall_s, 300.0, found.between_failures_s))
+        assert there >= losses[found.daly_s]
+    silent = replace(ranking, case=replace(ranking.case, site=replace(ranking.case.site, failures_per_device_s=0.0)))
+    with pytest.raises(UsageError, match="how often devices fail"):
+        checkpoint_interval(silent)

@@ -1,0 +1,69 @@
+"""The ledger: a correction is shrunk by how little is known, and moves every duration alike."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from datahall.base.errors import WorldFailed
+from datahall.base.label import Label
+from datahall.calibrate.ledger import Entry, LedgerCalibration, correction, entries, record, with_ledger
+from datahall.case import from_model_and_site
+from datahall.compute.numbers import PlanNumbers
+from datahall.search.rank import search
+from datahall.virtual.calibration import Uncalibrated
+from datahall.virtual.step_time import step_time
+
+PRIOR = math.log(1.5)
+
+
+def entry(ratio: float, stack: str = "s", hardware: str = "A40", log: str = "") -> Entry:
+    return Entry(hardware, stack, "case", 1.0, ratio, "2026-03-01T00:00:00+00:00", log)
+
+
+def test_one_comparison_moves_part_of_the_way_and_many_move_all_of_it() -> None:
+    one = correction([entry(1.4)], "A40", "s", PRIOR)
+    many = correction([entry(1.4)] * 20, "A40", "s", PRIOR)
+    assert one is not None
+    assert many is not None
+    assert 1.2 < one.factor < many.factor < 1.4
+    assert many.factor == pytest.approx(1.4, rel=0.01)
+    assert 1 < many.high < one.high < 1.5
+
+
+def test_other_hardware_says_nothing_and_another_stack_less() -> None:
+    assert correction([entry(1.4, hardware="H100-SXM")], "A40", "s", PRIOR) is None
+    same, other = correction([entry(1.4)], "A40", "s", PRIOR), correction([entry(1.4, "t")], "A40", "s", PRIOR)
+    assert same is not None
+    assert other is not None
+    assert (same.label, other.label) == (Label.CALIBRATED, Label.TRANSFERRED)
+    assert other.high > same.high
+
+
+def test_a_ledger_keeps_what_was_recorded_once_and_outlives_a_torn_line(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "ledger.jsonl"
+    record(entry(1.1, log="a.log"), path)
+    record(entry(1.1, log="a.log"), path)
+    record(entry(1.2, log="b.log"), path)
+    with path.open("a") as lines:
+        lines.write('{"hardware": "A40", "sta')
+    assert [one.measured_s for one in entries(path)] == [1.1, 1.2]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WorldFailed, match="cannot be written"):
+        record(entry(1.0), tmp_path / "file" / "ledger.jsonl")
+
+
+def test_every_duration_takes_the_factor_longer(tmp_path: Path) -> None:
+    case = from_model_and_site("llama-3.1-8b", "2x8xA40", tokens=1e9)
+    record(entry(1.3), tmp_path / "ledger.jsonl")
+    learnt = with_ledger(case, Uncalibrated(), tmp_path / "ledger.jsonl")
+    assert isinstance(learnt, LedgerCalibration)
+    for place in (0, 5, 50):
+        compute = search(case).compute(place)
+        numbers = PlanNumbers.of(compute)
+        before, after = (step_time(one.inputs(case, compute), numbers) for one in (Uncalibrated(), learnt))
+        assert float(after.total) == pytest.approx(float(before.total) * learnt.learnt.factor, rel=1e-9)
+        assert float(after.transfer) == pytest.approx(float(before.transfer) * learnt.learnt.factor, rel=1e-9)
+    assert with_ledger(case, Uncalibrated(), tmp_path / "none.jsonl").label == Label.CATALOGUE

@@ -1,0 +1,170 @@
+"""Every plan of the array search is the plan that its explanation prices; and the goal decides who wins."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from datahall.base.errors import Incompatible, NoPlan, UsageError
+from datahall.case import from_model_and_site
+from datahall.case.question import Case, Goal
+from datahall.compute.counts import ShapeCounts
+from datahall.compute.memory import MemoryHabits, memory
+from datahall.compute.numbers import PlanNumbers
+from datahall.search.price import price, whole_plan
+from datahall.search.rank import SAME_SHARE, search
+from datahall.search.space import divisors, space
+from datahall.search.why import explain, flips, losses, memory_items
+from datahall.virtual.calibration import Uncalibrated
+from datahall.virtual.training import forecast
+
+
+def a_case(model: str = "llama-3.1-8b", site: str = "8xA40", **given: object) -> Case:
+    return from_model_and_site(model, site, tokens=1e9, **given)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    ("model", "site"), [("llama-3.1-8b", "8xA40"), ("deepseek-v2-lite", "16xH100-SXM"), ("gpt2-xl", "4xA100-40GB-SXM")]
+)
+def test_the_whole_ranking_is_what_each_plan_alone_is(model: str, site: str) -> None:
+    case = a_case(model, site)
+    ranking = search(case)
+    places = np.unique(np.linspace(0, len(ranking.order) - 1, 60).astype(int))
+    for place in places:
+        alone, index = explain(ranking, int(place)), ranking.order[place]
+        for column, name in (
+            (ranking.prices.step_s, "step_time"),
+            (ranking.prices.total_s, "total_time"),
+            (ranking.prices.cost_usd, "cost"),
+            (ranking.prices.energy_j, "energy"),
+            (ranking.prices.memory_bytes, "peak_memory"),
+        ):
+            assert column[index] == pytest.approx(alone.metrics[name].value, rel=1e-9), (name, ranking.compute(place))
+
+
+@settings(max_examples=30, deadline=None)
+@given(index=st.integers(0, 10**9), recompute=st.sampled_from(["none", "selective", "full"]))
+def test_memory_of_an_element_is_memory_of_the_plan(index: int, recompute: str) -> None:
+    case = a_case("mixtral-8x7b", "16xH100-SXM")
+    plans = space(case, "bf16", [16])
+    plan = replace(plans.plan(index % len(plans)), recompute=recompute)
+    counts = ShapeCounts.of(case.model)
+    alone = memory(counts, case.application.sequence, PlanNumbers.of(plan), MemoryHabits()).total
+    assert float(memory_items(case, plan, Uncalibrated()).total) == pytest.approx(float(alone), rel=1e-12)
+
+
+def test_a_space_holds_what_can_exist_and_nothing_else() -> None:
+    case = a_case("mixtral-8x7b", "16xH100-SXM")
+    plans = space(case, "bf16", [16])
+    numbers = plans.numbers
+    assert len(plans) > 1000
+    assert np.all(numbers.devices == 16)
+    assert np.all(numbers.data * numbers.micro_batch * numbers.accumulation == case.application.global_batch)
+    assert np.all((numbers.data * numbers.context) % numbers.expert == 0)
+    assert np.all(case.model.heads % numbers.tensor == 0)
+    interleaved = numbers.virtual_stages > 1
+    assert np.all(numbers.accumulation[interleaved] % numbers.pipeline[interleaved] == 0)
+    rows = np.stack([np.broadcast_to(column, len(plans)) for column in _columns(plans)], axis=1)
+    assert len(np.unique(rows, axis=0)) == len(plans)
+
+
+def _columns(plans):
+    numbers = plans.numbers
+    return [
+        getattr(numbers, name)
+        for name in ("data", "tensor", "pipeline", "virtual_stages", "context", "expert", "zero_stage", "shard_group")
+    ] + [numbers.micro_batch, numbers.recompute]
+
+
+def test_divisors() -> None:
+    assert divisors(1) == [1]
+    assert divisors(12) == [1, 2, 3, 4, 6, 12]
+
+
+def test_the_choice_is_the_best_but_for_what_the_forecast_cannot_tell_apart() -> None:
+    ranking = search(a_case())
+    best = np.nanmin(ranking.prices.total_s)
+    assert ranking.prices.total_s[ranking.order[0]] <= best * (1 + SAME_SHARE) * 1.0001
+
+
+def test_pricing_all_and_pricing_what_fits_agree() -> None:
+    case = a_case()
+    plans = space(case, "bf16", [8])
+    everything, fitting = (price(case, plans, Uncalibrated(), only_fitting=only) for only in (False, True))
+    fits = np.isfinite(fitting.step_s)
+    assert 0 < fits.sum() < len(plans)
+    assert np.array_equal(everything.total_s[fits], fitting.total_s[fits])
+    assert np.all(fitting.memory_bytes[~fits] > case.site.accelerator.memory_bytes)
+
+
+def test_the_goal_decides() -> None:
+    case = a_case("gpt2-xl", "8xA40")
+    fastest = search(replace(case, goal=Goal("time")))
+    cheapest = search(replace(case, goal=Goal("cost")))
+    assert fastest.compute(0).devices == 8
+    assert cheapest.compute(0).devices < 8  # a device by itself waits for nobody
+    price_of = [float(one.prices.cost_usd[one.order[0]]) for one in (fastest, cheapest)]
+    assert price_of[1] < price_of[0]
+    bound = replace(case, goal=Goal("cost", deadline_s=1.1 * float(np.nanmin(fastest.prices.total_s))))
+    within = search(bound)
+    assert within.prices.total_s[within.order].max() <= bound.goal.deadline_s
+    assert "takes longer than" in " ".join(within.reasons)
+
+
+def test_no_plan_lists_what_stood_in_the_way() -> None:
+    case = a_case()
+    with pytest.raises(NoPlan, match="the fastest takes") as raised:
+        search(replace(case, goal=Goal(deadline_s=1.0)))
+    assert sum(raised.value.reasons.values()) > 1000
+    with pytest.raises(UsageError, match="cannot minimise"):
+        search(replace(case, goal=Goal("beauty")))
+
+
+def test_a_precision_that_the_accelerator_lacks_is_refused() -> None:
+    case = a_case()
+    with pytest.raises(Incompatible, match="A40 does not compute in fp8"):
+        search(replace(case, application=replace(case.application, precision="fp8")))
+
+
+def test_losers_say_by_which_component_and_sum_to_the_difference() -> None:
+    ranking = search(a_case())
+    others = losses(ranking, 5)
+    assert others[0].place == 0
+    assert set(others[0].more_s.values()) == {0.0}
+    base = others[0].forecast.metrics["step_time"].value
+    for loss in others[1:]:
+        difference = loss.forecast.metrics["step_time"].value - base
+        assert sum(loss.more_s.values()) == pytest.approx(difference, abs=1e-6 * base)
+
+
+def test_the_front_trades_and_never_wastes() -> None:
+    ranking = search(a_case("gpt2-xl", "8xA40"))
+    front = ranking.front()
+    points = [
+        (ranking.prices.total_s[i], ranking.prices.cost_usd[i], ranking.prices.memory_bytes[i])
+        for i in ranking.order[front]
+    ]
+    assert len(points) > 1
+    for one in points:
+        assert not any(all(b <= a for a, b in zip(one, other, strict=True)) and one != other for other in points)
+
+
+def test_more_memory_and_faster_links_never_hurt() -> None:
+    for flip in flips(search(a_case("llama-3.1-8b", "16xH100-SXM"))):
+        assert flip.plan is not None
+        assert flip.faster > 1 / (1 + SAME_SHARE) / 1.001, flip
+
+
+def test_the_whole_plan_writes_checkpoints_as_often_as_failures_ask() -> None:
+    case = a_case("llama-3.1-8b", "16xH100-SXM")
+    ranking = search(case)
+    often = search(replace(case, site=replace(case.site, failures_per_device_s=1e-5)))
+    assert 1 <= often.plan().storage.interval_steps < ranking.plan().storage.interval_steps
+    unstated = replace(case, site=replace(case.site, failures_per_device_s=0.0))
+    plan = whole_plan(unstated, ranking.compute(0), 10.0)
+    assert plan.storage.interval_steps == 360
+    assert forecast(unstated, plan).metrics["total_time"].value > 0
