@@ -26,6 +26,7 @@ class MemoryHabits:
     optimiser_bytes: Any = 12.0  # 32-bit master copy and Adam's two moments
     selective_kept: Any = 1.0  # share of a layer's activations that "selective" recomputation keeps
     logit_bytes: Any = 8.0  # per score: 32-bit scores and their gradient
+    activation_passes: Any = 1.0  # copies that the engine keeps beside those that the backward pass needs
     fragmentation_share: Any = 0.05
     reserved_bytes: Any = _RESERVED_BYTES
 
@@ -69,7 +70,7 @@ def memory(
     weights = np.maximum(habits.weight_bytes, word) * parameters / np.where(zero >= 3, shards, 1.0)
     gradients = habits.gradient_bytes * parameters * trainable_share / np.where(zero >= 2, shards, 1.0)
     states = (habits.optimiser_bytes - 4.0 * full) * parameters * trainable_share / np.where(zero >= 1, shards, 1.0)
-    activations = _activations(counts, sequence, plan, habits, word)
+    activations = habits.activation_passes * _activations(counts, sequence, plan, habits, word)
     gathered = np.where(zero >= 3, 2.0 * word * layer, 0.0)
     buffers = gathered + habits.reserved_bytes
     return MemoryBytes(

@@ -130,8 +130,9 @@ def _state_s(
     every = plan.data * plan.context
     dense, experts = held_parameters(counts, plan)
     expert_ranks = np.maximum(1.0, shards / plan.expert)
-    gathered = _gather_s(word * dense, shards, plan.tensor, links) + _gather_s(
-        word * experts, expert_ranks, plan.tensor * plan.expert, links
+    back = np.where(np.asarray(plan.zero_stage) == 0, habits.gradient_bytes, word)  # an all-reduce, or new parameters
+    gathered = _gather_s(back * dense, shards, plan.tensor, links) + _gather_s(
+        back * experts, expert_ranks, plan.tensor * plan.expert, links
     )
     reduced = _scatter_s(habits.gradient_bytes * dense, shards, plan.tensor, links)
     reduced = reduced + _scatter_s(habits.gradient_bytes * experts, expert_ranks, plan.tensor * plan.expert, links)

@@ -15,7 +15,7 @@ import numpy as np
 from datahall.base.formula import formula
 from datahall.compute.counts import ShapeCounts
 from datahall.compute.estimate import DeviceRates, issued_s
-from datahall.compute.memory import held_parameters
+from datahall.compute.memory import MemoryHabits, held_parameters
 from datahall.compute.numbers import PlanNumbers
 from datahall.virtual.exchange import Exchange, exchange_s, hidden_s
 from datahall.virtual.habits import StackHabits
@@ -33,19 +33,21 @@ class StepInputs:
     links: LinkRates
     habits: StackHabits
     trainable_share: Any = 1.0  # of the parameters that get gradients (1: all; LoRA: a percent)
+    memory: MemoryHabits = MemoryHabits()
 
 
 @dataclass(frozen=True, slots=True)
 class StepSeconds:
     """Seconds of one optimiser step by component, and what the components are made of.
 
-    The total is compute + transfer + waiting + optimiser + fixed.  The parts of `compute` are device seconds before
+    The total is compute + transfer + waiting + input + optimiser + fixed.  The parts of `compute` are device seconds before
     the host's launches; the parts of `transfer` are exposed seconds.
     """
 
     compute: Any
     transfer: Any
-    waiting: Any  # pipeline fill and drain
+    waiting: Any  # pipeline fill and drain, and unequal workers
+    input: Any
     optimiser: Any
     fixed: Any
     linear: Any
@@ -65,7 +67,7 @@ class StepSeconds:
     @property
     def total(self) -> Any:
         """Seconds of the step."""
-        return self.compute + self.transfer + self.waiting + self.optimiser + self.fixed
+        return self.compute + self.transfer + self.waiting + self.input + self.optimiser + self.fixed
 
 
 @formula(
@@ -86,12 +88,14 @@ def step_time(inputs: StepInputs, plan: PlanNumbers) -> StepSeconds:
     issued = issued_s(device, one.host)
     steady = issued + sent.per_micro_step
     steps = plan.accumulation
-    waiting = (plan.pipeline - 1) / plan.virtual_stages * plan.bubble_share * steady
+    jitter = inputs.habits.jitter_share * np.where(np.asarray(plan.data) > 1, steps * issued, 0.0)
+    waiting = (plan.pipeline - 1) / plan.virtual_stages * plan.bubble_share * steady + jitter
     gradient = _gradient_exposed(inputs.habits, sent, one, issued / np.maximum(device, 1e-30))
     return StepSeconds(
         compute=steps * issued,
         transfer=steps * sent.per_micro_step + gradient,
         waiting=waiting,
+        input=inputs.habits.input_s_per_token * steps * plan.micro_batch * inputs.sequence,
         optimiser=_update_s(inputs, plan),
         fixed=inputs.rates.fixed_s + 0.0 * steps,
         linear=steps * one.linear,

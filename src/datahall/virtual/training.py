@@ -18,16 +18,15 @@ from datahall.base.result import Result
 from datahall.base.step_table import Component
 from datahall.case.question import Case
 from datahall.compute.counts import ShapeCounts
-from datahall.compute.memory import MemoryHabits, memory
+from datahall.compute.memory import memory
 from datahall.compute.numbers import PlanNumbers
 from datahall.compute.step import step_table
 from datahall.decisions.plan import Plan
 from datahall.virtual.calibration import Calibration, Uncalibrated, peak_flops_per_s
 from datahall.virtual.failures import daly_interval_s, wall_over_work
-from datahall.virtual.step_time import StepSeconds, step_time
+from datahall.virtual.step_time import StepInputs, StepSeconds, step_time
 
 _RESTART_S = 300.0  # reschedule, load, first step: used only where failures are stated
-_STARTUP_S = 60.0
 _IDLE_POWER_SHARE = 0.3  # of the device's power limit, while it waits
 _HOST_POWER_SHARE = 0.6  # servers, fans, switches beside each device's own power
 
@@ -67,9 +66,10 @@ def forecast(case: Case, plan: Plan, calibration: Calibration | None = None) -> 
             where="plan.compute",
         )
     numbers = PlanNumbers.of(compute)
-    seconds = step_time(calibration.inputs(case, compute), numbers)
-    run = run_seconds(case, plan, float(seconds.total))
-    values = _values(case, plan, seconds, run)
+    inputs = calibration.inputs(case, compute)
+    seconds = step_time(inputs, numbers)
+    run = run_seconds(case, plan, float(seconds.total), float(inputs.habits.startup_s))
+    values = _values(case, plan, inputs, seconds, run)
     label = weakest([calibration.label, case.site.label("accelerator"), case.site.label("scale_out")])
     metrics = {name: _metric(name, unit, value, calibration, label) for name, (unit, value) in values.items()}
     return Result("virtual", MappingProxyType(metrics), MappingProxyType(_counts(case, plan)), _notes(case, plan, run))
@@ -103,7 +103,7 @@ def model_flops_per_step(case: Case, sequences: int) -> float:
     return sequences * sequence * (6.0 * (counts.layer_weights + counts.head_weights) + core)
 
 
-def run_seconds(case: Case, plan: Plan, step_s: float) -> RunSeconds:
+def run_seconds(case: Case, plan: Plan, step_s: float, startup_s: float = 60.0) -> RunSeconds:
     """Steps, checkpoints and failures of the whole run."""
     work = case.application.steps * step_s
     write = checkpoint_write_s(case, plan)
@@ -113,11 +113,11 @@ def run_seconds(case: Case, plan: Plan, step_s: float) -> RunSeconds:
     if not interval and rate > 0:
         interval = float(daly_interval_s(stall, 1.0 / rate))
     if not interval:
-        return RunSeconds(work, 0.0, 0.0, _STARTUP_S)
+        return RunSeconds(work, 0.0, 0.0, startup_s)
     checkpoints = work / interval * stall
     between = 1.0 / rate if rate else float("inf")
     wall = work * float(wall_over_work(interval, stall, _RESTART_S, between))
-    return RunSeconds(work, checkpoints, max(0.0, wall - work - checkpoints), _STARTUP_S)
+    return RunSeconds(work, checkpoints, max(0.0, wall - work - checkpoints), startup_s)
 
 
 def checkpoint_bytes(case: Case) -> int:
@@ -131,7 +131,9 @@ def checkpoint_write_s(case: Case, plan: Plan) -> float:
     return case.site.disk.latency_s + checkpoint_bytes(case) / (case.site.disk.write_bytes_per_s * writers)
 
 
-def _values(case: Case, plan: Plan, seconds: StepSeconds, run: RunSeconds) -> Mapping[str, tuple[str, float]]:
+def _values(
+    case: Case, plan: Plan, inputs: StepInputs, seconds: StepSeconds, run: RunSeconds
+) -> Mapping[str, tuple[str, float]]:
     compute, site = plan.compute, case.site
     step_s = float(seconds.total)
     tokens = compute.global_batch * case.application.sequence
@@ -139,12 +141,12 @@ def _values(case: Case, plan: Plan, seconds: StepSeconds, run: RunSeconds) -> Ma
     write = checkpoint_write_s(case, plan)
     busy = float(seconds.compute) / step_s
     watts = site.accelerator.power_w * (_HOST_POWER_SHARE + _IDLE_POWER_SHARE + (1 - _IDLE_POWER_SHARE) * busy)
-    held = memory(ShapeCounts.of(case.model), case.application.sequence, PlanNumbers.of(compute), MemoryHabits())
+    held = memory(inputs.counts, inputs.sequence, PlanNumbers.of(compute), inputs.memory)
     return {
         "compute": ("seconds", float(seconds.compute) + float(seconds.fixed)),
         "transfer": ("seconds", float(seconds.transfer)),
         "waiting": ("seconds", float(seconds.waiting)),
-        "input": ("seconds", 0.0),
+        "input": ("seconds", float(seconds.input)),
         "optimiser": ("seconds", float(seconds.optimiser)),
         "checkpoint": ("seconds", 0.1 * write if plan.storage.asynchronous else write),
         "checkpoint_write": ("seconds", write),
