@@ -13,6 +13,7 @@ from datahall.compute.counts import ShapeCounts
 from datahall.compute.plan import ComputePlan
 
 _BYTES = {"fp32": 4, "tf32": 4}
+_GRADIENT_BYTES = 4  # parameters, gradients and Adam's moments stay 32-bit; only products are narrower (autocast)
 
 
 def step_table(
@@ -34,7 +35,8 @@ def step_table(
         rows.append(_embedding_row(counts, tokens, word))
     if stage == last:
         rows += _head_rows(counts, tokens, plan, word)
-    rows += _recompute_rows(rows, plan)
+    last_products = 2 * tokens * (own_layers - own_moe) * counts.dense_weights // counts.mlp_matrices // plan.tensor
+    rows += _recompute_rows(rows, plan, last_products)
     rows += _state_rows(shape, plan, own_layers, word)
     return StepTable(tuple(row for row in rows if row.flops or row.bytes))
 
@@ -119,21 +121,26 @@ def _head_rows(counts: ShapeCounts, tokens: int, plan: ComputePlan, word: int) -
     ]
 
 
-def _recompute_rows(rows: list[Row], plan: ComputePlan) -> list[Row]:
+def _recompute_rows(rows: list[Row], plan: ComputePlan, last_products: int) -> list[Row]:
+    """Forward rows again.  A block's last product is not: torch stops once it has what the backward pass needs."""
     if plan.recompute == "none":
         return []
-    whole = plan.recompute == "full"
-    again = [row for row in rows if row.name.endswith(" forward") and not row.name.startswith("logits")]
-    again = [row for row in again if whole or row.name.startswith("attention core")]
-    return [
-        Row(
-            "recompute",
-            Component.COMPUTE,
-            sum(row.flops for row in again),
-            sum(row.bytes for row in again),
-            kernels=sum(row.kernels for row in again),
-        )
-    ]
+    forward = [row for row in rows if row.name.endswith(" forward") and not row.name.startswith("logits")]
+    core = [row for row in forward if row.name.startswith("attention core")]
+    again = [_recomputed("attention core recompute", core, 0)]
+    if plan.recompute == "full":
+        again.append(_recomputed("recompute", [row for row in forward if row not in core], last_products))
+    return again
+
+
+def _recomputed(name: str, rows: list[Row], without_flops: int) -> Row:
+    return Row(
+        name,
+        Component.COMPUTE,
+        sum(row.flops for row in rows) - without_flops,
+        sum(row.bytes for row in rows),
+        kernels=sum(row.kernels for row in rows),
+    )
 
 
 def _state_rows(shape: ModelShape, plan: ComputePlan, own_layers: int, word: int) -> list[Row]:
@@ -143,7 +150,7 @@ def _state_rows(shape: ModelShape, plan: ComputePlan, own_layers: int, word: int
     shards = min(plan.shard_group or ranks, ranks) if plan.zero_stage else 1
     rows: list[Row] = []
     if ranks > 1:
-        rows.append(Row("gradient exchange", Component.TRANSFER, 0, word * parameters, messages=1))
+        rows.append(Row("gradient exchange", Component.TRANSFER, 0, _GRADIENT_BYTES * parameters, messages=1))
     if plan.zero_stage == 3 and shards > 1:
         gathers = plan.accumulation * 2
         rows.append(
