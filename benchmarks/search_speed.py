@@ -27,7 +27,7 @@ print(len(ranking.space), len(ranking.order))
 
 SEARCHES = (
     # model, site, space, global batch in sequences (0: the usual one), bar in seconds
-    ("gpt3-175b", "64xA100-80GB-SXM", "wide", 1536, 5.0),
+    ("gpt3-175b", "64xA100-80GB-SXM", "wide", 1920, 5.0),
     ("llama-3.1-405b", "16384xH100-SXM", "usual", 0, 3.0),
     ("deepseek-v3", "2048xH800", "usual", 0, 5.0),
 )

@@ -1,3 +1,40 @@
-"""datahall plans, runs and proves large-model workloads on a data centre."""
+"""datahall plans, runs and proves large-model workloads on a data centre.
+
+    case = datahall.load("case.yaml")                              # or datahall.quick("llama-3.1-8b", "8xA40")
+    ranking = datahall.plan(case)                                  # every split that fits, best first
+    result = datahall.explain(ranking)                             # the forecast of the best, with intervals
+    result = datahall.forecast(case, ranking.plan())               # the forecast of any plan
+
+Importing this loads neither NumPy nor PyTorch; a name's module is imported when the name is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from datahall.case import from_model_and_site as quick
+    from datahall.case import load
+    from datahall.search.rank import search as plan
+    from datahall.search.why import explain
+    from datahall.virtual.training import forecast
 
 __version__ = "0.1.0"
+
+__all__ = ["explain", "forecast", "load", "plan", "quick"]
+
+_HOMES = {
+    "explain": ("datahall.search.why", "explain"),
+    "forecast": ("datahall.virtual.training", "forecast"),
+    "load": ("datahall.case", "load"),
+    "plan": ("datahall.search.rank", "search"),
+    "quick": ("datahall.case", "from_model_and_site"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, attribute = _HOMES[name]
+    return getattr(importlib.import_module(module), attribute)

@@ -144,7 +144,8 @@ class LedgerCalibration:
         inputs, factor = self.under.inputs(case, plan), self.learnt.factor
         rates: dict[str, Any] = {name: getattr(inputs.rates, name) / factor for name in _RATES}
         rates |= {name: getattr(inputs.rates, name) * factor for name in _SECONDS}
-        return replace(inputs, rates=_with(inputs.rates, rates), links=_slower(inputs.links, factor))
+        habits = replace(inputs.habits, input_s_per_token=inputs.habits.input_s_per_token * factor)
+        return replace(inputs, rates=_with(inputs.rates, rates), links=_slower(inputs.links, factor), habits=habits)
 
     def spread(self, component: str) -> tuple[float, float]:
         """The correction's interval for times; for a single component never narrower than before."""

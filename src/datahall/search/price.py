@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from datahall.case.question import Case
 from datahall.compute.counts import ShapeCounts
-from datahall.compute.memory import MemoryHabits, memory
+from datahall.compute.memory import memory
 from datahall.compute.numbers import PlanNumbers
 from datahall.compute.plan import ComputePlan
 from datahall.decisions.plan import Plan
@@ -62,7 +62,7 @@ def price(case: Case, plans: Space, calibration: Calibration, *, only_fitting: b
 def memory_bytes(case: Case, counts: ShapeCounts, numbers: PlanNumbers, inputs: StepInputs) -> Any:
     """Bytes on the fullest device."""
     share = inputs.trainable_share
-    return memory(counts, case.application.sequence, numbers, MemoryHabits(), trainable_share=share).total
+    return memory(counts, case.application.sequence, numbers, inputs.memory, trainable_share=share).total
 
 
 def whole_plan(case: Case, compute: ComputePlan, step_s: float) -> Plan:
@@ -89,7 +89,7 @@ def _run(case: Case, numbers: PlanNumbers, inputs: StepInputs) -> tuple[Any, Any
     with np.errstate(divide="ignore"):
         wall = work * wall_over_work(interval, stall, training._RESTART_S, 1.0 / rate)
     checkpoints = work / interval * stall
-    total = work + checkpoints + np.maximum(0.0, wall - work - checkpoints) + training._STARTUP_S
+    total = work + checkpoints + np.maximum(0.0, wall - work - checkpoints) + inputs.habits.startup_s
     busy = seconds.compute / step
     idle, host = training._IDLE_POWER_SHARE, training._HOST_POWER_SHARE
     watts = site.accelerator.power_w * (host + idle + (1 - idle) * busy)

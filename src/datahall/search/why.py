@@ -13,17 +13,16 @@ from datahall.base.result import Result
 from datahall.calibrate.ledger import LedgerCalibration
 from datahall.case.question import Case
 from datahall.case.site import Accelerator, Link, Site
-from datahall.compute.counts import ShapeCounts
-from datahall.compute.memory import MemoryBytes, MemoryHabits, memory
+from datahall.compute.memory import MemoryBytes, memory
 from datahall.compute.numbers import PlanNumbers
 from datahall.compute.plan import ComputePlan
-from datahall.search.rank import Ranking, search
+from datahall.search.rank import Ranking, goal_values, search
 from datahall.virtual.calibration import Calibration
 from datahall.virtual.step_time import StepSeconds, step_time
 from datahall.virtual.training import forecast
 
 _LEARNT = ("step_time", "total_time", "tokens_per_s", "mfu", "cost", "energy")
-COMPONENTS = ("compute", "transfer", "waiting", "optimiser")
+COMPONENTS = ("compute", "transfer", "waiting", "input", "optimiser")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +42,14 @@ class Loss:
 
 @dataclass(frozen=True, slots=True)
 class Flip:
-    """What changing one thing about the site or the case does: the plan that would then win, and how much faster."""
+    """What changing one thing about the site or the case does: the plan that would then win, and what it brings.
+
+    `gain` is what the goal makes small (time, cost, energy), before over after: 1.1 is a tenth better.
+    """
 
     change: str
     plan: ComputePlan | None
-    faster: float  # time before over time after; below 1: slower
+    gain: float
     same_split: bool
 
 
@@ -70,9 +72,9 @@ def step_items(case: Case, compute: ComputePlan, calibration: Calibration) -> St
 
 def memory_items(case: Case, compute: ComputePlan, calibration: Calibration) -> MemoryBytes:
     """Bytes on the fullest device, item by item."""
-    share = calibration.inputs(case, compute).trainable_share
-    counts = ShapeCounts.of(case.model)
-    return memory(counts, case.application.sequence, PlanNumbers.of(compute), MemoryHabits(), trainable_share=share)
+    inputs = calibration.inputs(case, compute)
+    numbers, share = PlanNumbers.of(compute), inputs.trainable_share
+    return memory(inputs.counts, case.application.sequence, numbers, inputs.memory, trainable_share=share)
 
 
 def losses(ranking: Ranking, most: int) -> list[Loss]:
@@ -106,15 +108,19 @@ def flips(ranking: Ranking) -> list[Flip]:
 
 
 def _flip(ranking: Ranking, what: str, changed: Case) -> Flip:
-    before, best = float(ranking.prices.total_s[ranking.order[0]]), ranking.compute(0)
+    before, best = _goal_value(ranking), ranking.compute(0)
     try:
         other = search(changed, ranking.calibration)
     except DatahallError:
         return Flip(what, None, 0.0, False)
     plan = other.compute(0)
-    after = float(other.prices.total_s[other.order[0]])
+    after = _goal_value(other)
     same = replace(plan, precision=best.precision) == best
     return Flip(what, plan, before / after, same)
+
+
+def _goal_value(ranking: Ranking) -> float:
+    return float(goal_values(ranking.case, ranking.prices)[ranking.order[0]])
 
 
 def _on(case: Case, site: Site) -> Case:

@@ -124,7 +124,7 @@ def plan_json(ranking: Ranking, others: list[Loss], changes: list[Flip]) -> dict
         "flips": [
             {
                 "change": flip.change,
-                "faster": flip.faster,
+                "gain": flip.gain,
                 "same_split": flip.same_split,
                 "plan": None if flip.plan is None else _fields(flip.plan),
             }

@@ -21,7 +21,7 @@ from datahall.case.site import Site
 from datahall.catalog import accelerators
 from datahall.search.ask import Offer, best_sites, checkpoint_interval, link_enough, smallest_site
 from datahall.search.rank import search
-from datahall.ui.plan_text import plain_table, shown, split_text
+from datahall.ui.plan_text import plain_table, shown, split_text, value_text
 from datahall.virtual.calibration import Calibration
 
 FORMAT_VERSION = 1
@@ -43,7 +43,7 @@ def _site(case: Case, calibration: Calibration) -> Answer:
     text = Text()
     text.append(f"{offer.site.nodes} node(s) of {offer.site.devices_per_node}", style="bold")
     text.append(f" {offer.site.accelerator.name} end in {human_time(offer.total_s)}, before {deadline},")
-    text.append(f" for {human(offer.cost_usd, 'usd')}: {split_text(offer.ranking.compute(0))}.\n")
+    text.append(f" for {value_text(offer.cost_usd, 'usd')}: {split_text(offer.ranking.compute(0))}.\n")
     text.append("The forecast itself is compared with the deadline, not the end of its interval.", style="dim")
     return {"deadline_s": case.goal.deadline_s, "offer": _offer_json(offer)}, Group(text)
 
@@ -52,14 +52,14 @@ def _hardware(case: Case, calibration: Calibration) -> Answer:
     sites, refused = _catalogue_sites(case)
     offers = best_sites(case, sites, calibration)
     first = offers[0]
-    table = plain_table("Accelerators", "whole run", "cost", "energy", "split", "ties on cost at")
+    table = plain_table("Accelerators", "whole run", "cost", "energy", "split", "ties at")
     for offer in offers[:15]:
         match = offer.price_to_match(first.cost_usd)
         table.add_row(
             f"{offer.site.devices} x {offer.site.accelerator.name}",
             human_time(offer.total_s),
-            human(offer.cost_usd, "usd") if offer.cost_usd else "no price",
-            human(offer.energy_j / 3600, "joules").replace("J", "Wh") if offer.energy_j else "no figure",
+            value_text(offer.cost_usd, "usd") if offer.cost_usd else "no price",
+            value_text(offer.energy_j, "joules") if offer.energy_j else "no figure",
             split_text(offer.ranking.compute(0)),
             "" if offer is first or match != match else f"${match:.2f}/h",
         )

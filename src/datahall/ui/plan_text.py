@@ -22,6 +22,7 @@ from datahall.search.why import Flip, Loss, memory_items, step_items
 
 WIDTH = 100
 _BAR = 24
+_FRONT = 6
 _TIGHT = 0.85  # of the device's memory: from here on a forecast that is a little low ends in out-of-memory
 _STEP_ITEMS = (
     ("matrix products", ("linear",)),
@@ -33,6 +34,7 @@ _STEP_ITEMS = (
     ("kernel launches", ("launch",)),
     ("exposed transfers", ("transfer",)),
     ("pipeline fill and drain", ("waiting",)),
+    ("input", ("input",)),
     ("optimiser", ("optimiser",)),
     ("fixed", ("fixed",)),
 )
@@ -63,6 +65,7 @@ def told(ranking: Ranking, forecast: Result, others: Sequence[Loss], changes: Se
         Text(""),
         _items_tables(ranking),
         Text(""),
+        *_front_tables(ranking),
         *_sentences(ranking, forecast, changes),
     ]
     return Group(*parts)
@@ -104,8 +107,16 @@ def value_text(value: float, unit: str) -> str:
     if unit == "joules":
         return human(value / 3600.0, "joules").replace("J", "Wh")
     if unit == "tokens_per_s":
-        return f"{human(value, 'count')} tokens/s".replace("  ", " ")
+        return f"{value:,.0f} tokens/s" if value >= 100 else f"{value:.3g} tokens/s"
     return human(value, unit)
+
+
+def tokens_text(tokens: float) -> str:
+    """A number of tokens in millions, billions (B) or trillions (T), as the field counts them."""
+    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M")):
+        if tokens >= size:
+            return f"{tokens / size:.4g} {letter}"
+    return f"{tokens:,.0f}"
 
 
 def _headline(ranking: Ranking, forecast: Result, seconds: float) -> Text:
@@ -114,7 +125,7 @@ def _headline(ranking: Ranking, forecast: Result, seconds: float) -> Text:
     text = Text()
     text.append(f"{case.model.name} on {case.site.name}", style="bold")
     text.append(
-        f": {task} {human(case.application.tokens, 'count')} tokens,"
+        f": {task} {tokens_text(case.application.tokens)} tokens,"
         f" {case.application.global_batch:,} x {case.application.sequence:,} a step\n"
     )
     text.append("It fits. ", style="bold green")
@@ -172,6 +183,27 @@ def _splits_table(ranking: Ranking, others: Sequence[Loss]) -> Table:
             style=style,
         )
     return table
+
+
+def _front_tables(ranking: Ranking) -> list[RenderableType]:
+    """The plans that no other beats in time, cost and memory at once, where there is a choice between them."""
+    front, prices = ranking.front(_FRONT), ranking.prices
+    if len(front) < 2:
+        return []
+    table = plain_table("Trade-offs", "micro", "recompute", "devices", "memory", "whole run", "cost")
+    for place in front:
+        plan, index = ranking.compute(place), ranking.order[place]
+        cost = float(prices.cost_usd[index])
+        table.add_row(
+            split_text(plan),
+            f"{plan.micro_batch}x{plan.accumulation}",
+            plan.recompute,
+            str(plan.devices),
+            human(float(prices.memory_bytes[index]), "bytes"),
+            human_time(float(prices.total_s[index])),
+            value_text(cost, "usd") if cost else "no price",
+        )
+    return [table, Text("")]
 
 
 def _why(ranking: Ranking, loss: Loss) -> str:
@@ -251,7 +283,8 @@ def _unrepeated(lines: list[RenderableType]) -> list[RenderableType]:
 def _flip_text(ranking: Ranking, flip: Flip) -> str:
     if flip.plan is None:
         return f"{flip.change}: then nothing fits"
-    gain = f"{flip.faster:.2f} times as fast"
+    goal, share = ranking.case.goal.minimise, 1.0 - 1.0 / flip.gain
+    gain = f"{share:.0%} less {goal}" if share >= 0.005 else f"no less {goal}"
     if flip.same_split:
         return f"not {flip.change}: the same plan, {gain}"
     return f"{flip.change}: {split_text(flip.plan)}, {_details(flip.plan).rsplit(',', 1)[0]}, {gain}"

@@ -141,7 +141,8 @@ def _values(
     write = checkpoint_write_s(case, plan)
     busy = float(seconds.compute) / step_s
     watts = site.accelerator.power_w * (_HOST_POWER_SHARE + _IDLE_POWER_SHARE + (1 - _IDLE_POWER_SHARE) * busy)
-    held = memory(inputs.counts, inputs.sequence, PlanNumbers.of(compute), inputs.memory)
+    numbers, share = PlanNumbers.of(compute), inputs.trainable_share
+    held = memory(inputs.counts, inputs.sequence, numbers, inputs.memory, trainable_share=share)
     return {
         "compute": ("seconds", float(seconds.compute) + float(seconds.fixed)),
         "transfer": ("seconds", float(seconds.transfer)),
@@ -193,7 +194,7 @@ def _notes(case: Case, plan: Plan, run: RunSeconds) -> tuple[str, ...]:
         notes.append("The site has no price, so the cost is 0.")
     if not case.site.accelerator.power_w:
         notes.append("The accelerator has no power figure, so the energy is 0.")
-    if run.failures:
+    if run.failures > 0.001 * run.total:
         notes.append(f"Failures and restarts take {run.failures / run.total:.1%} of the time.")
     if plan.compute.devices < case.site.devices:
         notes.append(f"The plan leaves {case.site.devices - plan.compute.devices} devices of the site idle.")
