@@ -1,0 +1,114 @@
+"""`datahall plan` as people call it: exit codes, JSON, text within a hundred columns, no PyTorch."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SITE = ("--model", "llama-3.1-8b", "--site", "8xA40")
+
+
+@pytest.fixture(autouse=True)
+def _own_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATAHALL_HOME", str(tmp_path / "home"))
+
+
+def datahall(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "datahall.ui.cli", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "60"})
+    assert done.returncode == code, done.stderr
+    return done
+
+
+def test_the_answer_fits_a_hundred_columns_and_begins_with_the_answer() -> None:
+    text = datahall("plan", *SITE).stdout
+    assert max(len(line) for line in text.splitlines()) <= 100
+    assert "\x1b" not in text
+    assert text.splitlines()[1].startswith("It fits. Run it as ")
+    for said in ("whole run", "peak memory", "90 % interval", "why it lost", "activations", "What would flip it",
+                 "What to request", "How sure", "Did not qualify", "Assumed"):  # fmt: skip
+        assert said in text, said
+
+
+def test_json_has_what_its_readers_need(tmp_path: Path) -> None:
+    done = datahall("plan", *SITE, "--json", "--out", str(tmp_path / "plan.json"))
+    answer: dict[str, Any] = json.loads(done.stdout)
+    assert answer["format_version"] == 1
+    assert {"case", "plan", "forecast", "memory_bytes", "step_seconds", "plans", "splits", "front", "flips"} <= set(
+        answer
+    )
+    metrics = {metric["name"]: metric for metric in answer["forecast"]["metrics"]}
+    for name in ("total_time", "step_time", "cost", "energy", "peak_memory", "mfu", "tokens_per_s"):
+        assert metrics[name]["low"] <= metrics[name]["value"] <= metrics[name]["high"], name
+        assert metrics[name]["label"] in ("measured", "calibrated", "transferred", "catalogue", "assumed")
+    assert answer["plans"]["qualified"] + sum(answer["plans"]["reasons"].values()) == answer["plans"]["searched"]
+    assert sum(answer["memory_bytes"].values()) == pytest.approx(metrics["peak_memory"]["value"])
+    saved = json.loads((tmp_path / "plan.json").read_text())
+    assert saved["plan"]["compute"] == answer["plan"]["compute"]
+    assert answer["splits"][0]["plan"] == answer["plan"]["compute"]
+    assert "wrote" in done.stderr
+
+
+def test_a_case_file_does_what_its_parts_do(tmp_path: Path) -> None:
+    case = tmp_path / "a.yaml"
+    case.write_text("model: llama-3.1-8b\napplication: {kind: training}\nsite: 8xA40\n")
+    by_file, by_parts = (json.loads(datahall("plan", *arguments, "--json").stdout) for arguments in ([str(case)], SITE))
+    assert by_file["plan"]["compute"] == by_parts["plan"]["compute"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        ((), 2, "--model is missing"),
+        (("--model", "llama-3.1-8b"), 2, "--site is missing"),
+        (("none.yaml",), 2, "none.yaml"),
+        (("--model", "lama", "--site", "8xA40"), 2, "lama"),
+        (("--model", "llama-3.1-8b", "--site", "8xA41"), 2, "A41"),
+        ((*SITE, "--set", "application.tokns=3"), 2, "tokns"),
+        ((*SITE, "--set", "goal.deadline=soon"), 2, "soon"),
+        ((*SITE, "--set", "application.precision=fp8"), 2, "A40 does not compute in fp8"),
+        (("--model", "llama-3.1-8b", "--site", "1xA40"), 3, "does not fit"),
+        ((*SITE, "--set", "goal.deadline=1 min"), 3, "takes longer than"),
+        ((*SITE, "--ask", "site"), 2, "needs a deadline"),
+        ((*SITE, "--ask", "link"), 2, "one node"),
+        ((*SITE, "--out", "/proc/none/plan.json"), 2, "cannot be written"),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_exit_code(arguments: tuple[str, ...], code: int, said: str) -> None:
+    done = datahall("plan", *arguments, code=code)
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("question", "more", "keys"),
+    [
+        ("site", ("--set", "application.tokens=15e9", "--set", "goal.deadline=9 days"), {"deadline_s", "offer"}),
+        ("hardware", (), {"offers"}),
+        ("link", (), {"enough", "smallest_bytes_per_s", "steps"}),
+        ("checkpoint", (), {"interval_s", "interval_steps", "lost_shares"}),
+    ],
+)
+def test_other_questions_answer_in_words_and_in_json(question: str, more: tuple[str, ...], keys: set[str]) -> None:
+    asked = ("plan", "--model", "llama-3.1-8b", "--site", "4x8xA40", *more, "--ask", question)
+    text = datahall(*asked).stdout
+    assert 0 < max(len(line) for line in text.splitlines()) <= 100
+    answer = json.loads(datahall(*asked, "--json").stdout)
+    assert answer["format_version"] == 1
+    assert answer["question"] == question
+    assert keys <= set(answer)
+
+
+def test_planning_imports_no_framework() -> None:
+    text = "import sys; from datahall.ui.cli import main\ntry: main(sys.argv[1:])\nexcept SystemExit: pass\n"
+    text += "bad = {'torch', 'ray', 'pandas', 'scipy', 'altair'} & set(sys.modules); assert not bad, bad"
+    subprocess.run([sys.executable, "-c", text, "plan", *SITE], check=True, capture_output=True)
+    lazy = "import sys, datahall; assert 'numpy' not in sys.modules; datahall.plan; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", lazy], check=True)
