@@ -1,7 +1,8 @@
 """Which entry leaves a full cache: policies without clock, chance or files, the same in simulator and real cache.
 
-A policy is told of each access and answers: whether it was a hit, whether to keep the entry, what must leave.  It keeps the index of what is resident; whoever owns the bytes carries the answer out.  Sizes are bytes; an entry larger
-than the whole cache is never kept.
+A policy is told of each access and answers: whether it was a hit, whether to keep the entry, what must leave.  It keeps
+the index of what is resident; whoever owns the bytes carries the answer out.  Sizes are bytes; an entry larger than the
+whole cache is never kept.
 """
 
 from __future__ import annotations
