@@ -115,3 +115,13 @@ def cache_gain_s(accesses: Any, hit_share: Any, slow_s: Any, fast_s: Any, overhe
     """Seconds that a cache saves over `accesses`; negative when it loses."""
     hits = np.asarray(accesses) * hit_share
     return hits * (np.asarray(slow_s) - fast_s) - accesses * np.asarray(overhead_s) - (accesses - hits) * fill_s
+
+
+@formula(
+    equation="w = max(0, load - step) with reading ahead, load without",
+    source="ours: a producer and a consumer with a queue between them, in the steady state",
+    holds="means over many steps, and a queue deep enough for the loader's bursts (one shard's worth of batches)",
+)
+def input_wait_s(load_s: Any, step_s: Any, reads_ahead: Any) -> Any:
+    """Seconds a step that the loop stands still for input; `load_s` is the mean per batch, shard reads spread."""
+    return np.where(reads_ahead, np.maximum(0.0, np.asarray(load_s, dtype=float) - step_s), load_s)

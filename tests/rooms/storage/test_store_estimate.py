@@ -25,6 +25,7 @@ CASES: list[tuple[Any, list[Any]]] = [
     (estimate.break_even_bytes_per_s, [ratios, rates, shares]),
     (estimate.pipeline_share, [amounts, counts]),
     (estimate.stall_s, [amounts, rates]),
+    (estimate.input_wait_s, [shares, shares, st.booleans()]),
     (estimate.save_memory_bytes, [counts, st.booleans()]),
     (estimate.cache_gain_s, [amounts, shares, st.floats(0, 9), st.floats(0, 9), st.floats(0, 1), st.floats(0, 1)]),
 ]

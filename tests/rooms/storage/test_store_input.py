@@ -1,0 +1,147 @@
+"""The input pipeline: each sample once an epoch, over kills, resumes and other numbers of workers; cached shards."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from datahall.base.errors import UsageError
+from datahall.storage.cache import TierCache
+from datahall.storage.eviction import eviction, replay
+from datahall.storage.input import Pipeline, ShardedData
+from datahall.storage.order import Order
+
+SIZES = [7, 0, 13, 5, 9, 11, 3]
+
+
+def numbered(reads: list[int]) -> ShardedData:
+    """A data set whose sample is (shard, number); `reads` logs every read of a shard."""
+
+    def read(shard: int) -> bytes:
+        reads.append(shard)
+        return json.dumps([[shard, n] for n in range(SIZES[shard])]).encode()
+
+    def length(shard: int) -> int:
+        return len(json.dumps([[shard, n] for n in range(SIZES[shard])]))
+
+    return ShardedData(read, length, json.loads)
+
+
+@given(
+    sizes=st.lists(st.integers(0, 12), min_size=1, max_size=9).filter(sum),
+    seed=st.integers(0, 99),
+    mix=st.integers(1, 5),
+)
+def test_each_epoch_holds_each_sample_once(sizes: list[int], seed: int, mix: int) -> None:
+    order = Order(sizes, seed, mix)
+    whole = sorted((shard, n) for shard, size in enumerate(sizes) for n in range(size))
+    for epoch in range(2):
+        seen = [order.at(epoch * sum(sizes) + n) for n in range(sum(sizes))]
+        assert sorted((place.shard, place.index) for place in seen) == whole
+        assert {place.epoch for place in seen} == {epoch}
+
+
+def test_the_order_is_the_seeds_and_is_shuffled() -> None:
+    one, same, other = Order([50] * 8, 1), Order([50] * 8, 1), Order([50] * 8, 2)
+    first = one.batch(0, 400)
+    assert first == same.batch(0, 400)
+    assert first != other.batch(0, 400)
+    assert first != one.batch(400, 400)  # the next epoch
+    assert [place.index for place in first] != sorted(place.index for place in first)
+    assert one.at(17) == first[17]  # going back is possible: nothing but the position counts
+    with pytest.raises(UsageError):
+        Order([], 1)
+
+
+@pytest.mark.parametrize("ahead", [0, 3])
+def test_nothing_is_lost_or_repeated_when_the_number_of_workers_changes(ahead: int) -> None:
+    seen: list[Any] = []
+    position, step = 0, 0
+    for workers, steps in ((2, 5), (3, 4), (1, 7), (4, 3)):
+        pipelines = [
+            Pipeline(numbered([]), Order(SIZES, 3), 6, position=position, worker=w, workers=workers, ahead=ahead)
+            for w in range(workers)
+        ]
+        for _ in range(steps):
+            parts = [next(pipeline).samples for pipeline in pipelines]
+            assert sum(len(part) for part in parts) == 6
+            seen += [parts[n % workers][n // workers] for n in range(6)]
+            step += 1
+        position = pipelines[0].position
+        assert {pipeline.position for pipeline in pipelines} == {6 * step}
+        for pipeline in pipelines:
+            pipeline.close()  # what was read ahead is dropped, and read again by the next ones
+    straight = Order(SIZES, 3).batch(0, len(seen))
+    assert seen == [[place.shard, place.index] for place in straight]
+
+
+def _train(checkpoint: Path, log: Path, steps: int) -> None:
+    position = json.loads(checkpoint.read_text()) if checkpoint.exists() else 0
+    pipeline = Pipeline(numbered([]), Order(SIZES, 5), 4, position=position, ahead=2)
+    for _ in range(steps):
+        taken = next(pipeline)
+        line = json.dumps([pipeline.position, taken.samples]) + "\n"
+        with log.open("a") as out:
+            out.write(line)
+        part = checkpoint.with_suffix(".part")
+        part.write_text(json.dumps(pipeline.position))
+        os.replace(part, checkpoint)
+        if pipeline.position == 40 and position == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_killed_and_resumed_every_sample_is_seen_once(tmp_path: Path) -> None:
+    fork = multiprocessing.get_context("fork")
+    for expected in (-signal.SIGKILL, 0):
+        process = fork.Process(target=_train, args=(tmp_path / "position", tmp_path / "log", 20))
+        process.start()
+        process.join()
+        assert process.exitcode == expected
+    lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert [position for position, _ in lines] == [4 * (n + 1) for n in range(30)]
+    seen = [sample for _, samples in lines for sample in samples]
+    assert seen == [[place.shard, place.index] for place in Order(SIZES, 5).batch(0, 120)]
+
+
+def test_prepared_shards_are_cached_and_the_hits_are_the_forecast(tmp_path: Path) -> None:
+    reads: list[int] = []
+    data = numbered(reads)
+    limit = sum(data.bytes_of(n) for n in range(len(SIZES))) * 4 // 5
+    order = Order(SIZES, 1, mix=2)
+    cache = TierCache(tmp_path, eviction("lru", limit))
+    pipeline = Pipeline(data, order, 8, ahead=0, cache=cache)
+    for _ in range(30):
+        next(pipeline)
+    forecast = eviction("lru", limit)
+    opened: list[int] = []  # the shards that are in memory need no access, as in the pipeline
+    accesses: list[tuple[str, int]] = []
+    for place in Order(SIZES, 1, mix=2).batch(0, 240):
+        if place.shard in opened:
+            opened.remove(place.shard)
+        else:
+            accesses.append((f"shard {place.shard}", data.bytes_of(place.shard)))
+        opened = [*opened, place.shard][-3:]
+    replay(forecast, accesses)
+    assert (cache.policy.hits, cache.policy.misses) == (forecast.hits, forecast.misses)
+    assert len(reads) == forecast.misses
+    assert forecast.hits > 0
+
+
+def test_an_error_while_reading_ahead_reaches_the_loop() -> None:
+    def broken(shard: int) -> bytes:
+        raise OSError("the disk is gone")
+
+    pipeline = Pipeline(ShardedData(broken, lambda shard: 1, list), Order(SIZES, 1), 4)
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(pipeline)
+    pipeline.close()
+    assert not [thread for thread in threading.enumerate() if thread.name == "input" and thread.is_alive()]
