@@ -19,11 +19,10 @@ from datahall.case.site import Site
 from datahall.search.rank import Ranking, search
 from datahall.virtual.calibration import Calibration
 from datahall.virtual.failures import daly_interval_s, wall_over_work, young_interval_s
-from datahall.virtual.training import checkpoint_write_s
+from datahall.virtual.training import RESTART_S, checkpoint_write_s
 
 _MOST_NODES = 4096
 _ENOUGH = 1.05  # a link is enough when an endless one would not make the step 5 % faster
-_RESTART_S = 300.0
 _LINK_FACTORS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 
 
@@ -134,7 +133,7 @@ def checkpoint_interval(ranking: Ranking) -> CheckpointAnswer:
     best = float(daly_interval_s(stall, between))
     step_s = float(ranking.prices.step_s[ranking.order[0]])
     tried = [best * factor for factor in (0.1, 0.3, 1.0, 3.0, 10.0)]
-    lost = [(interval, 1.0 - 1.0 / float(wall_over_work(interval, stall, _RESTART_S, between))) for interval in tried]
+    lost = [(interval, 1.0 - 1.0 / float(wall_over_work(interval, stall, RESTART_S, between))) for interval in tried]
     young = float(young_interval_s(stall, between))
     return CheckpointAnswer(write, stall, between, young, best, max(1, round(best / step_s)), lost)
 

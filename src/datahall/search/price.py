@@ -22,7 +22,7 @@ from datahall.search.space import Space
 from datahall.storage.plan import StoragePlan
 from datahall.virtual import training
 from datahall.virtual.calibration import Calibration
-from datahall.virtual.failures import daly_interval_s, wall_over_work
+from datahall.virtual.failures import daly_interval_s
 from datahall.virtual.step_time import StepInputs, step_time
 
 Numbers = NDArray[np.float64]
@@ -82,19 +82,12 @@ def _run(case: Case, numbers: PlanNumbers, inputs: StepInputs) -> tuple[Any, Any
     """Step seconds, run seconds, dollars and joules, as `training.forecast` has them."""
     seconds = step_time(inputs, numbers)
     step, devices, site = seconds.total, numbers.devices, case.site
-    work = case.application.steps * step
-    stall = _stall_s(case)
     interval = _interval_steps(case, devices, step) * step
-    rate = site.failures_per_device_s * devices
-    with np.errstate(divide="ignore"):
-        wall = work * wall_over_work(interval, stall, training._RESTART_S, 1.0 / rate)
-    checkpoints = work / interval * stall
-    total = work + checkpoints + np.maximum(0.0, wall - work - checkpoints) + inputs.habits.startup_s
-    busy = seconds.compute / step
-    idle, host = training._IDLE_POWER_SHARE, training._HOST_POWER_SHARE
-    watts = site.accelerator.power_w * (host + idle + (1 - idle) * busy)
+    failures = site.failures_per_device_s * devices
+    work = case.application.steps * step
+    total = training.run_parts(work, interval, _stall_s(case), failures, inputs.habits.startup_s).total
     cost = site.accelerator.price_usd_per_h / 3600.0 * devices * total
-    return step, total, cost, watts * site.pue * devices * total
+    return step, total, cost, training.power_w(site, seconds.compute / step) * devices * total
 
 
 def _stall_s(case: Case) -> float:

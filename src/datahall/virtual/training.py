@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
+
+import numpy as np
 
 from datahall.base.errors import UsageError
 from datahall.base.formula import formula
@@ -17,6 +20,7 @@ from datahall.base.metric import Metric
 from datahall.base.result import Result
 from datahall.base.step_table import Component
 from datahall.case.question import Case
+from datahall.case.site import Site
 from datahall.compute.counts import ShapeCounts
 from datahall.compute.memory import memory
 from datahall.compute.numbers import PlanNumbers
@@ -26,27 +30,27 @@ from datahall.virtual.calibration import Calibration, Uncalibrated, peak_flops_p
 from datahall.virtual.failures import daly_interval_s, wall_over_work
 from datahall.virtual.step_time import StepInputs, StepSeconds, step_time
 
-_RESTART_S = 300.0  # reschedule, load, first step: used only where failures are stated
+RESTART_S = 300.0  # reschedule, load, first step: used only where failures are stated
 _IDLE_POWER_SHARE = 0.3  # of the device's power limit, while it waits
 _HOST_POWER_SHARE = 0.6  # servers, fans, switches beside each device's own power
 
 
 @dataclass(frozen=True, slots=True)
 class RunSeconds:
-    """Where the seconds of a run go."""
+    """Where the seconds of a run go; numbers, or arrays with an element a plan."""
 
-    steps: float
-    checkpoints: float
-    failures: float
-    startup: float
+    steps: Any
+    checkpoints: Any
+    failures: Any
+    startup: Any
 
     @property
-    def total(self) -> float:
+    def total(self) -> Any:
         """Seconds from launch to the end."""
         return self.steps + self.checkpoints + self.failures + self.startup
 
     @property
-    def goodput_share(self) -> float:
+    def goodput_share(self) -> Any:
         """Share of the time that trains."""
         return self.steps / self.total
 
@@ -114,10 +118,21 @@ def run_seconds(case: Case, plan: Plan, step_s: float, startup_s: float = 60.0) 
         interval = float(daly_interval_s(stall, 1.0 / rate))
     if not interval:
         return RunSeconds(work, 0.0, 0.0, startup_s)
-    checkpoints = work / interval * stall
-    between = 1.0 / rate if rate else float("inf")
-    wall = work * float(wall_over_work(interval, stall, _RESTART_S, between))
-    return RunSeconds(work, checkpoints, max(0.0, wall - work - checkpoints), startup_s)
+    return run_parts(work, interval, stall, rate, startup_s)
+
+
+def run_parts(work_s: Any, interval_s: Any, stall_s: Any, failures_per_s: Any, startup_s: Any) -> RunSeconds:
+    """A run of `work_s` seconds of steps that stands still `stall_s` after each `interval_s`; numbers or arrays."""
+    checkpoints = work_s / interval_s * stall_s
+    between = 1.0 / np.maximum(failures_per_s, 1e-300)
+    wall = work_s * wall_over_work(interval_s, stall_s, RESTART_S, between)
+    return RunSeconds(work_s, checkpoints, np.maximum(0.0, wall - work_s - checkpoints), startup_s)
+
+
+def power_w(site: Site, busy_share: Any) -> Any:
+    """Watts at the wall of the facility for each device that computes for a share of the time; numbers or arrays."""
+    device = _IDLE_POWER_SHARE + (1 - _IDLE_POWER_SHARE) * busy_share
+    return site.accelerator.power_w * (_HOST_POWER_SHARE + device) * site.pue
 
 
 def checkpoint_bytes(case: Case) -> int:
@@ -139,8 +154,7 @@ def _values(
     tokens = compute.global_batch * case.application.sequence
     peak = peak_flops_per_s(site.accelerator, compute.precision)
     write = checkpoint_write_s(case, plan)
-    busy = float(seconds.compute) / step_s
-    watts = site.accelerator.power_w * (_HOST_POWER_SHARE + _IDLE_POWER_SHARE + (1 - _IDLE_POWER_SHARE) * busy)
+    watts = power_w(site, float(seconds.compute) / step_s)
     numbers, share = PlanNumbers.of(compute), inputs.trainable_share
     held = memory(inputs.counts, inputs.sequence, numbers, inputs.memory, trainable_share=share)
     return {
@@ -153,9 +167,9 @@ def _values(
         "checkpoint_write": ("seconds", write),
         "startup": ("seconds", run.startup),
         "step_time": ("seconds", step_s),
-        "total_time": ("seconds", run.total),
+        "total_time": ("seconds", float(run.total)),
         "peak_memory": ("bytes", float(held.total)),
-        "energy": ("joules", watts * site.pue * compute.devices * run.total),
+        "energy": ("joules", float(watts * compute.devices * run.total)),
         "cost": ("usd", site.accelerator.price_usd_per_h / 3600.0 * compute.devices * run.total),
         "tokens_per_s": ("tokens_per_s", tokens / step_s),
         "mfu": ("share", mfu_share(model_flops_per_step(case, compute.global_batch), compute.devices, step_s, peak)),
