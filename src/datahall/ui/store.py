@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import click
 
 from datahall.base.errors import EXIT_FAILED
-from datahall.base.units import human
+from datahall.base.units import human, parse
 from datahall.storage.faults import NoCheckpoint, StoreFault
 from datahall.storage.manifest import Manifest
 from datahall.storage.place import Place, open_place
@@ -88,6 +89,48 @@ def gc(path: str, keep: int, grace_s: float, dry_run: bool) -> int:
         click.echo(f"{entry.path}  {human(entry.bytes, 'bytes')}")
     total = human(sum(entry.bytes for entry in removed), "bytes")
     click.echo(f"{len(removed)} files, {total} {'would be removed' if dry_run else 'removed'}")
+    return 0
+
+
+@store.command()
+@click.argument("path")
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--step", type=int, help="The step; the newest if not given.")
+@click.option("--prefix", default="model.", show_default=True, help="Which tensors; cut off from their names.")
+def export(path: str, folder: Path, step: int | None, prefix: str) -> int:
+    """Write the tensors of a step as safetensors files."""
+    from datahall.storage.execute_export import export_safetensors
+
+    for file in export_safetensors(path, folder, step=step, prefix=prefix):
+        click.echo(f"{file}  {human(file.stat().st_size, 'bytes')}")
+    return 0
+
+
+@store.command()
+@click.argument("path")
+@click.option(
+    "--reads", default=1.0, show_default=True, help="How often a checkpoint is read for each time it is written."
+)
+@click.option("--bytes-per-s", "rate", help='Take this rate, such as "100 MB/s", instead of measuring PATH.')
+@click.option(
+    "--hardware-mtbf", "mtbf", help='Mean time between failures, such as "3 days": also says how often to save.'
+)
+@_JSON
+def advise(path: str, reads: float, rate: str | None, mtbf: str | None, as_json: bool) -> int:
+    """Measure PATH and the codecs, on its newest checkpoint if there is one: which codec pays, below which rate.
+
+    Writes and removes some 256 MB in PATH.
+    """
+    from datahall.storage.execute_advice import advise as measured
+
+    advice = measured(
+        path, reads, parse(rate, "bytes_per_s") if rate else None, parse(mtbf, "seconds") if mtbf else None
+    )
+    if as_json:
+        click.echo(json.dumps({"format_version": 1, **advice.to_json()}))
+        return 0
+    for line in advice.lines():
+        click.echo(line)
     return 0
 
 

@@ -1,0 +1,80 @@
+"""Tensors of a committed step as safetensors files, in the layout that Hugging Face loaders expect.
+
+One file at a time is in memory.  Reading back from such files is not here: they are for other programs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from datahall.base.errors import UsageError
+from datahall.storage import execute
+from datahall.storage.execute_tensor import DTYPES
+from datahall.storage.manifest import Tensor
+from datahall.storage.place import Place, open_place
+from datahall.storage.store import committed_steps, read_manifest
+
+FILE_BYTES = 4 << 30
+
+
+def export_safetensors(
+    path: str | Path | Place,
+    folder: Path,
+    *,
+    step: int | None = None,
+    prefix: str = "model.",
+    file_bytes: int = FILE_BYTES,
+) -> list[Path]:
+    """Write the tensors whose names begin with `prefix` (which is cut off) to `folder`; the files that were written.
+
+    `step` None is the newest.  More than `file_bytes` makes several files and an index.  Digests are checked on the way.
+    """
+    place = open_place(path)
+    if step is None:
+        steps = committed_steps(place)
+        if not steps:
+            raise UsageError("there is nothing to export.", where=place.name)
+        step = steps[-1]
+    manifest = read_manifest(place, step)
+    chosen = {name: tensor for name, tensor in manifest.tensors.items() if name.startswith(prefix)}
+    if not chosen:
+        known = ", ".join(sorted({name.split(".")[0] + "." for name in manifest.tensors})[:8])
+        raise UsageError(f"no tensor begins with {prefix!r}.", where=place.name, hint=f"The names begin with {known}.")
+    groups = _groups(chosen, file_bytes)
+    folder.mkdir(parents=True, exist_ok=True)
+    written: list[Path] = []
+    where: dict[str, str] = {}
+    for number, names in enumerate(groups, 1):
+        last = len(groups)
+        file = "model.safetensors" if last == 1 else f"model-{number:05d}-of-{last:05d}.safetensors"
+        state = {n: torch.empty(chosen[n].shape, dtype=DTYPES[chosen[n].dtype]) for n in names}
+        execute.load(place, state, step=step)
+        temporary = folder / f".{file}.part"
+        save_file({name.removeprefix(prefix): tensor for name, tensor in state.items()}, temporary, {"format": "pt"})
+        os.replace(temporary, folder / file)
+        where |= {name.removeprefix(prefix): file for name in names}
+        written.append(folder / file)
+    if len(groups) > 1:
+        total = sum(tensor.bytes for tensor in chosen.values())
+        index = folder / "model.safetensors.index.json"
+        index.write_text(json.dumps({"metadata": {"total_size": total}, "weight_map": where}, indent=2) + "\n")
+        written.append(index)
+    return written
+
+
+def _groups(tensors: Mapping[str, Tensor], limit: int) -> list[list[str]]:
+    groups: list[list[str]] = [[]]
+    held = 0
+    for name, tensor in tensors.items():
+        if groups[-1] and held + tensor.bytes > limit:
+            groups.append([])
+            held = 0
+        groups[-1].append(name)
+        held += tensor.bytes
+    return groups
