@@ -1,34 +1,42 @@
 """Fit a few multipliers to runs made here, and say how far forecasts of other configurations can be trusted.
 
-A component's forecast is a sum of named terms (matrix products, attention, launches, bytes, ...).  One multiplier a
-term is fitted to what was measured, each held near one by a prior, so that a term that the runs hardly show stays where
-the probe put it.  Intervals are quantiles of left-out residuals, never of the fit's own.  Nothing here runs anything.
+A component's forecast is the sum of its terms, one for each named constant (matrix products, attention, launches,
+bytes, ...).  One multiplier a constant is fitted to what was measured, each held near one by a prior, so that a
+constant that the runs hardly show stays where the probe put it.  Intervals are quantiles of left-out residuals, never
+of the fit's own.  Nothing here runs anything.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 PRIOR_LOG_SD = 0.6  # a term measured by the probe is right within a factor of 1.8, two times in three
 NOISE_LOG_SD = 0.08  # scatter of one run's median step on a shared machine
+MOST_LOG = 2.5  # no multiplier beyond a factor of twelve
 LEAST_SHARE = 0.02  # components below this share of the step do not steer the fit
+
+
+Floats = NDArray[np.float64]
+Terms = Mapping[str, Mapping[str, float]]
 
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """One configuration: its forecast terms and its measured components, both in seconds per step.
+    """One configuration: its forecast as a function of multipliers, and its measured components, seconds per step.
 
-    `terms` maps component to term to seconds; `measured` maps component to seconds; `position` places the
-    configuration (logs of its width, depth, ...) for the distance that widens intervals.
+    `terms_at` maps multipliers by constant to component to constant to seconds: the derivative of the component to the
+    logarithm of the constant, so that the terms of a component sum to it.  `position` places the configuration (logs of
+    its width, depth, ...) for the distance that widens intervals.
     """
 
-    terms: Mapping[str, Mapping[str, float]]
+    terms_at: Callable[[Mapping[str, float]], Terms]
     measured: Mapping[str, float]
     position: tuple[float, ...]
 
@@ -48,10 +56,6 @@ class LocalCalibration:
     def runs(self) -> int:
         """Configurations that the multipliers were fitted to."""
         return len(self.positions)
-
-    def seconds(self, terms: Mapping[str, float]) -> float:
-        """The sum of one component's terms, each times its multiplier."""
-        return sum(self.multipliers.get(term, 1.0) * value for term, value in terms.items())
 
     def spread(self, component: str, position: Sequence[float], fallback: float) -> float:
         """Half the width of the 90 % interval of the logarithm; `fallback` for a component never measured."""
@@ -87,15 +91,29 @@ def fit_local(observations: Sequence[Observation], total: str = "step_time") -> 
     exchangeable (split conformal prediction, Lei et al. 2018, section 2.2, with jackknife residuals); `total` names the
     spread of the components' sum.
     """
-    multipliers = _fit(observations)
+    multipliers = _fit(observations, {}, most_rounds=25)
     residuals: dict[str, list[float]] = {}
     for index, left_out in enumerate(observations):
         others = [*observations[:index], *observations[index + 1 :]]
-        fitted = LocalCalibration(_fit(others))
-        for component, error in _log_errors(fitted, left_out, total).items():
+        without = _fit(others, multipliers, most_rounds=4)
+        for component, error in log_errors(without, left_out, total).items():
             residuals.setdefault(component, []).append(abs(error))
     spreads = {component: conformal_quantile(errors) for component, errors in residuals.items()}
     return LocalCalibration(multipliers, spreads, tuple(observation.position for observation in observations))
+
+
+def log_errors(multipliers: Mapping[str, float], observation: Observation, total: str) -> dict[str, float]:
+    """Logarithm of measured over forecast, by component that matters, and of the sum under the name `total`."""
+    forecast = {name: sum(parts.values()) for name, parts in observation.terms_at(multipliers).items()}
+    errors = {
+        component: math.log(observation.measured[component] / seconds)
+        for component, seconds in forecast.items()
+        if seconds > 0 and _weight(observation, component) > 0
+    }
+    measured_total = sum(observation.measured.values())
+    if measured_total > 0 and sum(forecast.values()) > 0:
+        errors[total] = math.log(measured_total / sum(forecast.values()))
+    return errors
 
 
 def conformal_quantile(absolute_errors: Sequence[float], coverage: float = 0.9) -> float:
@@ -110,32 +128,35 @@ def conformal_quantile(absolute_errors: Sequence[float], coverage: float = 0.9) 
     return max(ordered[-1] * shortfall, NOISE_LOG_SD)
 
 
-def _fit(observations: Sequence[Observation]) -> dict[str, float]:
+def _fit(observations: Sequence[Observation], start: Mapping[str, float], most_rounds: int) -> dict[str, float]:
     """Multipliers that minimise squared log residuals of the components plus the prior, by damped Gauss-Newton."""
-    names = sorted({term for observation in observations for terms in observation.terms.values() for term in terms})
-    rows = [
-        (np.array([terms.get(name, 0.0) for name in names]), observation.measured[component], weight)
-        for observation in observations
-        for component, terms in observation.terms.items()
-        if (weight := _weight(observation, component)) > 0 and sum(terms.values()) > 0
-    ]
-    logs = np.zeros(len(names))
-    if not rows:
-        return dict.fromkeys(names, 1.0)
-    seconds = np.array([row[0] for row in rows])
-    measured = np.array([row[1] for row in rows])
-    weights = np.array([row[2] for row in rows])
-    for _ in range(40):
-        parts = seconds * np.exp(logs)
-        forecast = parts.sum(axis=1)
-        jacobian = parts / forecast[:, None] * weights[:, None] / NOISE_LOG_SD
-        residual = (np.log(measured) - np.log(forecast)) * weights / NOISE_LOG_SD
+    names = sorted({name for one in observations for parts in one.terms_at(start).values() for name in parts})
+    logs = np.array([math.log(start.get(name, 1.0)) for name in names])
+    for _ in range(most_rounds):
+        jacobian, residual = _linearised(observations, names, dict(zip(names, np.exp(logs), strict=True)))
         normal = jacobian.T @ jacobian + np.eye(len(names)) / PRIOR_LOG_SD**2
         step = np.linalg.solve(normal, jacobian.T @ residual - logs / PRIOR_LOG_SD**2)
-        logs = logs + np.clip(step, -0.7, 0.7)
-        if float(np.max(np.abs(step))) < 1e-7:
+        logs = np.clip(logs + np.clip(step, -0.5, 0.5), -MOST_LOG, MOST_LOG)
+        if float(np.max(np.abs(step), initial=0.0)) < 1e-4:
             break
     return {name: float(value) for name, value in zip(names, np.exp(logs), strict=True)}
+
+
+def _linearised(
+    observations: Sequence[Observation], names: Sequence[str], multipliers: Mapping[str, float]
+) -> tuple[Floats, Floats]:
+    """Derivatives of the weighted log forecasts to the logs of the multipliers, and weighted log residuals."""
+    rows: list[Floats] = []
+    residuals: list[float] = []
+    for observation in observations:
+        for component, parts in observation.terms_at(multipliers).items():
+            forecast, weight = sum(parts.values()), _weight(observation, component)
+            if forecast <= 0 or weight <= 0:
+                continue
+            scale = weight / NOISE_LOG_SD
+            rows.append(np.array([parts.get(name, 0.0) for name in names]) / forecast * scale)
+            residuals.append(math.log(observation.measured[component] / forecast) * scale)
+    return np.array(rows).reshape(-1, len(names)), np.array(residuals)
 
 
 def _weight(observation: Observation, component: str) -> float:
@@ -144,16 +165,3 @@ def _weight(observation: Observation, component: str) -> float:
     total = sum(observation.measured.values())
     share = measured / total if total > 0 else 0.0
     return min(1.0, share / 0.2) ** 0.5 if share >= LEAST_SHARE else 0.0
-
-
-def _log_errors(calibration: LocalCalibration, observation: Observation, total: str) -> dict[str, float]:
-    forecast = {component: calibration.seconds(terms) for component, terms in observation.terms.items()}
-    errors = {
-        component: math.log(observation.measured[component] / seconds)
-        for component, seconds in forecast.items()
-        if seconds > 0 and _weight(observation, component) > 0
-    }
-    measured_total = sum(observation.measured.values())
-    if measured_total > 0 and sum(forecast.values()) > 0:
-        errors[total] = math.log(measured_total / sum(forecast.values()))
-    return errors

@@ -29,8 +29,8 @@ class Grid:
     sequences_per_worker: tuple[int, ...]
 
 
-SEEN = Grid(hidden=(128, 256, 448), layers=(2, 5, 8), sequence=(64, 128, 256), sequences_per_worker=(2, 8, 16))
-HELD_OUT = Grid(hidden=(160, 192, 320, 384), layers=(3, 4, 6), sequence=(96, 160, 192), sequences_per_worker=(4, 6, 12))
+SEEN = Grid(hidden=(128, 256, 448), layers=(2, 5), sequence=(64, 128, 256), sequences_per_worker=(2, 5, 8))
+HELD_OUT = Grid(hidden=(160, 192, 320, 384), layers=(3, 4, 6), sequence=(96, 160, 192), sequences_per_worker=(3, 4, 6))
 
 
 @dataclass(frozen=True, slots=True)

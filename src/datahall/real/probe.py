@@ -146,7 +146,7 @@ def _rates(findings: list[dict[str, Any]]) -> dict[str, Any]:
     if any(finding["kind"] == "disk_write" for finding in findings):
         rates["disk"] = disk_of(findings)
     for finding in findings:
-        if finding["kind"] in ("startup", "noise"):
+        if finding["kind"] in ("startup", "noise", "input"):
             rates[finding["kind"]] = {key: value for key, value in finding.items() if key != "kind"}
     return rates
 

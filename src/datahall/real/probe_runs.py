@@ -20,10 +20,11 @@ from datahall.storage.plan import StoragePlan
 
 TRIAL_SHAPE = ModelShape("trial", layers=2, hidden=128, heads=4, kv_heads=2, head_dim=32, ffn=352, vocab=256)
 _SEQUENCE = 128
+_MICRO_BATCH = 4
 
 
 def trial_runs(folder: Path, processes: int, quick: bool) -> list[dict[str, Any]]:
-    """Findings of kind startup and noise."""
+    """Findings of kind startup, noise and input."""
     steps, times = (12, 1) if quick else (40, 3)
     runs = [_trial(folder / f"trial-{index}", processes, steps) for index in range(times)]
     starts = [one.result.metrics["startup"].value for one in runs]
@@ -39,13 +40,14 @@ def trial_runs(folder: Path, processes: int, quick: bool) -> list[dict[str, Any]
             "runs": times,
             "step_s": middle,
         },
+        {"kind": "input", "seconds_per_token": runs[-1].result.metrics["input"].value / (_MICRO_BATCH * _SEQUENCE)},
     ]
 
 
 def _trial(folder: Path, processes: int, steps: int) -> Measurement:
-    batch = 4 * processes
+    batch = _MICRO_BATCH * processes
     application = Training(float(batch * _SEQUENCE * steps), batch, _SEQUENCE)
     case = Case("trial", TRIAL_SHAPE, application, guessed_site()[0], Goal())
-    compute = ComputePlan(data=processes, micro_batch=4, precision="fp32")
+    compute = ComputePlan(data=processes, micro_batch=_MICRO_BATCH, precision="fp32")
     plan = Plan(compute, StoragePlan(), NetworkPlan(), case.hash())
     return run(case, plan, folder, steps=steps, count_flops=False)

@@ -11,6 +11,7 @@ from datahall.calibrate.local import (
     conformal_quantile,
     fit_local,
     local_calibration_from_json,
+    log_errors,
 )
 
 TRUTH = {"matmul": 1.6, "launch": 0.7, "message": 2.5}
@@ -28,13 +29,24 @@ def observations(count, seed, noise=0.03):
             component: sum(TRUTH[term] * value for term, value in parts.items()) * math.exp(rng.normal(0, noise))
             for component, parts in terms.items()
         }
-        made.append(Observation(terms, measured, (float(rng.normal()),)))
+        made.append(Observation(linear(terms), measured, (float(rng.normal()),)))
     return made
 
 
+def linear(terms):
+    """Terms that simply scale with their multipliers."""
+
+    def terms_at(multipliers):
+        return {
+            component: {name: multipliers.get(name, 1.0) * value for name, value in parts.items()}
+            for component, parts in terms.items()
+        }
+
+    return terms_at
+
+
 def total_error(calibration, observation):
-    forecast = sum(calibration.seconds(terms) for terms in observation.terms.values())
-    return math.log(sum(observation.measured.values()) / forecast)
+    return log_errors(calibration.multipliers, observation, "step_time")["step_time"]
 
 
 def test_multipliers_come_back():
@@ -60,7 +72,8 @@ def test_intervals_cover_unseen_configurations_about_as_often_as_they_say():
 
 
 def test_a_term_that_no_run_shows_stays_at_the_probe():
-    seen = [Observation({"compute": {"matmul": 1.0, "attention": 0.0}}, {"compute": 2.0}, (0.0,)) for _ in range(4)]
+    hidden = linear({"compute": {"matmul": 1.0, "attention": 0.0}})
+    seen = [Observation(hidden, {"compute": 2.0}, (0.0,)) for _ in range(4)]
     fitted = fit_local(seen)
     assert fitted.multipliers["attention"] == pytest.approx(1.0)
     assert fitted.multipliers["matmul"] == pytest.approx(2.0, rel=0.05)

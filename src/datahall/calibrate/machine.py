@@ -1,0 +1,260 @@
+"""This machine as a calibration: rates that the probe measured, times a few multipliers that runs made here taught.
+
+The forecast is the same `virtual.training.forecast` as for a cluster; only where the numbers come from differs.  The
+step is homogeneous in its constants (twice as slow in all of them is twice as long), so a component is exactly the sum
+of its sensitivities, and those are the terms that `local` fits.  Nothing here runs or measures anything.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any
+
+from datahall.base.errors import Refused
+from datahall.base.label import Label
+from datahall.base.result import Result
+from datahall.calibrate.local import LocalCalibration, Observation, conformal_quantile, fit_local
+from datahall.calibrate.memory_fit import MemoryFit, fit_memory
+from datahall.case.question import Case
+from datahall.compute.counts import ShapeCounts
+from datahall.compute.estimate import DeviceRates
+from datahall.compute.memory import MemoryHabits, memory
+from datahall.compute.numbers import PlanNumbers
+from datahall.compute.plan import ComputePlan
+from datahall.virtual.habits import StackHabits
+from datahall.virtual.links import LinkRates
+from datahall.virtual.step_time import StepInputs, StepSeconds, step_time
+
+COMPONENTS = ("compute", "transfer", "waiting", "input", "optimiser")
+CONSTANTS = (
+    "product", "attention", "memory", "element", "kernel", "optimiser", "latency", "bandwidth", "jitter", "input",
+)  # fmt: skip
+UPDATED_BYTES = 28.0  # what the probe's optimiser moves a parameter: four arrays read, three written, 4 bytes each
+PART_LOG_SPREAD = 0.9  # before any run: a part within a factor of 2.5, the step within 1.6
+STEP_LOG_SPREAD = 0.47
+_EAGER_PASSES = 2.5  # the forecast counts fused element-wise kernels
+_EPSILON = 1e-4
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Rates of a probe (its JSON) and what runs taught; a `Calibration` once it is placed `at` a configuration."""
+
+    rates: Mapping[str, Any]
+    local: LocalCalibration = field(default_factory=LocalCalibration)
+    memory: MemoryFit = field(default_factory=MemoryFit)
+    position: tuple[float, ...] = ()
+
+    @property
+    def label(self) -> Label:
+        """Measured by the probe alone, calibrated once runs were fitted."""
+        return Label.CALIBRATED if self.local.runs else Label.MEASURED
+
+    def at(self, case: Case, compute: ComputePlan) -> Machine:
+        """The same machine with intervals for this configuration."""
+        return replace(self, position=position_of(case, compute))
+
+    def inputs(self, case: Case, compute: ComputePlan) -> StepInputs:
+        """What a step of `case` under `compute` follows from, multipliers applied."""
+        return scaled(self.probed(case, compute), self.local.multipliers, compute.precision)
+
+    def probed(self, case: Case, compute: ComputePlan) -> StepInputs:
+        """The inputs as the probe alone gives them."""
+        device = DeviceRates(**self._device(compute))
+        link = self.rates.get("link", {"bytes_per_s": 1e9, "latency_s": 1e-4})
+        links = LinkRates(
+            link["bytes_per_s"], link["latency_s"], case.site.devices, link["bytes_per_s"], link["latency_s"]
+        )
+        return StepInputs(
+            ShapeCounts.of(case.model),
+            case.application.sequence,
+            device,
+            links,
+            self._habits(compute, float(device.memory_bytes_per_s)),
+            memory=self.memory_habits(compute),
+        )
+
+    def memory_habits(self, compute: ComputePlan) -> MemoryHabits:
+        """Masters, gradients and moments are fp32 here; autocast keeps narrow copies of the weights beside them."""
+        narrow = 2.0 if compute.precision == "bf16" else 0.0
+        full = 0.0 if narrow else 4.0  # the memory model takes a separate master copy off an fp32 run
+        buckets = 4.0 if compute.data > 1 else 0.0
+        return MemoryHabits(
+            weight_bytes=4.0 + narrow,
+            gradient_bytes=4.0 + buckets,
+            optimiser_bytes=8.0 + full,
+            fragmentation_share=0.0,
+            activation_passes=self.memory.activation_passes,
+            reserved_bytes=self.memory.reserved_bytes,
+        )
+
+    def spread(self, component: str) -> tuple[float, float]:
+        """Factors to the ends of the 90 % interval; of a run's total, the wider of its step's and its start's."""
+        if component == "total_time":
+            names = ("step_time", "startup")
+        elif component in {"tokens_per_s", "mfu", "energy", "cost"}:
+            names = ("step_time",)
+        else:
+            names = (component,)
+        width = max(self.local.spread(name, self.position, self._fallback(name)) for name in names)
+        width = min(width, 3.0)
+        return math.exp(-width), math.exp(width)
+
+    def _fallback(self, name: str) -> float:
+        if name == "goodput":
+            return 0.05
+        return STEP_LOG_SPREAD if name in {"step_time", "peak_memory", "startup"} else PART_LOG_SPREAD
+
+    def _setting(self, compute: ComputePlan) -> Mapping[str, float]:
+        """Rates of one worker while the others compute too; a setting not measured: the nearest that was."""
+        settings = self.rates["device"]
+        for threads, processes in ((compute.threads, compute.data), (compute.threads, 1), (1, 1)):
+            found = settings.get(f"{compute.precision}/{threads} threads/{processes} processes")
+            if found:
+                return found
+        raise Refused(
+            f"the probe measured no {compute.precision} products on this machine.",
+            where="plan.compute.precision",
+            hint="Run `datahall probe` again, or choose one of the precisions that it lists.",
+        )
+
+    def _device(self, compute: ComputePlan) -> dict[str, float]:
+        known = {name: v for name, v in self._setting(compute).items() if name in DeviceRates.__dataclass_fields__}
+        # Eager kernels write every intermediate result; autocast reads and writes what it narrows.
+        known["element_passes"] = _EAGER_PASSES
+        if compute.precision == "bf16":
+            known |= {"word_bytes": 4.0, "cast_passes": 1.0}
+        # On a processor there is no queue between host and device: a launch is part of the kernel.
+        known["kernel_s"] = known.get("kernel_s", 0.0) + known.pop("launch_s", 0.0)
+        return known
+
+    def _habits(self, compute: ComputePlan, memory_bytes_per_s: float) -> StackHabits:
+        optimiser_bytes_per_s = self._setting(compute)["optimiser_bytes_per_s"]
+        return StackHabits(
+            gradient_exposed=1.0,  # every core computes, so nothing is left that could hide a transfer
+            gradient_cover=0.0,
+            gradient_bytes=4.0,
+            update_bytes=UPDATED_BYTES * memory_bytes_per_s / optimiser_bytes_per_s,
+            jitter_share=self.rates.get("noise", {}).get("within_run_share", 0.03),
+            input_s_per_token=self.rates.get("input", {}).get("seconds_per_token", 0.0),
+            startup_s=self.rates.get("startup", {}).get("seconds", 5.0) * self.local.multipliers.get("startup", 1.0),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredRun:
+    """A configuration and what the real world measured of it."""
+
+    case: Case
+    compute: ComputePlan
+    measured: Result
+
+
+def fit_machine(machine: Machine, runs: Sequence[MeasuredRun]) -> Machine:
+    """`machine` with multipliers, memory constants and spreads from `runs`; older fits are not kept."""
+    bare = Machine(machine.rates)
+    memory = fit_memory([memory_point(bare, run) for run in runs])
+    local = fit_local([observation(bare, run) for run in runs])
+    starts = [run.measured.metrics["startup"].value for run in runs]
+    probed = float(bare.probed(runs[0].case, runs[0].compute).habits.startup_s)
+    ratio = math.exp(sum(math.log(start / probed) for start in starts) / len(starts))
+    spreads = {
+        **local.spreads,
+        "startup": conformal_quantile([abs(math.log(start / probed / ratio)) for start in starts]),
+        "peak_memory": memory.spread,
+    }
+    multipliers = {**local.multipliers, "startup": ratio}
+    return Machine(
+        machine.rates,
+        replace(local, multipliers=MappingProxyType(multipliers), spreads=MappingProxyType(spreads)),
+        memory,
+    )
+
+
+def observation(machine: Machine, run: MeasuredRun) -> Observation:
+    """The terms of a run's forecast by the probe alone, and what was measured."""
+    measured = {name: run.measured.metrics[name].value for name in COMPONENTS if name in run.measured.metrics}
+    probed, numbers = machine.probed(run.case, run.compute), PlanNumbers.of(run.compute)
+    return Observation(
+        lambda multipliers: terms(probed, numbers, run.compute.precision, multipliers),
+        measured,
+        position_of(run.case, run.compute),
+    )
+
+
+def terms(
+    inputs: StepInputs, numbers: PlanNumbers, precision: str, multipliers: Mapping[str, float]
+) -> dict[str, dict[str, float]]:
+    """Seconds of each component by constant: the derivative to the logarithm of the constant (Euler's theorem)."""
+    found: dict[str, dict[str, float]] = {component: {} for component in COMPONENTS}
+    for constant in CONSTANTS:
+        name = _name(constant, precision)
+        now = multipliers.get(name, 1.0)
+        more, less = (
+            _components(step_time(scaled(inputs, {**multipliers, name: now * factor}, precision), numbers))
+            for factor in (1.0 + _EPSILON, 1.0 - _EPSILON)
+        )
+        for component in COMPONENTS:
+            value = (more[component] - less[component]) / (2 * _EPSILON)
+            if value > 1e-12:
+                found[component][name] = value
+    return found
+
+
+def scaled(inputs: StepInputs, multipliers: Mapping[str, float], precision: str) -> StepInputs:
+    """`inputs` with each constant's time multiplied (2: twice as slow); products have one multiplier a precision."""
+    times = {constant: multipliers.get(_name(constant, precision), 1.0) for constant in CONSTANTS}
+    rates, links, habits = inputs.rates, inputs.links, inputs.habits
+    return replace(
+        inputs,
+        rates=replace(
+            rates,
+            linear_flops_per_s=rates.linear_flops_per_s / times["product"],
+            wide_flops_per_s=rates.wide_flops_per_s / times["product"],
+            attention_flops_per_s=rates.attention_flops_per_s / times["attention"],
+            memory_bytes_per_s=rates.memory_bytes_per_s / times["memory"],
+            element_passes=rates.element_passes * times["element"] / times["memory"],
+            kernel_s=rates.kernel_s * times["kernel"],
+        ),
+        links=replace(
+            links,
+            up_bytes_per_s=links.up_bytes_per_s / times["bandwidth"],
+            out_bytes_per_s=links.out_bytes_per_s / times["bandwidth"],
+            up_latency_s=links.up_latency_s * times["latency"],
+            out_latency_s=links.out_latency_s * times["latency"],
+        ),
+        habits=replace(
+            habits,
+            update_bytes=habits.update_bytes * times["optimiser"] / times["memory"],
+            jitter_share=habits.jitter_share * times["jitter"],
+            input_s_per_token=habits.input_s_per_token * times["input"],
+        ),
+    )
+
+
+def _name(constant: str, precision: str) -> str:
+    return f"{constant} {precision}" if constant in {"product", "element"} else constant
+
+
+def position_of(case: Case, compute: ComputePlan) -> tuple[float, ...]:
+    """Where a configuration lies: natural logarithms of width, depth, sequence, micro-batch and workers."""
+    varied = (case.model.hidden, case.model.layers, case.application.sequence, compute.micro_batch, compute.data)
+    return tuple(math.log(value) for value in varied)
+
+
+def memory_point(machine: Machine, run: MeasuredRun) -> tuple[float, float, float]:
+    """Bytes of states, bytes of activations (one pass), and measured peak."""
+    inputs = machine.probed(run.case, run.compute)
+    plain = replace(inputs.memory, activation_passes=1.0, reserved_bytes=0.0)
+    held = memory(inputs.counts, inputs.sequence, PlanNumbers.of(run.compute), plain)
+    activations = float(held.activations)
+    return float(held.total) - activations, activations, run.measured.metrics["peak_memory"].value
+
+
+def _components(seconds: StepSeconds) -> dict[str, float]:
+    found = {name: float(getattr(seconds, name)) for name in COMPONENTS}
+    found["compute"] += float(seconds.fixed)
+    return found
