@@ -2,8 +2,9 @@
 
 The same schema from the virtual and the real world, so that a comparison needs to know neither.
 
-Metric names and units (per step means per optimiser step; medians over steady steps; the view of the worker that waits
-longest in the run, so that a slow colleague shows as waiting and the components of each step add up to its time):
+Metric names and units (per step means per optimiser step; means over the middle half of steady steps by their time, so
+that components add up to the step's time and outliers do not count; the view of the worker that waits longest in the
+run, so that a slow colleague shows as waiting):
 
     compute, transfer, waiting, input, optimiser    seconds per step
     other             seconds per step of none of these (writing the log, mainly)

@@ -165,7 +165,7 @@ def _worker_step(rank: int, data: Mapping[str, Any], everybody_s: float, next_be
         checkpoint_s=checkpoint_s,
         phases=tuple(phases),
         transfers=tuple((count, handed, done) for count, handed, done in data["transfers"]),
-        loss=data["loss"],
+        loss=float("nan") if data["loss"] is None else data["loss"],
         collective_calls=data["calls"],
         collective_bytes=data["bytes"],
         cpu_s=data["cpu_s"],

@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +34,19 @@ class CollectiveCounter:
 
     calls: int = 0
     bytes: int = 0
+    replaced: dict[str, Callable[..., Any]] = field(default_factory=dict[str, Callable[..., Any]])
 
     def watch(self) -> None:
-        """Put the counter in front of every collective, for the rest of the process."""
+        """Put the counter in front of every collective of this process."""
         for name, argument in _COLLECTIVES.items():
+            self.replaced[name] = getattr(dist, name)
             setattr(dist, name, self._counting(getattr(dist, name), argument))
+
+    def release(self) -> None:
+        """Take the counter away again."""
+        for name, collective in self.replaced.items():
+            setattr(dist, name, collective)
+        self.replaced.clear()
 
     def _counting(self, collective: Callable[..., Any], argument: int) -> Callable[..., Any]:
         def counted(*arguments: Any, **named: Any) -> Any:
@@ -58,14 +66,33 @@ class Flops:
     attention: int
 
 
+class FlopWatch:
+    """FLOPs between `start` and `stop`, as torch's counter sees them (causal attention counted in full)."""
+
+    def __init__(self) -> None:
+        self.counter = FlopCounterMode(display=False, custom_mapping=_cpu_attention())
+
+    def start(self) -> None:
+        """Begin to count in this thread."""
+        self.counter.__enter__()
+
+    def stop(self) -> Flops:
+        """End it; what was counted."""
+        self.counter.__exit__(None, None, None)
+        by_operation = {str(key): int(value) for key, value in self.counter.get_flop_counts().get("Global", {}).items()}
+        attention = sum(value for name, value in by_operation.items() if "attention" in name)
+        return Flops(sum(by_operation.values()) - attention, attention)
+
+
 def count_flops(work: Callable[[], Any]) -> Flops:
-    """FLOPs of `work`, forward and backward, as torch's counter sees them (causal attention counted in full)."""
-    counter = FlopCounterMode(display=False, custom_mapping=_cpu_attention())
-    with counter:
+    """FLOPs of `work`, forward and backward."""
+    watch = FlopWatch()
+    watch.start()
+    try:
         work()
-    by_operation = {str(key): int(value) for key, value in counter.get_flop_counts().get("Global", {}).items()}
-    attention = sum(value for name, value in by_operation.items() if "attention" in name)
-    return Flops(sum(by_operation.values()) - attention, attention)
+    finally:
+        flops = watch.stop()
+    return flops
 
 
 class MemoryWatch:

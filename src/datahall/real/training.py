@@ -14,15 +14,15 @@ from pathlib import Path
 
 from datahall.base.errors import UsageError, WorldFailed
 from datahall.base.event import Event
-from datahall.base.label import Label
-from datahall.base.metric import Metric, exactly
+from datahall.base.metric import exactly
 from datahall.base.result import Result
 from datahall.case.question import Case
 from datahall.decisions.plan import Plan
 from datahall.real.injection import Injection
 from datahall.real.job import Job
 from datahall.real.launch import HANG_TIMEOUT_S, Loss, OnEvent, run_attempt
-from datahall.real.measure import COMPONENTS, Step, median, median_interval, read_kind, read_samples, read_steps
+from datahall.real.measure import Step, read_kind, read_samples, read_steps
+from datahall.real.summary import counts_of, run_metrics, step_metrics, view_rank
 from datahall.real.turns import load_average, turn
 
 MAX_RESTARTS = 3
@@ -108,12 +108,14 @@ def measurement(
     """What the logs in `folder` say about a run that took `ended_s` seconds."""
     steps = read_steps(folder)
     samples = read_samples(folder)
-    view = _view_rank(steps)
+    view = view_rank(steps)
     metrics = {key: value for event in read_kind(folder, "metrics") for key, value in _own(event).items()}
+    tokens = plan.compute.global_batch * case.application.sequence
+    found = [*step_metrics(steps, view, tokens), *run_metrics(folder, steps), exactly("total_time", "seconds", ended_s)]
     result = Result(
         "real",
-        {metric.name: metric for metric in _metrics(case, plan, folder, steps, view, ended_s)},
-        _counts(case, folder, steps, samples, view),
+        {metric.name: metric for metric in found},
+        counts_of(folder, steps, samples, case.application.sequence),
         tuple(f"worker {loss.rank} was lost in step {loss.step}: {loss.how}" for loss in lost),
     )
     losses = tuple(step.loss for step in steps)
@@ -177,61 +179,6 @@ class _Session:
 
     def _say(self, kind: str, **data: object) -> None:
         _say(self.on_event, Event(time.monotonic() - self.origin_s, kind, dict(data)))
-
-
-def _metrics(case: Case, plan: Plan, folder: Path, steps: Sequence[Step], view: int, ended_s: float) -> list[Metric]:
-    """The metrics of base.result, from steady steps of the whole workers' number."""
-    seen = [step.workers[view] for step in steps if step.steady and view < len(step.workers)]
-    seen = seen or [step.workers[0] for step in steps]
-    found = [_median_metric(name, [worker.seconds[name] for worker in seen]) for name in COMPONENTS]
-    step_time = _median_metric("step_time", [worker.step_s for worker in seen])
-    found.append(step_time)
-    found.append(_median_metric("cpu_time", [worker.cpu_s for worker in seen]))
-    stalls = [max(worker.checkpoint_s for worker in step.workers) for step in steps]
-    commits = [event.data["seconds"] for event in read_kind(folder, "checkpoint")]
-    if commits:
-        found.append(_median_metric("checkpoint", [stall for stall in stalls if stall > 0]))
-        found.append(_median_metric("checkpoint_write", commits))
-    if steps:
-        found.append(exactly("startup", "seconds", max(worker.begin_s for worker in steps[0].workers)))
-    found.append(exactly("total_time", "seconds", ended_s))
-    peaks = [event.data["peak_bytes"] for event in read_kind(folder, "trained")]
-    found.append(exactly("peak_memory", "bytes", max(peaks, default=0)))
-    tokens = plan.compute.global_batch * case.application.sequence
-    if step_time.low > 0:
-        rates = (tokens / step_time.value, tokens / step_time.high, tokens / step_time.low)
-        found.append(Metric("tokens_per_s", "count", *rates, Label.MEASURED))
-    return found
-
-
-def _counts(
-    case: Case, folder: Path, steps: Sequence[Step], samples: Mapping[int, Sequence[int]], view: int
-) -> dict[str, int]:
-    read = sum(len(samples.get(step.number, ())) for step in steps)
-    counts = {"steps": len(steps), "samples": read, "tokens": read * case.application.sequence}
-    flops = [event for event in read_kind(folder, "flops") if event.data["rank"] == 0][-1:]
-    for event in flops:
-        counts["matmul_flops"] = event.data["matmul"] * len(steps)
-        counts["attention_flops"] = event.data["attention"] * len(steps)
-    counts["collective_bytes"] = sum(step.workers[0].collective_bytes for step in steps)
-    counts["collective_calls"] = sum(step.workers[0].collective_calls for step in steps)
-    committed = {event.data["step"]: event.data["bytes"] for event in read_kind(folder, "checkpoint")}
-    counts["checkpoint_bytes"] = sum(committed.values())
-    counts["checkpoints"] = len(committed)
-    return counts
-
-
-def _median_metric(name: str, values: Sequence[float]) -> Metric:
-    return Metric(name, "seconds", median(values), *median_interval(values), Label.MEASURED)
-
-
-def _view_rank(steps: Sequence[Step]) -> int:
-    waited: dict[int, float] = {}
-    for step in steps:
-        if step.steady:
-            for worker in step.workers:
-                waited[worker.rank] = waited.get(worker.rank, 0.0) + worker.seconds["waiting"]
-    return max(waited, key=lambda rank: (waited[rank], -rank), default=0)
 
 
 def _own(event: Event) -> dict[str, float]:

@@ -1,0 +1,91 @@
+"""From a run's steps to the metrics and counts of `base.result`.
+
+Per step metrics are means over the middle half of the steady steps, ordered by their time: components then add up to
+the step's time, and the few steps in which the machine did something else do not count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from datahall.base.label import Label
+from datahall.base.metric import Metric, exactly
+from datahall.real.measure import COMPONENTS, Step, WorkerStep, median, median_interval, read_kind
+
+
+def view_rank(steps: Iterable[Step]) -> int:
+    """The worker that waited longest over steady steps."""
+    waited: dict[int, float] = {}
+    for step in steps:
+        if step.steady:
+            for worker in step.workers:
+                waited[worker.rank] = waited.get(worker.rank, 0.0) + worker.seconds["waiting"]
+    return max(waited, key=lambda rank: (waited[rank], -rank), default=0)
+
+
+def step_metrics(steps: Sequence[Step], view: int, tokens_per_step: int) -> list[Metric]:
+    """Components, step_time, cpu_time and (where a step has tokens) tokens_per_s, as worker `view` saw them."""
+    seen = middle_half([step.workers[view] for step in steps if step.steady and view < len(step.workers)])
+    seen = seen or [step.workers[0] for step in steps]
+    found = [_mean("step_time", [worker.step_s for worker in seen])]
+    found += [_mean(name, [worker.seconds[name] for worker in seen]) for name in COMPONENTS]
+    found.append(_mean("cpu_time", [worker.cpu_s for worker in seen]))
+    whole = found[0]
+    if tokens_per_step and whole.low > 0:
+        rates = [tokens_per_step / seconds for seconds in (whole.value, whole.high, whole.low)]
+        found.append(Metric("tokens_per_s", "count", *rates, Label.MEASURED))
+    return found
+
+
+def run_metrics(folder: Path, steps: Sequence[Step]) -> list[Metric]:
+    """checkpoint, checkpoint_write, startup and peak_memory, where the run has them."""
+    found: list[Metric] = []
+    stalls = [max(worker.checkpoint_s for worker in step.workers) for step in steps]
+    commits = [event.data["seconds"] for event in read_kind(folder, "checkpoint")]
+    if commits:
+        found.append(_median("checkpoint", [stall for stall in stalls if stall > 0]))
+        found.append(_median("checkpoint_write", commits))
+    if steps:
+        found.append(exactly("startup", "seconds", max(worker.begin_s for worker in steps[0].workers)))
+    peaks = [event.data["peak_bytes"] for event in read_kind(folder, "trained")]
+    found.append(exactly("peak_memory", "bytes", max(peaks, default=0)))
+    return found
+
+
+def counts_of(
+    folder: Path, steps: Sequence[Step], samples: Mapping[int, Sequence[int]], tokens_per_sample: int
+) -> dict[str, int]:
+    """Exact counts of the committed history, from the observers' logs."""
+    read = sum(len(samples.get(step.number, ())) for step in steps)
+    counts = {"steps": len(steps), "samples": read, "tokens": read * tokens_per_sample}
+    for event in read_kind(folder, "flops"):
+        if event.data["rank"] == 0:
+            counts["matmul_flops"] = event.data["matmul"] * len(steps)
+            counts["attention_flops"] = event.data["attention"] * len(steps)
+    counts["collective_bytes"] = sum(step.workers[0].collective_bytes for step in steps)
+    counts["collective_calls"] = sum(step.workers[0].collective_calls for step in steps)
+    committed = {event.data["step"]: event.data["bytes"] for event in read_kind(folder, "checkpoint")}
+    counts["checkpoint_bytes"] = sum(committed.values())
+    counts["checkpoints"] = len(committed)
+    return counts
+
+
+def middle_half(workers: Sequence[WorkerStep]) -> list[WorkerStep]:
+    """The steps left when the quickest and the slowest quarter are put aside."""
+    ordered = sorted(workers, key=lambda worker: worker.step_s)
+    aside = len(ordered) // 4
+    return ordered[aside : len(ordered) - aside]
+
+
+def _mean(name: str, values: Sequence[float]) -> Metric:
+    """The mean with the 90 % interval of a mean."""
+    count = max(1, len(values))
+    mean = sum(values) / count
+    spread = (sum((value - mean) ** 2 for value in values) / max(1, count - 1)) ** 0.5
+    half = 1.645 * spread / count**0.5
+    return Metric(name, "seconds", mean, max(0.0, mean - half), mean + half, Label.MEASURED)
+
+
+def _median(name: str, values: Sequence[float]) -> Metric:
+    return Metric(name, "seconds", median(values), *median_interval(values), Label.MEASURED)
