@@ -174,8 +174,13 @@ def _replicate(module: nn.Module, bucket_bytes: int, exchange: Exchange | None) 
 
 def sum_bucket(bucket: Any) -> torch.futures.Future[torch.Tensor]:
     """The bucket's sum over workers by the library's all-reduce."""
-    work = dist.all_reduce(bucket.buffer(), async_op=True)
-    return work.get_future().then(lambda future: future.value()[0])
+    return begin_sum(bucket.buffer()).then(lambda future: future.value()[0])
+
+
+def begin_sum(buffer: torch.Tensor) -> torch.futures.Future[Any]:
+    """Start the library's all-reduce of `buffer` in place; the future holds a list with the sum."""
+    work: Any = dist.all_reduce(buffer, async_op=True)
+    return work.get_future()
 
 
 def _recompute_blocks(module: nn.Module, cut_points: tuple[str, ...], how: str) -> None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
+from datahall.compute.execute import begin_sum
 from datahall.real.injection import Injection, Throttle
 from datahall.real.record import Recorder
 
@@ -30,7 +30,6 @@ class TimedExchange:
             self.recorder.mark("exchange")
         handed_s = self.recorder.now()
         count = buffer.numel() * buffer.element_size()
-        work = dist.all_reduce(buffer, async_op=True)
 
         def arrived(future: Any) -> torch.Tensor:
             if self.link is not None:
@@ -38,4 +37,4 @@ class TimedExchange:
             self.recorder.transfer(count, handed_s, self.recorder.now())
             return future.value()[0]
 
-        return work.get_future().then(arrived)
+        return begin_sum(buffer).then(arrived)

@@ -30,6 +30,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from datahall.base.errors import UsageError
 from datahall.base.metric import exactly
 from datahall.base.result import Result
+from datahall.compute.execute import begin_sum
 from datahall.real.measure import Step, read_steps
 from datahall.real.observe import CollectiveCounter, FlopWatch, MemoryWatch
 from datahall.real.record import Recorder
@@ -153,14 +154,12 @@ class Meter:
         if bucket.is_last():
             self.phase("exchange")
         handed_s = self._recorder.now()
-        work = dist.all_reduce(buffer, async_op=True)
-        assert work is not None
 
         def arrived(future: Any) -> torch.Tensor:
             self._recorder.transfer(buffer.numel() * buffer.element_size(), handed_s, self._recorder.now())
             return future.value()[0]
 
-        return work.get_future().then(arrived)
+        return begin_sum(buffer).then(arrived)
 
     def _end_flops(self) -> None:
         """FLOPs are counted in the first step, which is warming up and not timed."""

@@ -62,7 +62,10 @@ def time_call(call: Callable[[], Any], budget_s: float, setup: Callable[[], Any]
         for _ in range(inner):
             call()
         taken.append((time.perf_counter() - began) / inner)
-        if len(taken) >= _FEWEST and (time.perf_counter() > until or _known(taken)):
+        now = time.perf_counter()
+        if (len(taken) >= _FEWEST and (now > until or _known(taken))) or (
+            len(taken) >= 2 and now > until + 3 * budget_s
+        ):
             low, high = median_interval(taken)
             return Timing(median(taken), low, high, len(taken) * inner)
 

@@ -33,8 +33,8 @@ def step_metrics(steps: Sequence[Step], view: int, tokens_per_step: int) -> list
     found.append(_mean("cpu_time", [worker.cpu_s for worker in seen]))
     whole = found[0]
     if tokens_per_step and whole.low > 0:
-        rates = [tokens_per_step / seconds for seconds in (whole.value, whole.high, whole.low)]
-        found.append(Metric("tokens_per_s", "count", *rates, Label.MEASURED))
+        rate, low, high = (tokens_per_step / seconds for seconds in (whole.value, whole.high, whole.low))
+        found.append(Metric("tokens_per_s", "count", rate, low, high, Label.MEASURED))
     return found
 
 

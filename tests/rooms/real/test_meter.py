@@ -1,8 +1,13 @@
 """A loop that datahall did not launch yields the same result schema."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import torch
 from torch import nn
 
+from datahall.real.launch import worker_environment
 from datahall.real.meter import Meter
 
 WIDTH, BATCH, STEPS = 32, 16, 6
@@ -53,6 +58,15 @@ def test_the_meter_changes_nothing_and_leaves_nothing_behind(tmp_path):
     measured(torch.randn(2, WIDTH))
     optimiser.step()
     assert (tmp_path / "run" / "workers" / "0.jsonl").read_bytes() == log
+
+
+def test_a_ddp_loop_trains_as_before_and_its_bytes_are_counted(tmp_path):
+    script = Path(__file__).parents[2] / "support" / "metered_ddp.py"
+    command = [sys.executable, str(script), str(tmp_path)]
+    environment = worker_environment(threads=1, interface="lo")
+    ranks = [subprocess.Popen([*command, str(rank)], env=environment) for rank in (0, 1)]
+    assert [rank.wait(timeout=60) for rank in ranks] == [0, 0]
+    assert int((tmp_path / "bytes").read_text()) == STEPS * 4 * (32 * 64 + 64 + 64 + 1)
 
 
 class _NoMeter:
