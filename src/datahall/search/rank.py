@@ -18,6 +18,7 @@ from datahall.base.units import human, human_time
 from datahall.case.question import Case
 from datahall.compute.plan import ComputePlan
 from datahall.decisions.plan import Plan
+from datahall.search.engines import runnable
 from datahall.search.price import Prices, price, whole_plan
 from datahall.search.space import Space, divisors, space
 from datahall.virtual.calibration import Calibration, Uncalibrated
@@ -38,6 +39,7 @@ class Ranking:
     order: NDArray[np.int64]
     reasons: Mapping[str, int]
     calibration: Calibration
+    engine: str = ""
 
     def compute(self, place: int) -> ComputePlan:
         """The compute plan at a place of the order (0: the best)."""
@@ -73,9 +75,10 @@ def search(
     calibration: Calibration | None = None,
     *,
     devices: Sequence[int] | None = None,
+    engine: str = "",
     wide: bool = False,
 ) -> Ranking:
-    """Every plan of `case`, ranked by its goal.
+    """Every plan of `case`, ranked by its goal; only those that `engine` can run, where one is named.
 
     Raises NoPlan with the obstacles and how many plans each stopped, Incompatible where the accelerator cannot compute
     in the case's precision.
@@ -86,10 +89,14 @@ def search(
     plans = space(case, precision_of(case), devices or device_counts(case), wide=wide)
     prices = price(case, plans, calibration)
     met, reasons = _met(case, prices)
+    if engine:
+        able = runnable(engine, case, plans)
+        reasons[f"{engine} cannot run it"] = int((met & ~able).sum())
+        met, reasons = met & able, +reasons
     reasons = reasons + Counter({reason: count for reason, count in plans.impossible.items() if not len(plans)})
     if not met.any():
         raise _no_plan(case, prices, reasons)
-    return Ranking(case, plans, prices, _ordered(case, plans, prices, met), reasons, calibration)
+    return Ranking(case, plans, prices, _ordered(case, plans, prices, met), reasons, calibration, engine)
 
 
 def precision_of(case: Case) -> str:
@@ -189,6 +196,10 @@ def _no_plan(case: Case, prices: Prices, reasons: Counter[str]) -> NoPlan:
             f" a device with {human(case.site.accelerator.memory_bytes, 'bytes')}."
         )
         return NoPlan(what, reasons=dict(reasons), hint="Use more devices, shorter sequences, or fine-tune with LoRA.")
+    if any(reason.endswith("cannot run it") for reason in reasons):
+        return NoPlan(
+            "no plan that meets the goal can be run by this engine.", reasons=dict(reasons), hint="Leave --for out."
+        )
     best = human_time(float(np.nanmin(prices.total_s)))
     cheapest = human(float(np.nanmin(prices.cost_usd)), "usd")
     what = f"no plan meets the goal: the fastest takes {best}, the cheapest costs {cheapest}."

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from datahall.base.errors import DatahallError
 from datahall.base.result import Result
 from datahall.calibrate.ledger import LedgerCalibration
@@ -38,6 +40,15 @@ class Loss:
     def reason(self) -> str:
         """The component that cost it most."""
         return max(self.more_s, key=lambda name: self.more_s[name])
+
+
+@dataclass(frozen=True, slots=True)
+class Bargain:
+    """A faster plan that the budget rules out, and the price per device and hour at which it would not."""
+
+    plan: ComputePlan
+    total_s: float
+    price_usd_per_h: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +118,23 @@ def flips(ranking: Ranking) -> list[Flip]:
     return [_flip(ranking, what, changed) for what, changed in changes]
 
 
+def bargain(ranking: Ranking) -> Bargain | None:
+    """The fastest plan if only the budget stands against it, with the price that would let it in."""
+    case, prices = ranking.case, ranking.prices
+    if case.goal.minimise != "time" or case.goal.budget_usd == float("inf"):
+        return None
+    index = int(np.nanargmin(prices.total_s))
+    cost = float(prices.cost_usd[index])
+    if cost <= case.goal.budget_usd:
+        return None
+    price = case.site.accelerator.price_usd_per_h * case.goal.budget_usd / cost
+    return Bargain(ranking.space.plan(index), float(prices.total_s[index]), price)
+
+
 def _flip(ranking: Ranking, what: str, changed: Case) -> Flip:
     before, best = _goal_value(ranking), ranking.compute(0)
     try:
-        other = search(changed, ranking.calibration)
+        other = search(changed, ranking.calibration, engine=ranking.engine)
     except DatahallError:
         return Flip(what, None, 0.0, False)
     plan = other.compute(0)

@@ -17,6 +17,7 @@ from datahall.calibrate.ledger import with_ledger
 from datahall.case import load, loads
 from datahall.case.question import Case
 from datahall.decisions.proposal import Proposal
+from datahall.search.engines import ENGINES
 from datahall.search.rank import Ranking, search
 from datahall.search.why import Flip, Loss, explain, flips, losses, memory_items, step_items
 from datahall.virtual.calibration import Calibration, Uncalibrated
@@ -37,6 +38,7 @@ QUESTIONS = ("site", "hardware", "link", "checkpoint")
     help='Such as application.tokens=15e9, "goal.deadline=3 days".',
 )
 @click.option("--ask", type=click.Choice(QUESTIONS), help="Another question: see below.")
+@click.option("--for", "engine", type=click.Choice(ENGINES), default=None, help="Only plans that this engine can run.")
 @click.option("--top", default=6, show_default=True, type=click.IntRange(1, 50), help="Splits to show.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the plan, for export and compare.")
 @click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
@@ -46,6 +48,7 @@ def plan(
     site: str | None,
     sets: tuple[str, ...],
     ask: str | None,
+    engine: str | None,
     top: int,
     out: Path | None,
     as_json: bool,
@@ -66,7 +69,7 @@ def plan(
 
         answer(ask, asked, calibration, as_json=as_json)
         return
-    ranking = search(asked, calibration)
+    ranking = search(asked, calibration, engine=engine or "")
     forecast, others, changes = explain(ranking), losses(ranking, top), flips(ranking)
     if out is not None:
         Proposal(asked, ranking.plan(), forecast).save(out)

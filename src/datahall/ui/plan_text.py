@@ -18,7 +18,7 @@ from datahall.base.result import Result
 from datahall.base.units import human, human_time
 from datahall.compute.plan import ComputePlan
 from datahall.search.rank import Ranking
-from datahall.search.why import Flip, Loss, memory_items, step_items
+from datahall.search.why import Flip, Loss, bargain, memory_items, step_items
 
 WIDTH = 100
 _BAR = 24
@@ -248,6 +248,12 @@ def _sentences(ranking: Ranking, forecast: Result, changes: Sequence[Flip]) -> l
     lines: list[RenderableType] = []
     for flip in changes:
         lines.append(_bullet("What would flip it", _flip_text(ranking, flip)))
+    if (found := bargain(ranking)) is not None:
+        price = f"${found.price_usd_per_h:.2f} a device and hour"
+        text = (
+            f"a price of {price}: {split_text(found.plan)} on {found.plan.devices} devices, {human_time(found.total_s)}"
+        )
+        lines.append(_bullet("What would flip it", text))
     lines += [_bullet("If memory is short", text) for text in _roomier(ranking)]
     lines.append(_bullet("What to request", _request(forecast)))
     lines.append(_bullet("How sure", _sure(ranking, forecast)))
