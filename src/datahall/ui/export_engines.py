@@ -81,6 +81,8 @@ def megatron_arguments(proposal: Proposal) -> list[str]:
         **_megatron_sharding(compute),
         **_megatron_recomputation(compute),
     }
+    if compute.pipeline > 1 and proposal.case.model.layers % compute.pipeline:
+        arguments |= _megatron_uneven(proposal.case.model.layers, compute)
     if compute.virtual_stages > 1:
         stages = compute.pipeline * compute.virtual_stages
         _refuse_unless(proposal.case.model.layers % stages == 0, "Megatron-LM", f"{stages} uneven virtual stages")
@@ -163,6 +165,13 @@ def _megatron_shape(shape: ModelShape, sequence: int) -> dict[str, Any]:
     return arguments | _megatron_experts(shape)
 
 
+def _megatron_uneven(layers: int, compute: ComputePlan) -> dict[str, Any]:
+    """First and last stage hold a layer less, where that makes the others even."""
+    padded = (layers + 2) % compute.pipeline == 0 and compute.virtual_stages == 1
+    _refuse_unless(padded, "Megatron-LM", f"{layers} layers over {compute.pipeline} stages")
+    return {"account-for-embedding-in-pipeline-split": True, "account-for-loss-in-pipeline-split": True}
+
+
 def _megatron_experts(shape: ModelShape) -> dict[str, Any]:
     if not shape.experts:
         return {}
@@ -189,6 +198,7 @@ def _megatron_precision(compute: ComputePlan) -> dict[str, Any]:
 def _megatron_sharding(compute: ComputePlan) -> dict[str, Any]:
     if compute.zero_stage == 0:
         return {}
+    _refuse_unless(compute.zero_stage < 2 or compute.pipeline == 1, "Megatron-LM", "its FSDP with a pipeline")
     sharding: dict[str, Any] = {
         "use-distributed-optimizer": True,
         "overlap-grad-reduce": True,

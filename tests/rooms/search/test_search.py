@@ -15,10 +15,12 @@ from datahall.case.question import Case, Goal
 from datahall.compute.counts import ShapeCounts
 from datahall.compute.memory import MemoryHabits, memory
 from datahall.compute.numbers import PlanNumbers
+from datahall.decisions.proposal import Proposal
 from datahall.search.price import price, whole_plan
 from datahall.search.rank import SAME_SHARE, search
 from datahall.search.space import divisors, space
-from datahall.search.why import explain, flips, losses, memory_items
+from datahall.search.why import bargain, explain, flips, losses, memory_items
+from datahall.ui.export_engines import deepspeed_config, megatron_arguments, torchtitan_arguments
 from datahall.virtual.calibration import Uncalibrated
 from datahall.virtual.training import forecast
 
@@ -168,3 +170,33 @@ def test_the_whole_plan_writes_checkpoints_as_often_as_failures_ask() -> None:
     plan = whole_plan(unstated, ranking.compute(0), 10.0)
     assert plan.storage.interval_steps == 360
     assert forecast(unstated, plan).metrics["total_time"].value > 0
+
+
+@pytest.mark.parametrize("engine", ["torchtitan", "megatron", "deepspeed"])
+def test_plans_for_an_engine_can_be_exported_to_it(engine: str) -> None:
+    """Every plan that the search keeps for an engine is one that its export expresses (checked on a sample)."""
+    export = {"torchtitan": torchtitan_arguments, "megatron": megatron_arguments, "deepspeed": deepspeed_config}[engine]
+    ranking = search(a_case("llama-3.1-8b", "16xH100-SXM"), engine=engine)
+    result = explain(ranking)
+    for place in np.unique(np.linspace(0, len(ranking.order) - 1, 150).astype(int)):
+        export(Proposal(ranking.case, ranking.plan(int(place)), result))
+    assert ranking.reasons[f"{engine} cannot run it"] > 0
+
+
+def test_an_unknown_engine_is_refused() -> None:
+    with pytest.raises(UsageError, match="not an engine"):
+        search(a_case(), engine="horovod")
+
+
+def test_a_budget_that_rules_out_the_fastest_names_the_price_that_would_not() -> None:
+    case = a_case("gpt2-xl", "8xA40")
+    free = search(case)
+    assert bargain(free) is None
+    least = float(np.nanmin(free.prices.cost_usd))
+    bound = search(replace(case, goal=Goal(budget_usd=1.001 * least)))
+    found = bargain(bound)
+    assert found is not None
+    assert found.price_usd_per_h < case.site.accelerator.price_usd_per_h
+    cheaper = replace(case.site.accelerator, price_usd_per_h=0.999 * found.price_usd_per_h)
+    again = search(replace(bound.case, site=replace(case.site, accelerator=cheaper)))
+    assert again.prices.total_s[again.order[0]] < bound.prices.total_s[bound.order[0]]

@@ -112,6 +112,8 @@ def test_deepspeed_batches_agree(make_proposal: Make) -> None:
         ("deepspeed", ComputePlan(data=2, pipeline=4), "pipeline"),
         ("deepspeed", ComputePlan(data=8, expert=2), "expert"),
         ("megatron", ComputePlan(data=1, precision="int8"), "int8"),
+        ("megatron", ComputePlan(pipeline=5), "32 layers over 5 stages"),
+        ("megatron", ComputePlan(data=2, pipeline=2, zero_stage=3), "FSDP with a pipeline"),
     ],
 )
 def test_what_an_engine_cannot_do_is_refused(make_proposal: Make, target: str, plan: ComputePlan, said: str) -> None:
