@@ -209,7 +209,9 @@ class _Watch:
         ]
         if not silent:
             return None
-        guilty = next((rank for rank in silent if notes[rank].phase not in ("exchange", "done")), silent[0])
+        elsewhere = [rank for rank in silent if notes[rank].phase not in ("exchange", "done")]
+        stopped = [rank for rank in silent if _is_stopped(self.processes[rank].pid)]
+        guilty = (stopped or elsewhere or silent)[0]
         note = notes[guilty]
         return Loss(guilty, note.step, f"hung in {note.phase}", now_s - self.job.origin_s)
 
@@ -222,3 +224,10 @@ class _Watch:
             self.disturbance = None
             how = signal.SIGKILL if wanted.kind == "kill-worker" else signal.SIGSTOP
             os.kill(self.processes[wanted.rank].pid, how)
+
+
+def _is_stopped(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in ("T", "t")
+    except (OSError, IndexError):
+        return False
