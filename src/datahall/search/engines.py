@@ -34,12 +34,13 @@ def _torchtitan(case: Case, plans: Space) -> Any:
 
 
 def _megatron(case: Case, plans: Space) -> Any:
-    """Stages are even, or even once embedding and loss count as a layer each; its FSDP knows no pipeline."""
+    """Stages are even but for the first and the last; its FSDP knows no pipeline."""
     numbers, layers = plans.numbers, case.model.layers
     even = layers % (numbers.pipeline * numbers.virtual_stages) == 0
-    padded = ((layers + 2) % numbers.pipeline == 0) & (numbers.virtual_stages == 1)
+    left = layers - np.ceil(layers / numbers.pipeline) * (numbers.pipeline - 2)
+    uneven = (left >= 2) & (numbers.virtual_stages == 1)
     sharded = (numbers.zero_stage < 2) | (numbers.pipeline == 1)
-    return (even | padded) & sharded & (plans.precision in ("bf16", "fp16", "fp8", "fp32"))
+    return (even | uneven) & sharded & (plans.precision in ("bf16", "fp16", "fp8", "fp32"))
 
 
 def _deepspeed(case: Case, plans: Space) -> Any:

@@ -166,10 +166,12 @@ def _megatron_shape(shape: ModelShape, sequence: int) -> dict[str, Any]:
 
 
 def _megatron_uneven(layers: int, compute: ComputePlan) -> dict[str, Any]:
-    """First and last stage hold a layer less, where that makes the others even."""
-    padded = (layers + 2) % compute.pipeline == 0 and compute.virtual_stages == 1
-    _refuse_unless(padded, "Megatron-LM", f"{layers} layers over {compute.pipeline} stages")
-    return {"account-for-embedding-in-pipeline-split": True, "account-for-loss-in-pipeline-split": True}
+    """The middle stages hold their share, rounded up; the first and the last hold what is left."""
+    left = layers + -(-layers // compute.pipeline) * (2 - compute.pipeline)
+    possible = left >= 2 and compute.virtual_stages == 1
+    _refuse_unless(possible, "Megatron-LM", f"{layers} layers over {compute.pipeline} stages")
+    first = {"decoder-first-pipeline-num-layers": -(-left // 2)}
+    return first if compute.pipeline == 2 else {**first, "decoder-last-pipeline-num-layers": left // 2}
 
 
 def _megatron_experts(shape: ModelShape) -> dict[str, Any]:

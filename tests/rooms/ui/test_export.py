@@ -87,6 +87,8 @@ def test_megatron_flags_encode_experts_latent_attention_and_stages(make_proposal
         "--multi-latent-attention",
         "--moe-layer-freq '([0]*3+[1]*58)'",
         "--recompute-granularity selective",
+        "--decoder-first-pipeline-num-layers 7",
+        "--decoder-last-pipeline-num-layers 6",
         "--fp8-format hybrid",
         "--use-distributed-optimizer",
     ):
@@ -112,7 +114,7 @@ def test_deepspeed_batches_agree(make_proposal: Make) -> None:
         ("deepspeed", ComputePlan(data=2, pipeline=4), "pipeline"),
         ("deepspeed", ComputePlan(data=8, expert=2), "expert"),
         ("megatron", ComputePlan(data=1, precision="int8"), "int8"),
-        ("megatron", ComputePlan(pipeline=5), "32 layers over 5 stages"),
+        ("megatron", ComputePlan(pipeline=20), "32 layers over 20 stages"),
         ("megatron", ComputePlan(data=2, pipeline=2, zero_stage=3), "FSDP with a pipeline"),
     ],
 )

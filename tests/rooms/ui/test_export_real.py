@@ -88,10 +88,12 @@ print(json.dumps({**degrees, "recompute": type(read.activation_checkpoint).__qua
 
 
 @pytest.mark.system
-@pytest.mark.parametrize("model", ["dense", "mixture"])
+@pytest.mark.parametrize("model", ["dense", "mixture", "uneven"])
 def test_megatron_takes_its_flags(make_proposal: Make, with_engine: Run, model: str) -> None:
     if model == "dense":
         proposal = make_proposal(PIPELINED)
+    elif model == "uneven":
+        proposal = make_proposal(ComputePlan(data=2, pipeline=8, zero_stage=1, accumulation=8), model=DEEPSEEK_V3)
     else:
         plan = ComputePlan(data=8, expert=8, tensor=2, zero_stage=3, recompute="selective")
         proposal = make_proposal(plan, model=DEEPSEEK_V3)
@@ -111,7 +113,9 @@ from megatron.core.optimizer.optimizer_config import OptimizerConfig
 from megatron.core.transformer.transformer_config import MLATransformerConfig, TransformerConfig
 
 renamed = {"untie_embeddings_and_output_weights": None, "swiglu": "gated_linear_unit", "disable_bias_linear": None,
-    "group_query_attention": None, "fp8_format": "fp8", "num_experts": "num_moe_experts"}
+    "group_query_attention": None, "fp8_format": "fp8", "num_experts": "num_moe_experts",
+    "decoder_first_pipeline_num_layers": "num_layers_in_first_pipeline_stage",
+    "decoder_last_pipeline_num_layers": "num_layers_in_last_pipeline_stage"}
 trainer = {"seq_length", "max_position_embeddings", "position_embedding_type", "micro_batch_size", "global_batch_size",
     "train_iters", "save_interval", "async_save", "use_megatron_fsdp", "ckpt_format", "multi_latent_attention"}
 words, flags = sys.argv[1:], {}
