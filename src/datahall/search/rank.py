@@ -77,8 +77,11 @@ def search(
     devices: Sequence[int] | None = None,
     engine: str = "",
     wide: bool = False,
+    plans: Space | None = None,
 ) -> Ranking:
     """Every plan of `case`, ranked by its goal; only those that `engine` can run, where one is named.
+
+    `plans` takes those of an earlier search of the same model, batch and devices, in place of working them out again.
 
     Raises NoPlan with the obstacles and how many plans each stopped, Incompatible where the accelerator cannot compute
     in the case's precision.
@@ -86,7 +89,9 @@ def search(
     calibration = calibration or Uncalibrated()
     if case.goal.minimise not in GOALS:
         raise UsageError(f"a goal cannot minimise {case.goal.minimise!r}.", hint=f"Use {', '.join(GOALS)}.")
-    plans = space(case, precision_of(case), devices or device_counts(case), wide=wide)
+    precision = precision_of(case)
+    plans = plans or space(case, precision, devices or device_counts(case), wide=wide)
+    plans = plans.in_precision(precision)
     prices = price(case, plans, calibration)
     met, reasons = _met(case, prices)
     if engine:
@@ -173,7 +178,10 @@ def _front(ranking: Ranking, most: int) -> list[int]:
     values = np.stack([prices.total_s[order], prices.cost_usd[order], prices.memory_bytes[order]], axis=1)
     front: list[int] = []
     best_cost = best_memory = np.inf
-    for place in np.lexsort((values[:, 2], values[:, 1], values[:, 0])):
+    by_time = np.lexsort((values[:, 2], values[:, 1], values[:, 0]))
+    least = np.minimum.accumulate(values[by_time, 1:])  # of the plans so far; others cannot earn a place
+    improves = np.any(values[by_time[1:], 1:] < least[:-1], axis=1)
+    for place in by_time[np.r_[True, improves]]:
         _, cost, memory = values[place]
         # A plan earns its place by being clearly cheaper or clearly smaller than every faster one.
         if cost < best_cost * (1 - SAME_SHARE) or memory < best_memory * 0.9:

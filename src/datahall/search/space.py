@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -51,6 +51,11 @@ class Space:
                 "schedule": schedule,
             }
         )
+
+    def in_precision(self, precision: str) -> Space:
+        """The same plans in another precision."""
+        bits = PlanNumbers.of(ComputePlan(precision=precision)).linear_bits
+        return replace(self, numbers=replace(self.numbers, linear_bits=bits), precision=precision)
 
     def part(self, chosen: slice | NDArray[Any]) -> PlanNumbers:
         """Some of the plans, as numbers."""

@@ -134,7 +134,7 @@ def bargain(ranking: Ranking) -> Bargain | None:
 def _flip(ranking: Ranking, what: str, changed: Case) -> Flip:
     before, best = _goal_value(ranking), ranking.compute(0)
     try:
-        other = search(changed, ranking.calibration, engine=ranking.engine)
+        other = search(changed, ranking.calibration, engine=ranking.engine, plans=ranking.space)
     except DatahallError:
         return Flip(what, None, 0.0, False)
     plan = other.compute(0)

@@ -131,7 +131,7 @@ def _headline(ranking: Ranking, forecast: Result, seconds: float) -> Text:
     text.append("It fits. ", style="bold green")
     text.append("Run it as ")
     text.append(split_text(plan), style="bold")
-    text.append(f", {_details(plan)}\n")
+    text.append(f", {_details(plan)}{_share_of(plan, ranking)}\n")
     text.append(
         f"{len(ranking.order):,} of {len(ranking.space):,} plans meet the goal"
         f" (least {case.goal.minimise}); searched in {seconds:.1f} s",
@@ -142,9 +142,14 @@ def _headline(ranking: Ranking, forecast: Result, seconds: float) -> Text:
 
 def _details(plan: ComputePlan) -> str:
     recompute = {"none": "no recomputation", "selective": "selective recomputation", "full": "full recomputation"}
+    return f"micro-batch {plan.micro_batch} x {plan.accumulation}, {recompute[plan.recompute]}, {plan.precision}"
+
+
+def _share_of(plan: ComputePlan, ranking: Ranking) -> str:
     return (
-        f"micro-batch {plan.micro_batch} x {plan.accumulation}, {recompute[plan.recompute]}, {plan.precision},"
-        f" {plan.devices} device{'s' if plan.devices > 1 else ''}"
+        ""
+        if plan.devices == ranking.case.site.devices
+        else f", {plan.devices:,} of {ranking.case.site.devices:,} devices"
     )
 
 
@@ -293,7 +298,7 @@ def _flip_text(ranking: Ranking, flip: Flip) -> str:
     gain = f"{share:.0%} less {goal}" if share >= 0.005 else f"no less {goal}"
     if flip.same_split:
         return f"not {flip.change}: the same plan, {gain}"
-    return f"{flip.change}: {split_text(flip.plan)}, {_details(flip.plan).rsplit(',', 1)[0]}, {gain}"
+    return f"{flip.change}: {split_text(flip.plan)}, {_details(flip.plan)}, {gain}"
 
 
 def _roomier(ranking: Ranking) -> list[str]:
