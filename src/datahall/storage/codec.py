@@ -7,6 +7,7 @@ so), so no codec makes a checkpoint larger.  Libraries are imported when their c
 
 from __future__ import annotations
 
+import importlib
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -145,9 +146,8 @@ def _planes_decode(stored: memoryview, target: memoryview, dtype: str) -> None:
 
 
 def _blosc2_encode(data: memoryview, dtype: str) -> Buffer:
-    import blosc2  # pyright: ignore[reportMissingTypeStubs]
-
-    stored: Any = blosc2.compress2(  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    blosc2 = _blosc2()
+    return blosc2.compress2(
         _array(data),
         typesize=width(dtype),
         codec=blosc2.Codec.ZSTD,
@@ -156,16 +156,17 @@ def _blosc2_encode(data: memoryview, dtype: str) -> Buffer:
         filters_meta=[0],
         nthreads=1,
     )
-    return stored
 
 
 def _blosc2_decode(stored: memoryview, target: memoryview, dtype: str) -> None:
-    import blosc2  # pyright: ignore[reportMissingTypeStubs]
-
-    raw, _, _ = blosc2.get_cbuffer_sizes(bytes(stored[:32]))  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-    if raw != len(target):
+    blosc2 = _blosc2()
+    if blosc2.get_cbuffer_sizes(bytes(stored[:32]))[0] != len(target):
         raise ValueError("another length than was written")
-    blosc2.decompress2(bytes(stored), dst=_array(target), nthreads=1)  # pyright: ignore[reportUnknownMemberType]
+    blosc2.decompress2(bytes(stored), dst=_array(target), nthreads=1)
+
+
+def _blosc2() -> Any:
+    return importlib.import_module("blosc2")  # its own types say dict where numbers belong
 
 
 def _zipnn_encode(data: memoryview, dtype: str) -> Buffer:

@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict_loader import load as planned_load
+from torch.distributed.checkpoint.state_dict_saver import save as planned_save
 from torch.optim import Optimizer
 
 from datahall.storage.codec import codec as checked_codec
@@ -87,7 +88,7 @@ def save(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
-            dcp.save(
+            planned_save(
                 dict(state), storage_writer=writer, planner=JsonSavePlanner(), process_group=group, no_dist=_alone()
             )
     except CheckpointException as error:
@@ -168,7 +169,7 @@ def _read(place: Place, step: int, state: dict[str, Any], group: dist.ProcessGro
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
-            dcp.load(
+            planned_load(
                 state,
                 storage_reader=ShardReader(place, manifest),
                 planner=JsonLoadPlanner(),

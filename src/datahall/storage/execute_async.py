@@ -104,7 +104,8 @@ class BackgroundSaver:
         began = time.perf_counter()
         self.finish()
         if self._group is None and dist.is_available() and dist.is_initialized():
-            self._group = dist.new_group(backend="gloo")  # the thread's own: it must not mix with the loop's messages
+            group: Any = dist.new_group(backend="gloo")  # the thread's own: it must not mix with the loop's messages
+            self._group = group
         staged = _stage(state, self._buffers)
         pending = Pending(step)
         options = {**self._options, "extras": copy.deepcopy(extras), "replace": replace, "group": self._group}
