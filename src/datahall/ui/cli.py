@@ -20,6 +20,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "catalog": ("datahall.ui.catalog:catalog", "what the catalogue knows, with the source of each figure"),
     "cite": ("datahall.ui.cite:cite", "the formulas, their sources and where each holds"),
     "probe": ("datahall.ui.probe:probe", "measure this machine and write it as a site"),
+    "prove": ("datahall.ui.prove:prove", "probe, plan, seal, run, compare, calibrate and report, in one command"),
     "run": ("datahall.ui.run:run", "train a case here by a given plan"),
     "report": ("datahall.ui.report:report", "write the page and the trace of a run again"),
     "store": ("datahall.ui.store:store", "list, verify, clean, export checkpoint stores"),
