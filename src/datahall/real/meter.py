@@ -31,6 +31,7 @@ from datahall.base.errors import UsageError
 from datahall.base.metric import exactly
 from datahall.base.result import Result
 from datahall.compute.execute import begin_sum
+from datahall.real.device_clock import CudaClock
 from datahall.real.measure import Step, read_steps
 from datahall.real.observe import CollectiveCounter, FlopWatch, MemoryWatch
 from datahall.real.record import Recorder
@@ -64,7 +65,10 @@ class Meter:
         self._counter = CollectiveCounter()
         self._counter.watch()
         self._began_s = time.monotonic()
-        self._memory = MemoryWatch()
+        device = next((weights.device for weights in self.model.parameters()), torch.device("cpu"))
+        if device.type == "cuda":
+            self._recorder.clock = CudaClock(device, self._recorder.now)
+        self._memory = MemoryWatch(device)
         self._flops: FlopWatch | None = FlopWatch()
         self._hooks = [
             self.model.register_forward_pre_hook(self._forward),
@@ -96,7 +100,8 @@ class Meter:
 
     def phase(self, name: str) -> None:
         """A phase of the step begins now: input, forward, backward, exchange or optimiser."""
-        if self._recorder.marks[-1][0] != name:
+        if self._phase != name:
+            self._phase = name
             self._recorder.mark(name)
 
     def loss(self, value: float) -> None:
@@ -129,7 +134,8 @@ class Meter:
         self._loss: float | None = None
         self._calls, self._bytes = self._counter.calls, self._counter.bytes
         self._cpu_s = time.process_time()
-        self._recorder.mark("input")
+        self._phase = ""
+        self.phase("input")
 
     def _forward(self, module: nn.Module, inputs: Any) -> None:
         self.phase("forward")

@@ -96,19 +96,24 @@ def count_flops(work: Callable[[], Any]) -> Flops:
 
 
 class MemoryWatch:
-    """Peak resident memory of this process above what it was when the watch was made.
+    """Peak memory of this process above what it was when the watch was made.
 
-    The kernel's high-water mark, reset where /proc allows it; `exact` says whether it was.
+    On a CPU resident memory by the kernel's high-water mark, reset where /proc allows it (`exact` says whether it was);
+    on a GPU what torch's allocator gave out (never run on one yet).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device | None = None) -> None:
         gc.collect()
-        self.exact = _reset_high_water()
-        self.idle_bytes = _status_bytes("VmRSS")
+        self.gpu = device if device is not None and device.type == "cuda" else None
+        if self.gpu is not None:
+            torch.cuda.reset_peak_memory_stats(self.gpu)
+        self.exact = self.gpu is not None or _reset_high_water()
+        self.idle_bytes = torch.cuda.memory_allocated(self.gpu) if self.gpu else _status_bytes("VmRSS")
 
     def peak_bytes(self) -> int:
         """Bytes above idle at the highest point since."""
-        return max(0, _status_bytes("VmHWM") - self.idle_bytes)
+        peak = torch.cuda.max_memory_allocated(self.gpu) if self.gpu else _status_bytes("VmHWM")
+        return max(0, peak - self.idle_bytes)
 
 
 def die_with_parent(parent: int) -> None:

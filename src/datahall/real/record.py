@@ -9,10 +9,22 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from datahall.base.event import Event
 from datahall.real.board import Board
+
+
+class PhaseClock(Protocol):
+    """Times phases where the host's clock cannot."""
+
+    def mark(self, phase: str) -> None:
+        """`phase` begins now."""
+        ...
+
+    def resolve(self) -> list[tuple[str, float]]:
+        """The marks since the last call, in seconds since the run's start."""
+        ...
 
 
 class Recorder:
@@ -23,6 +35,7 @@ class Recorder:
         self.attempt = attempt
         self.origin_s = origin_s
         self.step = 0
+        self.clock: PhaseClock | None = None  # for devices that the host runs ahead of
         self.marks: list[tuple[str, float]] = []
         self.transfers: list[tuple[int, float, float]] = []
         self.board = Board(folder / "board.bin", workers)
@@ -35,7 +48,10 @@ class Recorder:
 
     def mark(self, phase: str) -> None:
         """`phase` begins now (the one before it ends)."""
-        self.marks.append((phase, self.now()))
+        if self.clock is None:
+            self.marks.append((phase, self.now()))
+        else:
+            self.clock.mark(phase)
         self.board.note(self.rank, self.step, phase)
 
     def transfer(self, count: int, handed_s: float, done_s: float) -> None:
@@ -54,7 +70,8 @@ class Recorder:
 
     def end_step(self, **data: Any) -> None:
         """Write the step's marks and transfers with `data`, and begin the next step's."""
-        marks = [(phase, round(at, 6)) for phase, at in self.marks]
+        times = self.marks if self.clock is None else self.clock.resolve()
+        marks = [(phase, round(at, 6)) for phase, at in times]
         transfers = [(count, round(handed, 6), round(done, 6)) for count, handed, done in self.transfers]
         self.marks.clear()
         self.transfers.clear()

@@ -23,6 +23,7 @@ from datahall.base.workload import Workload
 from datahall.compute import execute
 from datahall.real import loop
 from datahall.real.checkpoint import Checkpoints
+from datahall.real.device_clock import CudaClock
 from datahall.real.exchange import TimedExchange
 from datahall.real.injection import disturbed
 from datahall.real.job import EXIT_LOST_PEER, Job, load_job
@@ -58,7 +59,7 @@ def _run(job: Job, rank: int) -> None:
     device = _start_group(job, rank)
     recorder.event("grouped")
     _touch_libraries(job.plan.compute.precision, device)
-    memory = MemoryWatch()
+    memory = MemoryWatch(device)
     workload = disturbed(entry.build(job.case, job.import_paths), job.injection, rank)
     executor = execute.prepare(
         workload,
@@ -70,6 +71,8 @@ def _run(job: Job, rank: int) -> None:
     checkpoints = Checkpoints(job, executor, recorder)
     first = checkpoints.resume()
     recorder.marks.clear()
+    if device.type == "cuda":
+        recorder.clock = CudaClock(device, recorder.now)
     recorder.event("ready", step=first, idle_bytes=memory.idle_bytes, memory_exact=memory.exact)
     loop.train(job, workload, executor, recorder, counter, checkpoints, first)
     recorder.event("trained", peak_bytes=memory.peak_bytes())
@@ -91,7 +94,11 @@ def _start_group(job: Job, rank: int) -> torch.device:
             world_size=job.workers,
             timeout=_COLLECTIVE_TIMEOUT,
         )
-    return torch.device("cuda", rank % torch.cuda.device_count()) if on_gpu else torch.device("cpu")
+    if not on_gpu:
+        return torch.device("cpu")
+    device = torch.device("cuda", rank % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    return device
 
 
 def _touch_libraries(precision: str, device: torch.device) -> None:

@@ -21,6 +21,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "cite": ("datahall.ui.cite:cite", "the formulas, their sources and where each holds"),
     "probe": ("datahall.ui.probe:probe", "measure this machine and write it as a site"),
     "prove": ("datahall.ui.prove:prove", "probe, plan, seal, run, compare, calibrate and report, in one command"),
+    "gpu-check": ("datahall.ui.gpu_check:gpu_check", "measure the GPUs here, as a file that can be shared"),
     "run": ("datahall.ui.run:run", "train a case here by a given plan"),
     "report": ("datahall.ui.report:report", "write the page and the trace of a run again"),
     "store": ("datahall.ui.store:store", "list, verify, clean, export checkpoint stores"),
