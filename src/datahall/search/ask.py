@@ -98,8 +98,12 @@ def best_sites(case: Case, sites: Sequence[Site], calibration: Calibration) -> l
     offers = [offer for site in sites if (offer := _offer(case, site, calibration)) is not None]
     if not offers:
         raise NoPlan("no site that was tried meets the goal.", hint="Allow more time or money.")
-    key = {"time": lambda o: o.total_s, "cost": lambda o: o.cost_usd, "energy": lambda o: o.energy_j}
-    return sorted(offers, key=key[case.goal.minimise])
+    name = {"time": "total_s", "cost": "cost_usd", "energy": "energy_j"}[case.goal.minimise]
+
+    def goal_value(offer: Offer) -> float:
+        return getattr(offer, name)
+
+    return sorted(offers, key=goal_value)
 
 
 @formula(

@@ -42,15 +42,13 @@ class Space:
         value = {name: int(getattr(self.numbers, name)[index]) for name in _COLUMNS if name != "bubble_share"}
         bubble = float(self.numbers.bubble_share[index])
         schedule = "zero-bubble" if bubble < 1.0 else "interleaved" if value["virtual_stages"] > 1 else "1f1b"
-        return ComputePlan(
-            **{
-                **value,
-                "recompute": _RECOMPUTE_NAMES[value["recompute"]],
-                "sequence_parallel": bool(value["sequence_parallel"]),
-                "precision": self.precision,
-                "schedule": schedule,
-            }
-        )
+        words: dict[str, Any] = {
+            "recompute": _RECOMPUTE_NAMES[value["recompute"]],
+            "sequence_parallel": bool(value["sequence_parallel"]),
+            "precision": self.precision,
+            "schedule": schedule,
+        }
+        return ComputePlan(**{**value, **words})
 
     def in_precision(self, precision: str) -> Space:
         """The same plans in another precision."""

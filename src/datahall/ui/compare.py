@@ -137,7 +137,7 @@ def _remembered(
 
 
 def _json(compared: Comparison, log: TrainingLog, learnt: Correction | None) -> Mapping[str, object]:
-    next_forecast = None
+    next_forecast: dict[str, object] | None = None
     if learnt is not None:
         next_forecast = {"factor": learnt.factor, "low": learnt.low, "high": learnt.high, "comparisons": learnt.count}
         next_forecast["label"] = str(learnt.label)

@@ -144,5 +144,5 @@ def _yaml(document: dict[str, Any]) -> str:
     writer, text = YAML(), io.StringIO()
     writer.default_flow_style = False
     writer.width = 100
-    writer.dump(document, text)
+    writer.dump(document, text)  # pyright: ignore[reportUnknownMemberType]
     return text.getvalue()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from io import StringIO
-from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
@@ -66,25 +65,26 @@ def told(ranking: Ranking, forecast: Result, others: Sequence[Loss], changes: Se
         _items_tables(ranking),
         Text(""),
         *_front_tables(ranking),
-        *_sentences(ranking, forecast, changes),
+        _sentences(ranking, forecast, changes),
     ]
     return Group(*parts)
 
 
-def shown(renderable: RenderableType, console: Console | None = None) -> None:
-    """Print to the terminal, at most a hundred columns wide."""
-    if console is None:
-        console = Console(highlight=False)
-        console.width = min(WIDTH, console.width) if console.is_terminal else WIDTH
+def shown(renderable: RenderableType) -> None:
+    """Print to the terminal, at most a hundred columns wide; plain text where it is piped."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        print(as_text(renderable), end="")
+        return
+    console.width = min(WIDTH, console.width)
     console.print(renderable)
 
 
 def as_text(renderable: RenderableType) -> str:
-    """The renderable as plain text."""
+    """The renderable as plain text without blanks at the ends of lines."""
     text = StringIO()
-    console = Console(file=text, width=WIDTH, highlight=False, color_system=None)
-    console.print(renderable)
-    return text.getvalue()
+    Console(file=text, width=WIDTH, highlight=False, color_system=None).print(renderable)
+    return "".join(line.rstrip() + "\n" for line in text.getvalue().splitlines())
 
 
 def plain_table(*headers: str) -> Table:
@@ -249,46 +249,38 @@ def _items(title: str, items: Sequence[tuple[str, float, str]], whole: float) ->
     return table
 
 
-def _sentences(ranking: Ranking, forecast: Result, changes: Sequence[Flip]) -> list[RenderableType]:
-    lines: list[RenderableType] = []
+def _sentences(ranking: Ranking, forecast: Result, changes: Sequence[Flip]) -> Table:
+    pairs: list[tuple[str, str]] = []
     for flip in changes:
-        lines.append(_bullet("What would flip it", _flip_text(ranking, flip)))
+        pairs.append(("What would flip it", _flip_text(ranking, flip)))
     if (found := bargain(ranking)) is not None:
         price = f"${found.price_usd_per_h:.2f} a device and hour"
         text = (
             f"a price of {price}: {split_text(found.plan)} on {found.plan.devices} devices, {human_time(found.total_s)}"
         )
-        lines.append(_bullet("What would flip it", text))
-    lines += [_bullet("If memory is short", text) for text in _roomier(ranking)]
-    lines.append(_bullet("What to request", _request(forecast)))
-    lines.append(_bullet("How sure", _sure(ranking, forecast)))
+        pairs.append(("What would flip it", text))
+    pairs += [("If memory is short", text) for text in _roomier(ranking)]
+    pairs.append(("What to request", _request(forecast)))
+    pairs.append(("How sure", _sure(ranking, forecast)))
     for reason, count in sorted(ranking.reasons.items(), key=lambda item: -item[1]):
-        lines.append(_bullet("Did not qualify", f"{count:,} plans: {reason}"))
+        pairs.append(("Did not qualify", f"{count:,} plans: {reason}"))
     for note in forecast.notes:
-        lines.append(_bullet("Note", note))
+        pairs.append(("Note", note))
     for path, why in ranking.case.defaults.items():
-        lines.append(_bullet("Assumed", f"{path}: {why}"))
-    return _unrepeated(lines)
+        pairs.append(("Assumed", f"{path}: {why}"))
+    return _bullets(pairs)
 
 
-def _bullet(title: str, text: str) -> Any:
-    row = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
-    row.add_column(width=18, style="bold")
-    row.add_column(ratio=1)
-    row.add_row(title, Text(text))
-    return row
-
-
-def _unrepeated(lines: list[RenderableType]) -> list[RenderableType]:
-    """The bullets with each title said once."""
+def _bullets(pairs: Sequence[tuple[str, str]]) -> Table:
+    """Sentences under their titles, each title said once."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
+    table.add_column(width=18, style="bold")
+    table.add_column(ratio=1)
     said = ""
-    for line in lines:
-        cells: list[Any] = line.columns[0]._cells if isinstance(line, Table) else []
-        if cells and cells[0] == said:
-            cells[0] = ""
-        elif cells:
-            said = cells[0]
-    return lines
+    for title, text in pairs:
+        table.add_row("" if title == said else title, Text(text))
+        said = title
+    return table
 
 
 def _flip_text(ranking: Ranking, flip: Flip) -> str:

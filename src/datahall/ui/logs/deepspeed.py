@@ -18,8 +18,15 @@ _RATE = re.compile(
 )
 _TIMES = re.compile(r"time \(ms\)\s*\|(?P<times>.*)")
 _TIME = re.compile(r"(?P<name>[a-z_]+):\s*(?P<ms>[\d.]+)")
-_PARTS = {"fwd": "forward", "forward": "forward", "bwd_inner": "backward", "backward_inner": "backward"}
-_PARTS |= {"bwd_allreduce": "transfer", "backward_allreduce": "transfer", "step": "optimiser"}
+_PARTS = {
+    "fwd": "forward",
+    "forward": "forward",
+    "bwd_inner": "backward",
+    "backward_inner": "backward",
+    "bwd_allreduce": "transfer",
+    "backward_allreduce": "transfer",
+    "step": "optimiser",
+}
 _HINT = 'Set "wall_clock_breakdown": true and it tells forward, backward, all-reduce and update apart.'
 
 
