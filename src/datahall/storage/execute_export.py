@@ -33,7 +33,7 @@ def export_safetensors(
 ) -> list[Path]:
     """Write the tensors whose names begin with `prefix` (which is cut off) to `folder`; the files that were written.
 
-    `step` None is the newest.  More than `file_bytes` makes several files and an index.  Digests are checked on the way.
+    `step` None is the newest.  More than `file_bytes` makes several files and an index.  Digests are checked.
     """
     place = open_place(path)
     if step is None:

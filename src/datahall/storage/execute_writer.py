@@ -24,7 +24,7 @@ from torch.futures import Future
 
 from datahall.storage.codec import encode
 from datahall.storage.execute_tensor import as_plain, dtype_name, is_plain, view_bytes
-from datahall.storage.faults import AlreadyCommitted, CorruptShard
+from datahall.storage.faults import AlreadyCommitted, CorruptShard, StoreFault
 from datahall.storage.manifest import (
     CHUNK_BYTES,
     MANIFEST,
@@ -38,6 +38,7 @@ from datahall.storage.manifest import (
     step_folder,
 )
 from datahall.storage.place import Place
+from datahall.storage.store import read_manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,13 +134,25 @@ class ShardWriter(StorageWriter):
         for shard in manifest.shards:
             if held.get(shard.name, (-1, 0.0))[0] != shard.bytes:
                 raise CorruptShard("the shard is not what a rank wrote.", where=f"{self._folder}/{shard.name}")
+        before = self._replaced(held)
         self._place.commit(self._folder, MANIFEST, manifest.dumps().encode(), self._replace)
         self.manifest = manifest
+        for name in before:
+            self._place.remove(self._folder, name)
 
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:
         """Any text names a place."""
         return True
+
+    def _replaced(self, held: Mapping[str, Any]) -> list[str]:
+        """Shards of a manifest that this one replaces."""
+        if not self._replace or MANIFEST not in held:
+            return []
+        try:
+            return [shard.name for shard in read_manifest(self._place, self._step).shards]
+        except StoreFault:
+            return []  # a damaged manifest: what it named becomes a leftover
 
     def _write_shards(
         self, plan: SavePlan, planner: SavePlanner, attempt: Attempt

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
+import resource
 import signal
 import time
 from collections.abc import Callable
@@ -66,6 +67,26 @@ def test_an_error_in_the_background_is_raised_at_the_next_call(tmp_path: Path) -
     saver.save(2, state_of(2))
     saver.finish()
     assert committed_steps(open_place(tmp_path)) == [1, 2]
+
+
+def _memory_of_saving(store: str, codec: str, told: int) -> None:
+    state = {f"layer{n}": torch.ones(8_000_000) for n in range(8)}  # 256 MB
+    execute.save(f"{store}/first", 1, {"layer": state["layer0"][:1000].clone()}, codec=codec)  # libraries are loaded
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    execute.save(store, 1, state, codec=codec)
+    os.write(told, b"%d" % (1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)))
+
+
+@pytest.mark.parametrize("codec", ["none", "planes"])
+def test_saving_needs_less_memory_than_one_shard(tmp_path: Path, codec: str) -> None:
+    reading, told = os.pipe()
+    process = FORK.Process(target=_memory_of_saving, args=(str(tmp_path), codec, told))
+    process.start()
+    process.join()
+    more = int(os.read(reading, 20))
+    assert more < 256_000_000 / execute.DEFAULT_SHARDS
+    if codec == "none":
+        assert more < 8 << 20  # a copy of nothing
 
 
 def _save_for_ever(store: str, first: int, background: bool, told: int) -> None:

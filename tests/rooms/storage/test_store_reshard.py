@@ -20,6 +20,7 @@ from torch.distributed.tensor import DTensor  # noqa: E402
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module  # noqa: E402
 
 from datahall.storage import execute  # noqa: E402
+from datahall.storage.execute_async import BackgroundSaver  # noqa: E402
 from datahall.storage.store import verify  # noqa: E402
 
 
@@ -125,3 +126,28 @@ def test_all_ranks_fall_back_together(tmp_path: Path) -> None:
     shard = next((store / "step-00000002").glob("*.shard"))
     shard.write_bytes(b"\0" + shard.read_bytes()[1:-1] + b"\1")
     on_ranks(2, _damaged, str(store))
+
+
+def _background(rank: int, world: int, store: str) -> None:
+    net, optimiser = build("fsdp", world)
+    saver = BackgroundSaver(store, keep=1)
+    for step in (1, 2):
+        net(torch.full((8, 24), float(step))).square().mean().backward()
+        optimiser.step()
+        state = execute.training_state(net, optimiser)
+        kept = whole(state)
+        saver.save(step, state, {"at": step})
+        with torch.no_grad():
+            for parameter in net.parameters():
+                parameter.zero_()  # training goes on; what is being saved must not see it
+        net(torch.ones(8, 24)).sum().backward()
+        dist.all_reduce(torch.ones(1))  # the loop's own messages meanwhile
+    saver.finish()
+    found = execute.training_state(*build("fsdp", world))
+    assert execute.load(store, found).extras == {"at": 2}
+    for name, tensor in whole(found)["model"].items():
+        assert torch.equal(tensor, kept["model"][name]), name
+
+
+def test_two_ranks_save_in_the_background_while_they_talk(tmp_path: Path) -> None:
+    on_ranks(2, _background, str(tmp_path / "store"))

@@ -213,6 +213,8 @@ def test_a_committed_step_is_written_anew_only_on_demand(tmp_path: Path) -> None
     state = blank()
     execute.load(tmp_path, state)
     assert equal(a_state(2), state)
+    held = {path.name for path in (tmp_path / step_folder(1)).iterdir()}
+    assert held == {MANIFEST, *(shard.name for shard in read_manifest(open_place(tmp_path), 1).shards)}
 
 
 def test_a_full_disk_is_a_clear_error_and_nothing_is_lost(tmp_path: Path) -> None:

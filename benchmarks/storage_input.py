@@ -1,0 +1,109 @@
+"""How long a loop stands still for input: forecast and measured, with and without reading ahead and a cache.
+
+    python benchmarks/storage_input.py FOLDER [--out docs/tables/storage-input.md]
+
+A shard is 256 rows of text that has to be tokenised (a pure Python byte-pair count stands in for a tokeniser: dear and
+honest work); a step is a matrix product of a set length.  The forecast knows the mean time to prepare a shard, measured
+on two shards that the runs do not use, and the mean time of a step, measured without input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import time
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from datahall.storage.cache import TierCache
+from datahall.storage.estimate import input_wait_s
+from datahall.storage.eviction import eviction, replay
+from datahall.storage.input import Pipeline, ShardedData
+from datahall.storage.order import Order
+
+ROWS, LENGTH, SHARDS, BATCH = 256, 512, 12, 32
+
+
+def prepare(shard: int) -> bytes:
+    """Tokens of a shard: its text with the commonest pair of bytes merged, as many times as makes it dear."""
+    text = np.random.default_rng(shard).integers(97, 123, ROWS * LENGTH, dtype=np.uint8).tobytes()
+    for code in range(128, 131):
+        (first, second), _ = Counter(pairwise(text)).most_common(1)[0]
+        text = text.replace(bytes((first, second)), bytes((code,)))
+    return text.ljust(ROWS * LENGTH, b"\0")
+
+
+def split(data: bytes) -> list[bytes]:
+    """Rows."""
+    return [data[at : at + LENGTH] for at in range(0, len(data), LENGTH)]
+
+
+def step(matrix: np.ndarray, seconds: float) -> None:
+    """Arithmetic for about `seconds`; it leaves the interpreter to others, as training does."""
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        matrix @ matrix
+
+
+def run(folder: Path, ahead: int, cached: bool, step_s: float, steps: int) -> tuple[float, float]:
+    """Mean seconds a step that the loop waited, and mean seconds of a step's own work."""
+    shutil.rmtree(folder, ignore_errors=True)
+    cache = TierCache(folder, eviction("lru", SHARDS * ROWS * LENGTH)) if cached else None
+    data = ShardedData(prepare, lambda _: ROWS * LENGTH, split)
+    pipeline = Pipeline(data, Order([ROWS] * SHARDS, 1, mix=2), BATCH, ahead=ahead, cache=cache)
+    matrix = np.ones((256, 256), dtype=np.float32)
+    worked = 0.0
+    next(pipeline)
+    pipeline.waited_s = 0.0  # the first fill is the start's, not the steps'
+    for _ in range(steps):
+        began = time.perf_counter()
+        step(matrix, step_s)
+        worked += time.perf_counter() - began
+        next(pipeline)
+    pipeline.close()
+    return pipeline.waited_s / steps, worked / steps
+
+
+def prepared_share(cached: bool, steps: int) -> float:
+    """Shards prepared per shard that the order opens: 1 without a cache, the replay's misses with one."""
+    order = Order([ROWS] * SHARDS, 1, mix=2)
+    opened = [f"{order.at(n).epoch}.{order.at(n).shard}" for n in range(0, steps * BATCH, 1)]
+    firsts = list(dict.fromkeys(opened))
+    if not cached:
+        return 1.0
+    counted = replay(eviction("lru", SHARDS * ROWS * LENGTH), [(key.split(".")[1], ROWS * LENGTH) for key in firsts])
+    return counted.misses / len(firsts)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--steps", type=int, default=192)
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    began = time.perf_counter()
+    for shard in (1000, 1001):
+        prepare(shard)
+    dear = (time.perf_counter() - began) / 2
+    lines = [f"A shard of {ROWS} rows takes {1e3 * dear:.0f} ms to prepare, a batch has {BATCH} rows.", ""]
+    lines += ["| reading ahead | cache | step ms | wait forecast ms | wait measured ms |", "|---|---|---|---|---|"]
+    per_batch = dear * BATCH / ROWS
+    for factor in (0.5, 2.0):
+        for ahead, cached in ((0, False), (16, False), (0, True), (16, True)):
+            load = per_batch * prepared_share(cached, arguments.steps)
+            wait, worked = run(arguments.folder / "cache", ahead, cached, factor * per_batch, arguments.steps)
+            expected = float(input_wait_s(load, worked, ahead > 0))
+            row = f"| {ahead or 'no'} | {'yes' if cached else 'no'} | {1e3 * worked:.1f} | {1e3 * expected:.1f} |"
+            lines.append(f"{row} {1e3 * wait:.1f} |")
+    text = "\n".join(lines) + "\n"
+    print(text)
+    if arguments.out:
+        arguments.out.write_text("# Waiting for input\n\n`python benchmarks/storage_input.py` printed this.\n\n" + text)
+
+
+if __name__ == "__main__":
+    main()
