@@ -70,6 +70,25 @@ def step_s(
     return compute_s + (codec_s + rounds * round_s + 8.0 * wire / bits_per_s) / every
 
 
+# Measured by benchmarks/slow_links.py on its model of 0.66 M parameters: steps to the same loss over those of plain,
+# and seconds of coding per parameter on one core.
+SHIPPED: dict[str, tuple[NetworkPlan, float, float]] = {
+    "plain": (NetworkPlan(), 1.0, 0.0),
+    "bf16": (NetworkPlan(compression="bf16"), 1.0, 2e-9),
+    "int8": (NetworkPlan(compression="int8"), 1.0, 1e-8),
+    "top-k 1 %": (NetworkPlan(compression="top-k"), 1.55, 1e-8),
+    "PowerSGD r4": (NetworkPlan(compression="powersgd"), 1.09, 5e-9),
+    "local SGD 16": (NetworkPlan(local_steps=16), 1.09, 2e-9),
+    "DiLoCo 16": (NetworkPlan(local_steps=16, outer_momentum=0.5), 1.45, 2e-9),
+    "DiLoCo 16 int8": (NetworkPlan(local_steps=16, outer_momentum=0.3, compression="int8"), 1.09, 1e-8),
+}
+
+
+def shipped_candidates(parameters: int) -> list[Candidate]:
+    """Every way with the shipped steps and coding times: transferred from a small model, plain first."""
+    return [Candidate(name, plan, steps, rate * parameters) for name, (plan, steps, rate) in SHIPPED.items()]
+
+
 def options(
     shapes: Sequence[Shape], ranks: int, link: LinkModel, compute_s: float, candidates: Sequence[Candidate]
 ) -> tuple[Option, ...]:

@@ -1,6 +1,7 @@
 """The gradient exchange of one bucket, timed at the call: when it was handed over, and when its sum was there.
 
-A slow link is injected here, behind the real collective, so that its seconds are transfer and not waiting.  Which
+Compressed when the plan says so; the bytes noted are then those of the bucket, the counter's those handed over.  A slow
+link is injected here, behind the real collective, so that its seconds are transfer and not waiting.  Which
 algorithm moves the bytes is the library's decision.
 """
 
@@ -11,6 +12,9 @@ from typing import Any
 import torch
 
 from datahall.compute.execute import begin_sum
+from datahall.network.compress import codec_of
+from datahall.network.execute_compress import Exchange
+from datahall.network.plan import NetworkPlan
 from datahall.real.injection import Injection, Throttle
 from datahall.real.record import Recorder
 
@@ -18,9 +22,11 @@ from datahall.real.record import Recorder
 class TimedExchange:
     """Sums a bucket over all workers; the phase "exchange" begins when the last bucket is handed over."""
 
-    def __init__(self, recorder: Recorder, injection: Injection | None) -> None:
+    def __init__(self, recorder: Recorder, injection: Injection | None, plan: NetworkPlan | None = None) -> None:
         self.recorder = recorder
         slow = injection is not None and injection.kind == "slow-link"
+        codec = codec_of(plan or NetworkPlan())
+        self.codec = Exchange(codec) if codec.name != "none" else None
         self.link = Throttle(injection.bytes_per_s, injection.latency_s) if injection is not None and slow else None
 
     def __call__(self, bucket: Any) -> torch.futures.Future[torch.Tensor]:
@@ -37,4 +43,12 @@ class TimedExchange:
             self.recorder.transfer(count, handed_s, self.recorder.now())
             return future.value()[0]
 
-        return begin_sum(buffer).then(arrived)
+        return self._begin(bucket).then(arrived)
+
+    def _begin(self, bucket: Any) -> torch.futures.Future[Any]:
+        """The future of a list with the bucket's sum, by the library's all-reduce or through the plan's codec."""
+        codec = self.codec
+        if codec is None:
+            return begin_sum(bucket.buffer())
+        shapes = [tuple(parameter.shape) for parameter in bucket.parameters()]
+        return codec.start(bucket.index(), bucket.buffer(), shapes).then(lambda mean: [mean.value() * codec.ranks])

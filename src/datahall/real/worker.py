@@ -18,7 +18,7 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 from torch.nn import functional
 
-from datahall.base.errors import DatahallError
+from datahall.base.errors import DatahallError, Refused
 from datahall.base.workload import Workload
 from datahall.compute import execute
 from datahall.real import loop
@@ -50,6 +50,12 @@ def main(path: str, rank: int) -> int:
 
 
 def _run(job: Job, rank: int) -> None:
+    if job.plan.network.local_steps > 1:
+        raise Refused(
+            "local updates are not run by this loop yet: its checkpoints hold one worker's weights.",
+            where="plan.network.local_steps",
+            hint="Use datahall.network.execute_compress.LocalUpdates in your own loop, or local_steps 1.",
+        )
     torch.set_num_threads(job.plan.compute.threads)
     recorder = Recorder(job.folder, rank, job.workers, job.attempt, job.origin_s)
     recorder.mark("start")
@@ -66,7 +72,7 @@ def _run(job: Job, rank: int) -> None:
         job.plan.compute,
         bucket_bytes=job.plan.network.bucket_bytes,
         device=device,
-        exchange=TimedExchange(recorder, job.injection),
+        exchange=TimedExchange(recorder, job.injection, job.plan.network),
     )
     checkpoints = Checkpoints(job, executor, recorder)
     first = checkpoints.resume()

@@ -1,0 +1,80 @@
+"""`datahall exchange`: which way of exchanging gradients pays on a link, with the break-even of each.
+
+Reads nothing and measures nothing: what is not given on the command line is a shipped figure and is called so.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from dataclasses import asdict
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from datahall.base.errors import UsageError
+from datahall.base.units import human, human_time, parse
+from datahall.network.choose import LinkModel, Option, options, shipped_candidates
+
+FORMAT_VERSION = 1
+
+
+@click.command()
+@click.option("--parameters", required=True, help="trainable parameters of the model, such as 1.2e9")
+@click.option("--step", "step", required=True, help="seconds of a step without exchange, such as 0.4 s")
+@click.option("--link", required=True, help="rate of one host's link, such as 25 Gb/s")
+@click.option("--round-trip", default="0.1 ms", show_default=True, help="time there and back over the link")
+@click.option("--hosts", default=2, show_default=True, help="hosts that train together")
+@click.option("--hidden", default=1024, show_default=True, help="side of the model's square matrices (for PowerSGD)")
+@click.option("--json", "as_json", is_flag=True, help="the answer as JSON")
+def exchange(parameters: str, step: str, link: str, round_trip: str, hosts: int, hidden: int, as_json: bool) -> None:
+    """Which exchange of gradients pays on a link: plain, compressed or rarer, by time to the same loss."""
+    if hosts < 2:
+        raise UsageError("one host exchanges nothing.", where="--hosts", hint="Give 2 or more.")
+    count = round(parse(parameters, "count"))
+    shapes = [(hidden, hidden)] * (count // hidden**2)
+    rest = count - math.prod((len(shapes), hidden, hidden))
+    path = LinkModel(parse(link, "bytes_per_s") * 8, parse(round_trip, "seconds"))
+    tensors = [*shapes, *([(rest,)] if rest else [])]
+    made = options(tensors, hosts, path, parse(step, "seconds"), shipped_candidates(count))
+    if as_json:
+        rows = [asdict(option) for option in made]
+        for row in rows:
+            rate = row["break_even_bits_per_s"]
+            row["break_even_bits_per_s"] = None if math.isinf(rate) else rate
+        json.dump({"format_version": FORMAT_VERSION, "label": "transferred", "options": rows}, sys.stdout, indent=2)
+        return
+    console = Console()
+    console.print(_table(made))
+    console.print(
+        "Steps to the same loss and seconds of coding are transferred from one small model (docs/links.md): measure "
+        "yours before you rely on anything but plain and bf16.",
+        highlight=False,
+    )
+
+
+def _table(made: tuple[Option, ...]) -> Table:
+    table = Table(title=f"Pick: {made[0].candidate.name}")
+    for heading in ("exchange", "on the wire a step", "a step", "steps", "time for one step of plain", "pays below"):
+        table.add_column(heading, justify="left" if heading == "exchange" else "right")
+    for option in made:
+        table.add_row(
+            option.candidate.name,
+            human(option.wire_bytes, "bytes"),
+            human_time(option.step_s),
+            f"x {option.candidate.steps_factor:.2f}",
+            human_time(option.equal_loss_s),
+            _below(option),
+        )
+    return table
+
+
+def _below(option: Option) -> str:
+    rate = option.break_even_bits_per_s
+    if option.candidate.name == "plain":
+        return ""
+    if math.isinf(rate):
+        return "any rate"
+    return f"{rate / 1e9:.3g} Gb/s" if rate else "never"
