@@ -39,6 +39,7 @@ class DeviceRates:
     permute_passes: Any = 1.0
     word_bytes: Any = 2.0  # of activations and of weights in products (4 in fp32 runs)
     causal_share: Any = 0.5  # of the full attention core that the kernel really computes
+    score_passes: Any = 0.0  # how often an unfused core moves its scores through memory, forward (fused: never)
 
 
 def stack_rates(devices: Sequence[DeviceRates]) -> DeviceRates:

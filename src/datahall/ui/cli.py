@@ -24,6 +24,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "prove": ("datahall.ui.prove:prove", "probe, plan, seal, run, compare, calibrate and report, in one command"),
     "gpu-check": ("datahall.ui.gpu_check:gpu_check", "measure the GPUs here, as a file that can be shared"),
     "run": ("datahall.ui.run:run", "train a case here by a given plan"),
+    "validate": ("datahall.ui.validate:validate", "forecasts beside published measurements, scored"),
     "report": ("datahall.ui.report:report", "write the page and the trace of a run again"),
     "store": ("datahall.ui.store:store", "list, verify, clean, export checkpoint stores"),
     "compare": ("datahall.ui.compare:compare_log", "a training log beside the forecast of its plan"),

@@ -29,6 +29,8 @@ class StackHabits:
     selective_core: Any = 1.0
     gradient_bytes: Any = 2.0
     update_bytes: Any = 34.0
+    expert_kernels: Any = 4.0  # launches of each local expert of a layer, forward
+    straggler_share: Any = 0.0  # of a step's work that is lost at each doubling of the devices
     jitter_share: Any = 0.0  # of a step's arithmetic that data-parallel workers wait for one another
     input_s_per_token: Any = 0.0  # that the loop waits for data, by the tokens of one worker
     startup_s: Any = 60.0  # from launch to the first step

@@ -63,7 +63,8 @@ def micro_step(
         np.asarray(plan.recompute) >= 2, 1.0, np.where(np.asarray(plan.recompute) >= 1, habits.selective_core, 0.0)
     )
     recompute = again_linear * (linear + linear_launch + experts + permute + element) + again_core * attend
-    kernels = (layers * _LAYER_KERNELS + mixture * _MIXTURE_KERNELS) * (3.0 + again_linear)
+    apart = mixture * habits.expert_kernels * _local_experts(counts, plan)
+    kernels = (layers * _LAYER_KERNELS + mixture * _MIXTURE_KERNELS + apart) * (3.0 + again_linear)
     return MicroStep(
         linear=(1.0 + grads) * linear + 3.0 * linear_launch,
         attention=attend + attend_back,
@@ -111,12 +112,18 @@ def _experts_s(
     routed = tokens * counts.experts_per_token
     spread = np.where(np.asarray(plan.expert) > 1, plan.expert, plan.tensor)
     flops = 2.0 * routed * counts.expert_weights / plan.tensor
+    local = _local_experts(counts, plan)
     held = counts.experts * counts.expert_weights / spread
     moved = operand * held + rates.word_bytes * routed * (2.0 * counts.hidden + counts.expert_width) / plan.tensor
     grouped = product_s(flops, moved, rates.linear_flops_per_s * rates.expert_share, rates.memory_bytes_per_s)
     touched = rates.word_bytes * routed * (6.0 * counts.hidden + 2.0 * counts.expert_width) / plan.tensor
-    permute = traffic_s(rates.permute_passes * touched, rates.memory_bytes_per_s, rates.kernel_s, 8.0)
+    permute = traffic_s(rates.permute_passes * touched, rates.memory_bytes_per_s, rates.kernel_s, 8.0 + 2.0 * local)
     return mixture * grouped, mixture * permute
+
+
+def _local_experts(counts: ShapeCounts, plan: PlanNumbers) -> Any:
+    """Routed experts of one layer on one device."""
+    return counts.experts / np.where(np.asarray(plan.expert) > 1, plan.expert, 1.0)
 
 
 def _attention_s(
@@ -132,6 +139,7 @@ def _attention_s(
         / plan.tensor
     )
     moved = rates.word_bytes * tokens * (counts.score_width + counts.value_width + counts.key_value_width) / plan.tensor
+    moved = moved + rates.score_passes * rates.word_bytes * tokens * counts.keys(sequence) * counts.heads / plan.tensor
     return layers * product_s(flops, moved, rates.attention_flops_per_s, rates.memory_bytes_per_s, rates.kernel_s)
 
 

@@ -46,7 +46,7 @@ class StepSeconds:
 
     compute: Any
     transfer: Any
-    waiting: Any  # pipeline fill and drain, and unequal workers
+    waiting: Any  # pipeline fill and drain, and the slowest of many devices, and unequal workers
     input: Any
     optimiser: Any
     fixed: Any

@@ -1,0 +1,91 @@
+"""Published runs as arrays, and one call that forecasts all of them for given constants.
+
+A run with several readings is several elements; its forecast is their weighted mean.  Fitting is `fit`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datahall.calibrate.published import PublishedRun
+from datahall.case.named_site import accelerator_of
+from datahall.compute.counts import ShapeCounts, stack_counts
+from datahall.compute.numbers import PlanNumbers, stack_plans
+from datahall.virtual.links import LinkRates
+from datahall.virtual.pricing import Setting, setting_of, stack_settings, step_inputs
+from datahall.virtual.step_time import StepSeconds, step_time
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Design:
+    """All variants of some runs as arrays; `owner` is the run of each variant."""
+
+    counts: ShapeCounts
+    sequence: Floats
+    plans: PlanNumbers
+    setting: Setting
+    owner: NDArray[np.int64]
+    weight: Floats
+    scale: Floats  # the run's batch over the variant's
+    runs: int
+
+    def seconds(self, constants: Mapping[str, float]) -> Floats:
+        """Forecast seconds of each run's step."""
+        return self.mean(self.scale * self.steps(constants).total)
+
+    def steps(self, constants: Mapping[str, float]) -> StepSeconds:
+        """Forecast of each variant, by component."""
+        return step_time(step_inputs(self.counts, self.sequence, self.setting, constants), self.plans)
+
+    def mean(self, values: Floats) -> Floats:
+        """The weighted mean over each run's variants."""
+        return np.bincount(self.owner, self.weight * values, self.runs)
+
+    def spread(self, values: Floats) -> Floats:
+        """Half the range of the logarithm over each run's variants: what its blanks leave open."""
+        low, high = np.full(self.runs, np.inf), np.full(self.runs, -np.inf)
+        np.minimum.at(low, self.owner, np.log(values))
+        np.maximum.at(high, self.owner, np.log(values))
+        return 0.5 * (high - low)
+
+
+def design(runs: Sequence[PublishedRun]) -> Design:
+    """The arrays of `runs`."""
+    cached: dict[int, ShapeCounts] = {}
+    counts: list[ShapeCounts] = []
+    settings: list[Setting] = []
+    plans, owner, weight, scale, sequence = [], [], [], [], []
+    for index, run in enumerate(runs):
+        one = cached.setdefault(hash(run.shape), ShapeCounts.of(run.shape))
+        links = LinkRates(
+            run.links.up_bytes_per_s,
+            run.links.up_latency_s,
+            float(run.links.domain),
+            run.links.out_bytes_per_s,
+            run.links.out_latency_s,
+        )
+        setting = setting_of(accelerator_of(run.accelerator), run.variants[0].plan.precision, run.traits, links)
+        for variant in run.variants:
+            counts.append(one)
+            settings.append(setting)
+            plans.append(variant.plan)
+            owner.append(index)
+            weight.append(variant.weight)
+            scale.append(run.global_batch / variant.plan.global_batch)
+            sequence.append(float(run.sequence))
+    return Design(
+        stack_counts(counts),
+        np.array(sequence),
+        stack_plans(plans),
+        stack_settings(settings),
+        np.array(owner, dtype=np.int64),
+        np.array(weight),
+        np.array(scale),
+        len(runs),
+    )

@@ -1,0 +1,144 @@
+"""Leaving families, accelerators and models out: held-out residuals, and from them the intervals' factors.
+
+The residuals of runs that the fit never saw are the only ones that intervals are made from.  Reports are `judge`'s.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datahall.calibrate.fit import Fitted, fit
+from datahall.calibrate.forecasting import FAMILIAR, SHOT, UNSEEN, Forecasts, Trained, forecast_runs, places
+from datahall.calibrate.published import PublishedRun
+from datahall.calibrate.shot import MOST_ROWS
+
+Floats = NDArray[np.float64]
+Key = Callable[[PublishedRun], str]
+
+_COVERAGE = 0.91  # a little above the nominal 90 %: the factor is used on runs that are less alike than these
+_FOLDS = 4
+
+
+def group_of(run: PublishedRun) -> str:
+    """The family of measurements."""
+    return run.group
+
+
+def accelerator_of(run: PublishedRun) -> str:
+    """The accelerator."""
+    return run.accelerator.name
+
+
+def model_fold_of(run: PublishedRun) -> str:
+    """One of a few folds, by model: whole models of a family are left out together."""
+    return str(sum(ord(letter) for letter in f"{run.group} {run.model}") % _FOLDS)
+
+
+_fits: dict[tuple[str, ...], Fitted] = {}
+
+
+def trained_on(
+    runs: Sequence[PublishedRun], factors: Mapping[str, float], start: Mapping[str, float] | None = None
+) -> Trained:
+    """Constants fitted to `runs`, with given interval factors; the same runs are fitted once."""
+    name = tuple(f"{run.group} {run.key}" for run in runs)
+    if name not in _fits:
+        _fits[name] = fit(runs, start=start)
+    return with_factors(_fits[name], runs, factors)
+
+
+def with_factors(fitted: Fitted, runs: Sequence[PublishedRun], factors: Mapping[str, float]) -> Trained:
+    """A fit to `runs` with what intervals need."""
+    return Trained(
+        fitted,
+        factors,
+        frozenset(run.stack for run in runs),
+        frozenset(run.accelerator.name for run in runs),
+        places(runs),
+    )
+
+
+def left_out_forecasts(
+    runs: Sequence[PublishedRun],
+    train: Sequence[PublishedRun],
+    key: Key,
+    factors: Mapping[str, float],
+    *,
+    start: Mapping[str, float] | None = None,
+    seen: Sequence[PublishedRun] = (),
+) -> Forecasts:
+    """Forecasts of `runs`, each from those of `train` whose `key` differs."""
+    parts: dict[str, list[int]] = {}
+    for index, run in enumerate(runs):
+        parts.setdefault(key(run), []).append(index)
+    seconds, low, high, scale = (np.zeros(len(runs)) for _ in range(4))
+    condition = [""] * len(runs)
+    for name, indices in parts.items():
+        others = [run for run in train if key(run) != name]
+        trained = trained_on(others, factors, start)
+        found = forecast_runs(trained, [runs[index] for index in indices], seen)
+        for target, values in (
+            (seconds, found.seconds),
+            (low, found.low),
+            (high, found.high),
+            (scale, found.log_scale),
+        ):
+            target[indices] = values
+        for index, name_of in zip(indices, found.condition, strict=True):
+            condition[index] = name_of
+    return Forecasts(seconds, low, high, scale, tuple(condition))
+
+
+def interval_factors(runs: Sequence[PublishedRun], start: Mapping[str, float]) -> dict[str, float]:
+    """The factor of each condition: a quantile of left-out |log residual| over its scale, families weighing alike."""
+    none: dict[str, float] = {}
+    by_group = left_out_forecasts(runs, runs, group_of, none, start=start)
+    by_accelerator = left_out_forecasts(runs, runs, accelerator_of, none, start=start)
+    by_model = left_out_forecasts(runs, runs, model_fold_of, none, start=start)
+    unseen = np.concatenate([_ratios(runs, by_group), _ratios(runs, by_accelerator)])
+    twice = [*runs, *runs]
+    return {
+        FAMILIAR: _quantile(_ratios(runs, by_model), runs),
+        UNSEEN: _quantile(unseen, twice),
+        SHOT: _shot_factor(runs, start),
+    }
+
+
+def few_of(runs: Sequence[PublishedRun], indices: Sequence[int], draw: int) -> list[int]:
+    """At most ten of `indices`, half of them where there are few, drawn by a seeded generator."""
+    count = min(MOST_ROWS, max(1, len(indices) // 2))
+    return sorted(np.random.default_rng(draw).choice(indices, count, replace=False).tolist())
+
+
+def _shot_factor(runs: Sequence[PublishedRun], start: Mapping[str, float]) -> float:
+    ratios: list[float] = []
+    owners: list[PublishedRun] = []
+    for name in dict.fromkeys(group_of(run) for run in runs):
+        trained = trained_on([run for run in runs if run.group != name], {}, start)
+        inside = [index for index, run in enumerate(runs) if run.group == name]
+        if len(inside) < 4:
+            continue
+        for draw in range(4):
+            few = few_of(runs, inside, draw)
+            rest = [runs[index] for index in inside if index not in few]
+            ratios += _ratios(rest, forecast_runs(trained, rest, [runs[index] for index in few])).tolist()
+            owners += rest
+    return _quantile(np.array(ratios), owners)
+
+
+def _ratios(runs: Sequence[PublishedRun], found: Forecasts) -> Floats:
+    return np.abs(np.log([run.step_s for run in runs]) - np.log(found.seconds)) / found.log_scale
+
+
+def _quantile(ratios: Floats, runs: Sequence[PublishedRun]) -> float:
+    """The weighted quantile with the usual finite-sample step, families weighing by the root of their size."""
+    sizes = Counter(run.group for run in runs)
+    weights = np.array([sizes[run.group] ** -0.5 for run in runs])
+    order = np.argsort(ratios)
+    share = np.cumsum(weights[order]) / (weights.sum() + weights.max())
+    place = int(np.searchsorted(share, _COVERAGE))
+    return float(ratios[order][min(place, len(ratios) - 1)])

@@ -1,0 +1,157 @@
+"""How good forecasts of measured runs are: errors, intervals, and how much slower the picked plan is than the best.
+
+The error of a row is on what was measured: seconds where a time was, tokens/s where a rate was.  Nothing is fitted.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datahall.base.score import interval_score
+from datahall.calibrate.forecasting import Forecasts
+from datahall.calibrate.published import PublishedRun, Refusal
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """All scores of one file of measurements."""
+
+    runs: tuple[PublishedRun, ...]
+    forecasts: Forecasts
+    refused: tuple[Refusal, ...]
+
+    @property
+    def errors(self) -> Floats:
+        """Signed relative error of each run on what was measured."""
+        ratio = self.forecasts.seconds / self._measured
+        rates = np.array([run.metric != "step_time_s" for run in self.runs], dtype=bool)
+        return np.where(rates, 1.0 / ratio, ratio) - 1.0
+
+    @property
+    def held(self) -> NDArray[np.bool_]:
+        """Whether each run's measurement lies in its interval."""
+        return (self.forecasts.low <= self._measured) & (self._measured <= self.forecasts.high)
+
+    @property
+    def _measured(self) -> Floats:
+        return np.array([run.step_s for run in self.runs])
+
+    def to_json(self) -> dict[str, Any]:
+        """The scores as plain JSON values; shares, not percent."""
+        errors, held = self.errors, self.held
+        halves = (self.forecasts.high - self.forecasts.low) / (2.0 * self.forecasts.seconds)
+        measured = self._measured
+        low, high = self.forecasts.low / measured, self.forecasts.high / measured
+        summary = _summary(errors, held, halves)
+        return {
+            "n_rows": len(self.runs) + len(self.refused),
+            "n_scored": len(self.runs),
+            "n_refused": len(self.refused),
+            "refused_reasons": dict(Counter(refusal.reason for refusal in self.refused)),
+            "median_ape": summary["median_ape"],
+            "mean_ape": summary["mean_ape"],
+            "p90_ape": summary["p90_ape"],
+            "macro_median_ape": self._macro("median_ape"),
+            "bias": summary["bias"],
+            "interval_coverage_share": summary["interval_coverage_share"],
+            "median_half_width_share": summary["median_half_width_share"],
+            "interval_score": float(np.mean(interval_score(low, high, 1.0))) if len(measured) else None,
+            "regret_share": self.regret_share(),
+            "by_group": self._by([run.group for run in self.runs], [refusal.group for refusal in self.refused]),
+            "by_accelerator": self._by(
+                [run.accelerator.name for run in self.runs], [refusal.accelerator for refusal in self.refused]
+            ),
+            "rows": self._rows(),
+        }
+
+    def regret_share(self) -> float | None:
+        """Mean over choices of how much slower the plan forecast to be fastest was than the one measured fastest.
+
+        A choice is a model, site, batch, sequence, precision and stack for which several plans were measured.
+        """
+        choices: dict[tuple[Any, ...], list[int]] = {}
+        for index, run in enumerate(self.runs):
+            release = (run.group, run.stack, run.traits, run.variants[0].plan.precision)
+            asked = (run.model, run.accelerator.name, run.devices, run.sequence, run.global_batch)
+            choices.setdefault((*release, *asked), []).append(index)
+        regrets: list[float] = []
+        for indices in choices.values():
+            if len({self.runs[index].variants[0].plan for index in indices}) < 2:
+                continue
+            picked = min(indices, key=lambda index: float(self.forecasts.seconds[index]))
+            best = min(self.runs[index].step_s for index in indices)
+            regrets.append(self.runs[picked].step_s / best - 1.0)
+        return float(np.mean(regrets)) if regrets else None
+
+    def _macro(self, name: str) -> float | None:
+        """The mean over groups of a score, on rows of quality A where there are any."""
+        best = [run.quality == "A" for run in self.runs]
+        use = np.array(best if any(best) else [True] * len(best), dtype=bool)
+        errors, held = self.errors, self.held
+        scores: list[float] = []
+        for group in dict.fromkeys(run.group for run in self.runs):
+            mine = use & np.array([run.group == group for run in self.runs], dtype=bool)
+            if mine.any():
+                scores.append(_summary(errors[mine], held[mine], errors[mine])[name])
+        return float(np.mean(scores)) if scores else None
+
+    def _by(self, names: Sequence[str], refused: Sequence[str]) -> dict[str, Any]:
+        errors, held = self.errors, self.held
+        halves = (self.forecasts.high - self.forecasts.low) / (2.0 * self.forecasts.seconds)
+        table: dict[str, Any] = {}
+        for name in dict.fromkeys([*names, *refused]):
+            mine = np.array([other == name for other in names], dtype=bool)
+            table[name] = {"n_scored": int(mine.sum()), "n_refused": sum(other == name for other in refused)}
+            if mine.any():
+                table[name] |= _summary(errors[mine], held[mine], halves[mine])
+        return table
+
+    def _rows(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        errors, held = self.errors, self.held
+        for index, run in enumerate(self.runs):
+            found.append(
+                {
+                    "id": run.key,
+                    "group": run.group,
+                    "model": run.model,
+                    "accelerator": run.accelerator.name,
+                    "quality": run.quality,
+                    "scored": True,
+                    "metric": run.metric,
+                    "measured_step_s": run.step_s,
+                    "forecast_step_s": float(self.forecasts.seconds[index]),
+                    "low_step_s": float(self.forecasts.low[index]),
+                    "high_step_s": float(self.forecasts.high[index]),
+                    "error_share": float(errors[index]),
+                    "held": bool(held[index]),
+                    "condition": self.forecasts.condition[index],
+                }
+            )
+        return found + [
+            {"id": one.key, "group": one.group, "accelerator": one.accelerator, "scored": False, "reason": one.reason}
+            for one in self.refused
+        ]
+
+
+def _summary(errors: Floats, held: NDArray[np.bool_], halves: Floats) -> dict[str, Any]:
+    if not len(errors):
+        names = ("median_ape", "mean_ape", "p90_ape", "bias", "interval_coverage_share", "median_half_width_share")
+        return dict.fromkeys(names)
+    size = np.abs(errors)
+    return {
+        "median_ape": float(np.median(size)),
+        "mean_ape": float(np.mean(size)),
+        "p90_ape": float(np.quantile(size, 0.9)),
+        "bias": float(np.median(errors)),
+        "interval_coverage_share": float(np.mean(held)),
+        "median_half_width_share": float(np.median(halves)),
+    }

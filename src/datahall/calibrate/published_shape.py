@@ -1,0 +1,137 @@
+"""The shape of a published run's model: from its own columns, completed by the catalogue where a column is blank.
+
+A model whose layers and width nobody states is refused.  No plan and no hardware here.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+
+from datahall.base.errors import DatahallError, UsageError
+from datahall.case.model import LatentAttention, ModelShape
+from datahall.case.named_model import shape_of
+
+_USUAL_VOCABULARY = 64000
+
+
+@dataclass(frozen=True, slots=True)
+class Cells:
+    """A row as text, with blanks and NaN as nothing."""
+
+    texts: Mapping[str, str]
+
+    def text(self, name: str) -> str:
+        """The cell, or an empty string."""
+        found = self.texts.get(name, "")
+        return "" if found.lower() in {"nan", "none", "null", "n/a", "-"} and name != "recompute" else found
+
+    def number(self, name: str) -> float | None:
+        """The cell as a positive number, or None."""
+        try:
+            value = float(self.text(name))
+        except ValueError:
+            return None
+        return value if math.isfinite(value) and value > 0 else None
+
+
+def whole(value: float | None, name: str) -> int:
+    """A count that a row must state."""
+    if value is None or value < 1:
+        raise UsageError(f"{name} is not stated.")
+    return round(value)
+
+
+def shape_of_row(cells: Cells) -> ModelShape:
+    """The model's shape; UsageError where neither the row nor the catalogue states it."""
+    known = _catalogued(cells.text("model"))
+    stated = cells.number("layers") and cells.number("hidden")
+    if not stated:
+        if known is None:
+            raise UsageError("the model's shape is not stated and not in the catalogue.")
+        return known
+    if re.search(r"mamba|hybrid|ssm", cells.text("arch_note"), re.IGNORECASE):
+        raise UsageError("an architecture other than a transformer decoder.")
+    if known is not None and _same(known, cells):
+        vocab = cells.number("vocab")
+        return replace(known, vocab=round(vocab)) if vocab else known
+    return _from_columns(cells)
+
+
+@cache
+def _catalogued(name: str) -> ModelShape | None:
+    for text in (name, re.sub(r"\s*\(.*\)", "", name), name.replace(" ", "-")):
+        try:
+            return shape_of(text)
+        except DatahallError:
+            continue
+    return None
+
+
+def _same(known: ModelShape, cells: Cells) -> bool:
+    figures = {
+        "layers": known.layers,
+        "hidden": known.hidden,
+        "heads": known.heads,
+        "moe_experts": known.experts or None,
+    }
+    stated = {name: cells.number(name) for name in figures}
+    return all(value is None or value == figures[name] for name, value in stated.items())
+
+
+def _from_columns(cells: Cells) -> ModelShape:
+    layers, hidden = whole(cells.number("layers"), "layers"), whole(cells.number("hidden"), "hidden")
+    head_dim = round(cells.number("head_dim") or 0)
+    heads = round(cells.number("heads") or hidden / (head_dim or 128))
+    head_dim = head_dim or max(1, hidden // heads)
+    matrices = round(cells.number("mlp_mats") or 3)
+    experts = round(cells.number("moe_experts") or 0)
+    ffn = round(cells.number("ffn") or hidden * (4 if matrices == 2 else 3.5))
+    note = cells.text("arch_note")
+    if not cells.number("ffn") and not cells.number("heads"):
+        raise UsageError("the model's shape is stated by depth and width only.")
+    latent = _latent(note)
+    dense = re.search(r"first(?: (\d+))? layers? dense ffn (\d+)", note)
+    shared = re.search(r"(\d+) shared expert", note)
+    window = re.search(r"(\d+)-token sliding window", note)
+    shape = ModelShape(
+        name=cells.text("model") or "unnamed",
+        layers=layers,
+        hidden=hidden,
+        heads=heads,
+        kv_heads=round(cells.number("kv_heads") or heads),
+        head_dim=latent.nope_dim + latent.rope_dim if latent else head_dim,
+        ffn=ffn,
+        vocab=round(cells.number("vocab") or _USUAL_VOCABULARY),
+        mlp_matrices=matrices,
+        experts=experts,
+        experts_per_token=round(cells.number("moe_topk") or 2) if experts else 0,
+        shared_experts=int(shared[1]) if shared and experts else 0,
+        shared_ffn=ffn if shared and experts else 0,
+        dense_layers=int(dense[1] or 1) if dense and experts else 0,
+        dense_ffn=int(dense[2]) if dense and experts else 0,
+        latent=latent,
+        window=int(window[1]) if window else 0,
+        window_share=0.5 if window else 0.0,
+    )
+    return _tied(shape, (cells.number("params_b") or 0) * 1e9)
+
+
+def _latent(note: str) -> LatentAttention | None:
+    if "MLA" not in note:
+        return None
+    found = {name: re.search(rf"\b{name} (\d+)", note) for name in ("q_lora", "kv_lora", "rope", "nope", "v")}
+    usual = {"q_lora": 1536, "kv_lora": 512, "rope": 64, "nope": 128, "v": 128}
+    width = {name: int(match[1]) if match else usual[name] for name, match in found.items()}
+    return LatentAttention(width["q_lora"], width["kv_lora"], width["rope"], width["nope"], width["v"])
+
+
+def _tied(shape: ModelShape, published: float) -> ModelShape:
+    """The one of tied and untied embeddings whose count is nearer to the published one."""
+    tied = replace(shape, tied_embeddings=True)
+    if published and abs(tied.parameters() - published) < abs(shape.parameters() - published):
+        return tied
+    return shape

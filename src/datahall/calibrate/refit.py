@@ -1,0 +1,108 @@
+"""Refit every shipped calibration from the shipped published runs: `python -m datahall.calibrate.refit [--check]`.
+
+Writes `catalog/calibrations/training.json`; `--check` compares the constants with the shipped ones to three digits and
+writes nothing.  Takes well under a minute on one core.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import datahall.catalog
+from datahall.calibrate.fit import fit
+from datahall.calibrate.forecasting import Forecasts, Trained, forecast_runs
+from datahall.calibrate.holdout import (
+    accelerator_of,
+    few_of,
+    group_of,
+    interval_factors,
+    left_out_forecasts,
+    trained_on,
+    with_factors,
+)
+from datahall.calibrate.judge import Judgement
+from datahall.calibrate.published import PublishedRun
+from datahall.calibrate.shipped import NAME, load, shipped_runs, trained_json
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Refit; 0 if written or, with --check, alike."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    runs, _ = shipped_runs()
+    fitted = fit(runs)
+    if "--check" in arguments:
+        apart = differing(load().fitted.constants, fitted.constants)
+        for name in apart:
+            print(f"{name}: shipped {load().fitted.constants[name]:.6g}, refitted {fitted.constants[name]:.6g}")
+        print(f"{len(fitted.constants) - len(apart)} of {len(fitted.constants)} constants alike to three digits")
+        return 1 if apart else 0
+    factors = interval_factors(runs, fitted.constants)
+    trained = with_factors(fitted, runs, factors)
+    data = trained_json(trained, runs, held_out(runs, trained))
+    path = Path(datahall.catalog.__file__).parent / "calibrations" / f"{NAME}.json"
+    path.write_text(json.dumps(data, indent=1, separators=(",", ":")) + "\n", encoding="utf-8")
+    print(f"wrote {path}")
+    return 0
+
+
+def differing(shipped: Mapping[str, float], refitted: Mapping[str, float]) -> list[str]:
+    """Constants that are not alike to three significant digits."""
+    return [name for name, value in refitted.items() if abs(value / shipped.get(name, np.inf) - 1.0) > 1e-3]
+
+
+def held_out(runs: Sequence[PublishedRun], trained: Trained) -> dict[str, Any]:
+    """Errors on runs that the fit has not seen, by group and accelerator, with none and with at most ten rows."""
+    start = trained.fitted.constants
+    table: dict[str, Any] = {}
+    for title, key in (("group", group_of), ("accelerator", accelerator_of)):
+        none = left_out_forecasts(runs, runs, key, trained.factors, start=start)
+        table[f"{title}_zero_shot"] = _scores(runs, none, key)
+        table[f"{title}_ten_shot"] = ten_shot(runs, trained, key)
+    return table
+
+
+def ten_shot(runs: Sequence[PublishedRun], trained: Trained, key: Any, draws: int = 4) -> dict[str, Any]:
+    """Scores of each left-out part after at most ten of its rows were seen, over several draws of them."""
+    table: dict[str, Any] = {}
+    for name in dict.fromkeys(key(run) for run in runs):
+        base = trained_on([run for run in runs if key(run) != name], trained.factors, trained.fitted.constants)
+        inside = [index for index, run in enumerate(runs) if key(run) == name]
+        if len(inside) < 4:
+            continue
+        judged: list[PublishedRun] = []
+        parts: list[Forecasts] = []
+        for draw in range(draws):
+            few = few_of(runs, inside, draw)
+            rest = [runs[index] for index in inside if index not in few]
+            judged += rest
+            parts.append(forecast_runs(base, rest, [runs[index] for index in few]))
+        table |= _scores(judged, joined(parts), key)
+    return table
+
+
+def joined(parts: Sequence[Forecasts]) -> Forecasts:
+    """Several forecasts one after the other."""
+    columns = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("seconds", "low", "high", "log_scale")
+    )
+    return Forecasts(*columns, tuple(name for part in parts for name in part.condition))
+
+
+def _scores(runs: Sequence[PublishedRun], found: Forecasts, key: Any) -> dict[str, Any]:
+    judged = Judgement(tuple(runs), found, ()).to_json()
+    table = judged["by_group"] if key is group_of else judged["by_accelerator"]
+    wanted = ("n_scored", "median_ape", "mean_ape", "p90_ape", "interval_coverage_share", "median_half_width_share")
+    return {
+        name: {field: round(scores[field], 4) if field in scores else None for field in wanted}
+        for name, scores in table.items()
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,100 @@
+"""A few measured rows of a stack correct its forecasts: kriging of log residuals under a physical covariance.
+
+Two runs err alike as far as they lean on the same constants, share stack, release, model or accelerator, and have
+similar plans.  Everything is linear about the fitted constants, so that ten rows take no iterations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datahall.calibrate.design import Design, design
+from datahall.calibrate.fit import Fitted, constant_log_sds, effect_names, linearised
+from datahall.calibrate.published import PublishedRun
+
+Floats = NDArray[np.float64]
+
+CONSTANT_SHARE = 0.6  # of a constant's prior width by which stacks differ from one another
+EFFECT_LOG_SD = {"stack": 0.12, "release": 0.05, "accelerator": 0.06, "model": 0.05}
+PLAN_LOG_SD = 0.10  # what plans of one stack have of their own, alike for alike plans
+NOISE_LOG_SD = 0.03
+MOST_ROWS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Corrected:
+    """Log corrections of some runs, and their remaining standard deviation."""
+
+    log_correction: Floats
+    log_sd: Floats
+
+
+def correct(
+    fitted: Fitted, seen: Sequence[PublishedRun], runs: Sequence[PublishedRun], arrays: Design | None = None
+) -> Corrected:
+    """What `seen` runs say about the forecasts of `runs`."""
+    arrays = arrays or design(runs)
+    slopes = linearised(arrays, fitted.log_constants())[1]
+    if not seen:
+        return Corrected(np.zeros(len(runs)), np.sqrt(_own_variance(slopes)))
+    known = design(seen)
+    base, known_slopes = linearised(known, fitted.log_constants())
+    residual = np.log([run.step_s for run in seen]) - base - np.array([fitted.effect(run) for run in seen])
+    within = _covariance(seen, known_slopes, seen, known_slopes) + np.eye(len(seen)) * NOISE_LOG_SD**2
+    across = _covariance(runs, slopes, seen, known_slopes)
+    weights = np.linalg.solve(within, across.T)
+    variance = _own_variance(slopes) - np.sum(across.T * weights, axis=0)
+    return Corrected(weights.T @ residual, np.sqrt(np.maximum(variance, 0.0) + NOISE_LOG_SD**2))
+
+
+def features(run: PublishedRun) -> Floats:
+    """Where a run stands among plans: logarithms of its sizes and degrees, and its kind of arithmetic."""
+    plan = run.variants[0].plan
+    bits = {"fp8": 1.0, "fp4": 2.0}.get(plan.precision, 0.0)
+    tokens = plan.micro_batch * run.sequence / plan.context
+    logs = [
+        np.log2(run.shape.hidden) / 2,
+        np.log2(run.shape.layers) / 2,
+        np.log2(tokens) / 3,
+        np.log2(run.sequence) / 2,
+        np.log2(run.devices) / 5,
+        np.log2(plan.tensor) / 1.5,
+        np.log2(plan.pipeline) / 2,
+        np.log2(plan.context) / 2,
+        np.log2(plan.expert) / 3,
+        np.log2(plan.accumulation) / 4,
+        bits,
+        2.0 * (run.shape.experts > 0),
+        1.0 * (plan.recompute == "full") + 0.5 * (plan.recompute == "selective"),
+        {"eager": 0.0, "compiled": 1.0, "fused": 2.0, "old": 3.0, "xla": 4.0}[run.traits.issue],
+        1.0 * run.traits.overlap,
+    ]
+    return np.array(logs)
+
+
+def distances(runs: Sequence[PublishedRun], others: Sequence[PublishedRun]) -> Floats:
+    """Distance between runs among plans (1: about a doubling or two of one size)."""
+    left, right = np.array([features(run) for run in runs]), np.array([features(run) for run in others])
+    return np.sqrt(np.maximum(0.0, ((left[:, None, :] - right[None, :, :]) ** 2).sum(axis=2)))
+
+
+def _covariance(
+    runs: Sequence[PublishedRun], slopes: Floats, others: Sequence[PublishedRun], other_slopes: Floats
+) -> Floats:
+    scale = (CONSTANT_SHARE * constant_log_sds()) ** 2
+    shared = (slopes * scale) @ other_slopes.T
+    for index, sd in enumerate(EFFECT_LOG_SD.values()):
+        left = np.array([effect_names(run)[index] for run in runs])
+        right = np.array([effect_names(run)[index] for run in others])
+        shared = shared + sd**2 * (left[:, None] == right[None, :])
+    stack = np.array([run.stack for run in runs])[:, None] == np.array([run.stack for run in others])[None, :]
+    return shared + PLAN_LOG_SD**2 * np.exp(-distances(runs, others)) * np.where(stack, 1.0, 0.3)
+
+
+def _own_variance(slopes: Floats) -> Floats:
+    constants = np.sum((slopes * CONSTANT_SHARE * constant_log_sds()) ** 2, axis=1)
+    return constants + sum(sd**2 for sd in EFFECT_LOG_SD.values()) + PLAN_LOG_SD**2

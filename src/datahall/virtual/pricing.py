@@ -1,0 +1,214 @@
+"""From what is known of an accelerator, its links and a stack to the inputs of a step, by the calibrated constants.
+
+Numbers or arrays throughout, so that one plan and all published rows take the same path.  Steps are `step_time`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from datahall.case.site import Accelerator
+from datahall.catalog import accelerators
+from datahall.compute.counts import ShapeCounts
+from datahall.compute.estimate import DeviceRates
+from datahall.virtual.calibration import peak_flops_per_s
+from datahall.virtual.habits import StackHabits
+from datahall.virtual.links import LinkRates
+from datahall.virtual.step_time import StepInputs
+from datahall.virtual.traits import StackTraits
+
+_USUAL_SHARE = 0.80  # best measured matrix product over the dense peak, median of the accelerators measured
+_HOPPER, _BLACKWELL, _ULTRA, _TPU = 2.0, 3.0, 3.5, 4.0
+_ISSUES = {"eager": 0.0, "compiled": 1.0, "fused": 2.0, "old": 3.0, "xla": 4.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """Plain numbers of an accelerator in one precision, its links and a stack; fields may be arrays."""
+
+    product_flops_per_s: Any  # best measured 16-bit product, or its sibling's, or the usual share of the peak
+    power_ratio: Any  # power limit over that of the sibling that was measured (1: itself)
+    precision_cap: Any  # peak at the precision over the 16-bit peak
+    bits: Any
+    generation: Any  # 1 Ampere and others, 2 Hopper, 3 Blackwell, 3.5 Blackwell Ultra, 4 TPU
+    memory_bytes_per_s: Any
+    up_bytes_per_s: Any
+    up_latency_s: Any
+    domain: Any
+    out_bytes_per_s: Any
+    out_latency_s: Any
+    oversubscription: Any
+    issue: Any
+    fused_attention: Any
+    recent_attention: Any
+    overlap: Any
+    gradient_overlap: Any
+    causal_skipped: Any
+    repeats_products: Any  # 1 where selective recomputation repeats products (torchtitan), 0 where the attention core
+
+
+def setting_of(accelerator: Accelerator, precision: str, traits: StackTraits, links: LinkRates) -> Setting:
+    """The numbers of one accelerator and stack; `links` at their line rates.  Incompatible without the precision."""
+    peak = peak_flops_per_s(accelerator, precision)
+    wide = accelerator.peak_flops_per_s.get("bf16") or accelerator.peak_flops_per_s.get("fp16") or peak
+    best, power = _best_product(accelerator.name, wide, accelerator.power_w)
+    if accelerator.measured_flops_per_s.get("bf16"):
+        best, power = accelerator.measured_flops_per_s["bf16"], 1.0
+    bits = {"fp8": 8.0, "int8": 8.0, "fp4": 4.0, "fp32": 32.0, "tf32": 32.0}.get(precision, 16.0)
+    return Setting(
+        product_flops_per_s=best if bits <= 16 else min(best, _USUAL_SHARE * peak),
+        power_ratio=power,
+        precision_cap=max(1.0, peak / wide),
+        bits=bits,
+        generation=_generation(accelerator),
+        memory_bytes_per_s=accelerator.memory_bytes_per_s,
+        up_bytes_per_s=links.up_bytes_per_s,
+        up_latency_s=links.up_latency_s,
+        domain=links.domain,
+        out_bytes_per_s=links.out_bytes_per_s,
+        out_latency_s=links.out_latency_s,
+        oversubscription=links.oversubscription,
+        issue=_ISSUES[traits.issue],
+        fused_attention=traits.fused_attention,
+        recent_attention=traits.recent_attention,
+        overlap=traits.overlap,
+        gradient_overlap=traits.gradient_overlap,
+        causal_skipped=traits.causal_skipped,
+        repeats_products=1.0 if traits.family == "torchtitan" else 0.0,
+    )
+
+
+def stack_settings(settings: Sequence[Setting]) -> Setting:
+    """Several settings as arrays, element i being `settings[i]`."""
+    names = [field.name for field in fields(Setting)]
+    return Setting(**{name: np.array([float(getattr(one, name)) for one in settings]) for name in names})
+
+
+def step_inputs(
+    counts: ShapeCounts, sequence: Any, setting: Setting, constants: Mapping[str, Any], trainable_share: Any = 1.0
+) -> StepInputs:
+    """What a step follows from."""
+    return StepInputs(
+        counts,
+        sequence,
+        _rates(counts, sequence, setting, constants),
+        _links(setting, constants),
+        _habits(setting, constants),
+        trainable_share,
+    )
+
+
+def _rates(counts: ShapeCounts, sequence: Any, at: Setting, c: Mapping[str, Any]) -> DeviceRates:
+    on_tpu = np.asarray(at.generation) == _TPU
+    share = np.where(on_tpu, c["product_share_tpu"], c["product_share"])
+    wide = at.product_flops_per_s * np.power(at.power_ratio, c["power_exponent"]) * share
+    bits = np.asarray(at.bits)
+    half_more = np.sqrt(
+        np.maximum(1.0, at.precision_cap / 4.0)
+    )  # of what the peak gains over four times the 16-bit one
+    gain = np.where(bits >= 16, 1.0, np.where(bits >= 8, c["precision_gain_fp8"], c["precision_gain_fp4"] * half_more))
+    return DeviceRates(
+        linear_flops_per_s=wide * np.minimum(gain, at.precision_cap),
+        wide_flops_per_s=wide,
+        attention_flops_per_s=wide / share * _attention_share(counts, sequence, at, c),
+        memory_bytes_per_s=at.memory_bytes_per_s * np.minimum(1.0, c["memory_share"]),
+        launch_s=_by_issue(at, c, "launch_{}_s"),
+        kernel_s=np.where(on_tpu, 0.5, 1.0) * c["kernel_s"],
+        fixed_s=c["fixed_s"],
+        attention_backward_share=np.where(np.asarray(at.fused_attention) > 0, c["attention_backward"], 1.25),
+        expert_share=c["expert_share"],
+        element_passes=_by_issue(at, c, "passes_{}"),
+        cast_passes=np.where(bits >= 16, 0.0, np.where(bits >= 8, c["cast_passes_fp8"], c["cast_passes_fp4"])),
+        permute_passes=c["permute_passes"],
+        word_bytes=np.where(bits > 16, 4.0, 2.0),
+        causal_share=1.0 - 0.5 * at.causal_skipped,
+        score_passes=np.where(np.asarray(at.fused_attention) > 0, 0.0, c["score_passes"]),
+    )
+
+
+def _attention_share(counts: ShapeCounts, sequence: Any, at: Setting, c: Mapping[str, Any]) -> Any:
+    generation = np.asarray(at.generation)
+    recent = np.asarray(at.recent_attention)
+    hopper = c["attention_hopper"] * (1.0 - recent) + c["attention_hopper_recent"] * recent
+    known = [generation == _TPU, generation == _ULTRA, generation == _BLACKWELL, generation == _HOPPER]
+    shares = [c["attention_tpu"], c["attention_blackwell_ultra"], c["attention_blackwell"], hopper]
+    fused = np.select(known, shares, c["attention_ampere"])
+    width = np.minimum(1.0, counts.score_width / counts.heads / 128.0)
+    fused = fused * np.power(width, c["head_width_exponent"]) * sequence / (sequence + c["attention_ramp"])
+    return np.where(np.asarray(at.fused_attention) > 0, fused, c["attention_unfused"])
+
+
+def _links(at: Setting, c: Mapping[str, Any]) -> LinkRates:
+    up = np.where(np.asarray(at.generation) == _TPU, c["up_share_tpu"], c["up_share"])
+    return LinkRates(
+        up_bytes_per_s=at.up_bytes_per_s * up,
+        up_latency_s=at.up_latency_s * c["hop_latencies"],
+        domain=at.domain,
+        out_bytes_per_s=at.out_bytes_per_s * c["out_share"],
+        out_latency_s=at.out_latency_s * c["hop_latencies"],
+        oversubscription=at.oversubscription,
+    )
+
+
+def _habits(at: Setting, c: Mapping[str, Any]) -> StackHabits:
+    later = np.asarray(at.gradient_overlap)
+    return StackHabits(
+        tensor_exposed=np.minimum(1.0, c["tensor_exposed"] * (1.0 - at.overlap * (1.0 - c["tensor_overlapped"]))),
+        context_exposed=np.minimum(1.0, c["context_exposed"]),
+        expert_exposed=np.minimum(1.0, c["expert_exposed"]),
+        shard_exposed=np.minimum(1.0, c["shard_exposed"]),
+        gradient_exposed=np.where(later > 0, np.minimum(1.0, c["gradient_exposed"]), 1.0),
+        gradient_cover=np.where(later > 0, 0.7, 0.0),
+        pipeline_exposed=np.minimum(1.0, c["pipeline_exposed"]),
+        head_exposed=0.6,
+        selective_linear=at.repeats_products * np.minimum(1.0, c["selective_linear"]),
+        selective_core=1.0 - at.repeats_products,
+        gradient_bytes=c["gradient_bytes"],
+        update_bytes=c["update_bytes"],
+        expert_kernels=c["expert_kernels"],
+        straggler_share=c["straggler_share"],
+    )
+
+
+def _by_issue(at: Setting, c: Mapping[str, Any], pattern: str) -> Any:
+    code = np.asarray(at.issue)
+    values = [c[pattern.format(name)] for name in _ISSUES]
+    return np.select([code == number for number in _ISSUES.values()], values, values[0])
+
+
+def _generation(accelerator: Accelerator) -> float:
+    if accelerator.kind == "tpu":
+        return _TPU
+    if accelerator.architecture.startswith("blackwell"):
+        return _ULTRA if accelerator.architecture.endswith("ultra") else _BLACKWELL
+    return _HOPPER if accelerator.architecture in {"hopper", "cdna3", "cdna4"} else 1.0
+
+
+@cache
+def _best_product(name: str, wide_peak: float, power_w: float) -> tuple[float, float]:
+    """The best 16-bit product of the measured sibling, scaled by peak, and the power limit over the sibling's."""
+    try:
+        own = accelerators.accelerator(name)
+    except Exception:
+        return _USUAL_SHARE * wide_peak, 1.0
+    if own.kind == "tpu":
+        return wide_peak, 1.0
+    family = own.architecture.removesuffix("-ultra")
+    for other_name in accelerators.names():
+        other = accelerators.accelerator(other_name)
+        measured = other.measured_flops_per_s.get("bf16")
+        if (
+            other.name != own.name
+            and measured
+            and other.architecture.removesuffix("-ultra") == family
+            and other.power_w
+        ):
+            share = measured / other.peak_flops_per_s["bf16"]
+            budget = (power_w or other.power_w) / wide_peak
+            return share * wide_peak, min(1.0, budget / (other.power_w / other.peak_flops_per_s["bf16"]))
+    return _USUAL_SHARE * wide_peak, 1.0

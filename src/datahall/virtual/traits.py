@@ -1,0 +1,96 @@
+"""What is known of a training stack from its name: how it issues kernels, what its attention is, what it overlaps.
+
+Facts that anybody can read in the stack's own documentation; how much they matter is fitted (`constants`).  A stack
+that is not known gets the usual traits of PyTorch programs.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True, slots=True)
+class StackTraits:
+    """Traits of one stack.  `issue` is how kernels reach the device: eager, compiled, fused (hand-fused), old, xla.
+
+    `fused_attention` 0 stores the scores (before 2023); `recent_attention` 1 uses kernels written for Hopper and later;
+    `overlap` 1 hides tensor-parallel transfers behind products where it can; `gradient_overlap` 1 starts exchanging
+    gradients during the backward pass.
+    """
+
+    family: str
+    issue: str
+    release: str = ""
+    fused_attention: float = 1.0
+    recent_attention: float = 0.0
+    overlap: float = 0.0
+    gradient_overlap: float = 1.0
+    causal_skipped: float = 1.0  # 1: the masked half of the scores is not computed
+    sequence_parallel: bool = True
+    local_batch_in_pipeline: bool = False
+    interleaves: bool = False  # its pipelines usually hold several chunks of layers
+
+
+_TORCH = StackTraits("pytorch", "eager")
+_OLD_MEGATRON = StackTraits(
+    "megatron-lm",
+    "old",
+    fused_attention=0.0,
+    gradient_overlap=0.0,
+    causal_skipped=0.0,
+    sequence_parallel=False,
+)
+_CORE = StackTraits("megatron-bridge", "fused", recent_attention=1.0, overlap=1.0, interleaves=True)
+_STACKS: tuple[tuple[str, StackTraits], ...] = (
+    (r"megatron-deepspeed", replace(_OLD_MEGATRON, family="megatron-deepspeed")),
+    (r"megatron-bridge|nemo|megatron-core|megatron.?fsdp", _CORE),
+    (r"megatron", _OLD_MEGATRON),
+    (r"torchtitan", StackTraits("torchtitan", "compiled", local_batch_in_pipeline=True)),
+    (r"maxtext|t5x|pathways|jax|pax|axlearn|easylm|levanter", StackTraits("xla", "xla")),
+    (r"foundry|composer|mosaic", StackTraits("llm-foundry", "eager")),
+    (r"hai-llm|dualpipe", replace(_CORE, family="hai-llm")),
+    (r"llama3 4d|meta llama", replace(_TORCH, family="meta", recent_attention=0.5, overlap=0.3, interleaves=True)),
+    (r"deepspeed", replace(_TORCH, family="deepspeed")),
+)
+
+
+def traits_of(framework: str, kind: str, note: str = "") -> StackTraits:
+    """The traits of `framework` on an accelerator of `kind` (gpu, tpu, ...); `note` may name compilation or overlap."""
+    low, remark = framework.lower(), note.lower()
+    found = next((traits for pattern, traits in _STACKS if re.search(pattern, low)), None)
+    if found is None:
+        found = StackTraits("xla", "xla") if kind == "tpu" else replace(_TORCH, family=low or "pytorch")
+    release = re.search(r"(\d+\.\d+(?:\.\d+)*)", framework)
+    found = replace(found, release=release[1] if release else "")
+    if found.issue == "compiled" and re.search(r"eager|no torch\.compile", remark):
+        found = replace(found, issue="eager")
+    if re.search(r"async ?tp|asynctp", remark) and not re.search(r"vanilla", remark):
+        found = replace(found, overlap=1.0)
+    if found.family == "xla" and kind != "tpu":
+        found = replace(found, family="xla-gpu", recent_attention=0.5)
+    return found
+
+
+def recompute_of(text: str, traits: StackTraits, mixture: bool) -> list[tuple[str, float]]:
+    """Recomputation as `compute.plan` knows it, with weights; several where a row leaves it open."""
+    low = text.lower()
+    if low.startswith("full"):
+        return [("full", 1.0)]
+    if low.startswith("offload"):
+        return [("full", 1.0)]
+    if "or none" in low:
+        return [("selective", 0.5), ("none", 0.5)]
+    if low.startswith("selective"):
+        return [("selective", 1.0)]
+    if low.startswith("none"):
+        return [("none", 1.0)]
+    if low:
+        return [("selective", 0.5), ("none", 0.5)]
+    if traits.issue == "xla":
+        return [("full", 0.5), ("selective", 0.5)]
+    if traits.family in {"megatron-deepspeed", "deepspeed"}:
+        return [("full", 0.7), ("none", 0.3)]
+    if mixture:
+        return [("none", 0.6), ("selective", 0.4)]
+    return [("none", 0.8), ("full", 0.2)]
