@@ -14,6 +14,7 @@ import argparse
 import hashlib
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from typing import Any
 
 from datahall.network.choose import Candidate, LinkModel, Option, options
 from datahall.network.execute_namespaces import Hosts, LinkShape, hosts
+from datahall.network.links_estimate import wire_bytes
 from datahall.network.plan import NetworkPlan
 
 LINKS = (
@@ -45,6 +47,7 @@ PLANS = {
 SHAPES = [(256, 32), (512, 512), (512,), (512, 512), (512,), (256, 512), (256,)]
 TARGET, MOST_STEPS, LEARNING_SEEDS = 3.0, 320, (100,)
 HEADER_BYTES, SEGMENT_BYTES = 66, 1448
+LARGE_ELEMENTS, SMALL_ELEMENTS = 500_000, 4_000
 WORKER = Path(__file__).with_name("slow_links_worker.py")
 
 
@@ -101,17 +104,23 @@ def probe(both: Workers, made: Hosts, shape: LinkShape) -> tuple[LinkModel, dict
     """The link as gloo meets it: rate from a large reduction, a round from a small one, answers from the counters."""
     found = both.order(do="probe", plans={name: asdict(plan) for name, plan in PLANS.items()})
     worst = {key: max(one[key] for one in found) for key in found[0] if key != "codec_s"}
-    before = made.counters(0)
-    payload = both.order(do="large", times=3)[0]["bytes"]
-    sent = made.counters(0).sent_bytes - before.sent_bytes
+    payload, sent = _reduced(both, made, LARGE_ELEMENTS, 3)
     segments = payload / SEGMENT_BYTES
     answers = max(0.0, (sent - payload - HEADER_BYTES * segments) / HEADER_BYTES / segments)
-    one = payload / 3
     rounds_s = worst["small_reduce_s"]
-    rate = 8 * sent / 3 / (worst["large_reduce_s"] - rounds_s)
+    rate = 8 * sent / (worst["large_reduce_s"] - rounds_s)
     codec = {name: max(part["codec_s"][name] for part in found) for name in PLANS}
-    link = LinkModel(min(rate, shape.bits_per_s), rounds_s / 2, answers)
-    return link, {**worst, "codec_s": codec, "probe_payload_bytes": one}
+    small, small_sent = _reduced(both, made, SMALL_ELEMENTS, 10)
+    notices = (small_sent - float(wire_bytes(small, small, 2, acks_per_segment=answers))) / 2
+    link = LinkModel(min(rate, shape.bits_per_s), rounds_s / 2, answers, round_bytes=max(0.0, notices))
+    return link, {**worst, "codec_s": codec}
+
+
+def _reduced(both: Workers, made: Hosts, elements: int, times: int) -> tuple[float, float]:
+    """Payload and bytes on the wire of one all-reduce of so many elements; between two ranks it sends its payload."""
+    before = made.counters(0)
+    payload = both.order(do="reduce", elements=elements, times=times)[0]["bytes"]
+    return payload / times, (made.counters(0).sent_bytes - before.sent_bytes) / times
 
 
 def seal(forecasts: Sequence[Option]) -> str:
@@ -213,6 +222,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--learn", action="store_true", help="learn the step factors only")
     chosen = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the namespaces are removed
     held = [json.loads(line) for line in chosen.results.read_text().splitlines()] if chosen.results.exists() else []
     if chosen.table:
         print(table([line for line in held if "link" in line]))

@@ -173,9 +173,9 @@ def _collectives() -> dict[str, float]:
     } | {"large_reduce_s": _median(lambda: distributed.all_reduce(large), 5), "large_bytes": 4 * LARGE_ELEMENTS}
 
 
-def large(order: dict[str, Any], rank: int, text: Text) -> dict[str, Any]:
-    """Only large collectives, so that the interface counters around them tell headers and answers."""
-    values = torch.ones(LARGE_ELEMENTS)
+def reduce(order: dict[str, Any], rank: int, text: Text) -> dict[str, Any]:
+    """Only reductions of one size, so that the interface counters around them tell headers and answers."""
+    values = torch.ones(order.get("elements", LARGE_ELEMENTS))
     start = time.perf_counter()
     for _ in range(order["times"]):
         distributed.all_reduce(values)
@@ -201,7 +201,7 @@ def main() -> None:
     print(json.dumps({"ready": rank}), flush=True)
     for line in sys.stdin:
         order = json.loads(line)
-        action = {"prepare": prepare, "train": train, "probe": probe, "large": large}[order["do"]]
+        action = {"prepare": prepare, "train": train, "probe": probe, "reduce": reduce}[order["do"]]
         print(json.dumps(action(order, rank, text)), flush=True)
     distributed.destroy_process_group()
 

@@ -27,13 +27,14 @@ class LinkModel:
 
     `bits_per_s` counts frames; `round_s` is what one round of a collective waits beside its bytes (about one round
     trip with gloo, which asks before it sends); `acks_per_segment` the empty answers to the opposite direction's
-    segments; `mtu_bytes` the largest packet.
+    segments; `mtu_bytes` the largest packet; `round_bytes` the library's own notices on the wire in each round.
     """
 
     bits_per_s: float
     round_s: float
     acks_per_segment: float = 0.5
     mtu_bytes: float = 1500.0
+    round_bytes: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +106,7 @@ def rounds_and_wire(plan: NetworkPlan, shapes: Sequence[Shape], ranks: int, link
         each, payload = _rounds(call, ranks)
         rounds += each
         wire += float(wire_bytes(payload, payload, each, link.mtu_bytes, link.acks_per_segment))
+        wire += each * link.round_bytes
     return rounds, wire
 
 
