@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
 import socket
-import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,8 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 
 from datahall.storage import execute  # noqa: E402
 from datahall.storage.execute_async import BackgroundSaver  # noqa: E402
-from datahall.storage.store import verify  # noqa: E402
+from datahall.storage.place import open_place  # noqa: E402
+from datahall.storage.store import committed_steps, verify  # noqa: E402
 
 
 def model() -> torch.nn.Sequential:
@@ -84,13 +87,15 @@ def _rank(task: Callable[..., None], rank: int, world: int, port: int, arguments
     if world > 1:
         store = dist.TCPStore("127.0.0.1", port, world, rank == 0)
         dist.init_process_group("gloo", store=store, rank=rank, world_size=world)
-    task(rank, world, *arguments)
-    if world > 1:
-        dist.destroy_process_group()
-    sys.exit(0)
+    try:
+        task(rank, world, *arguments)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)  # not through gloo's farewell, which waits for a dead rank
+    os._exit(0)
 
 
-def on_ranks(world: int, task: Callable[..., None], *arguments: Any) -> None:
+def on_ranks(world: int, task: Callable[..., None], *arguments: Any, exits: list[int] | None = None) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -100,7 +105,7 @@ def on_ranks(world: int, task: Callable[..., None], *arguments: Any) -> None:
         process.start()
     for process in ranks:
         process.join(120)
-    assert [process.exitcode for process in ranks] == [0] * world
+    assert [process.exitcode for process in ranks] == (exits or [0] * world)
 
 
 def test_two_ranks_to_one_to_four_and_fsdp_to_tensor_parallel(tmp_path: Path) -> None:
@@ -151,3 +156,19 @@ def _background(rank: int, world: int, store: str) -> None:
 
 def test_two_ranks_save_in_the_background_while_they_talk(tmp_path: Path) -> None:
     on_ranks(2, _background, str(tmp_path / "store"))
+
+
+def _one_dies(rank: int, world: int, store: str) -> None:
+    state = {"weight": torch.full((1000,), 2.0), "rank": rank}
+    if rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    with pytest.raises(Exception, match=r".+"):
+        execute.save(store, 2, state)
+
+
+def test_a_rank_that_dies_while_saving_leaves_the_step_uncommitted(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    execute.save(store, 1, {"weight": torch.ones(1000)})
+    on_ranks(2, _one_dies, str(store), exits=[0, -signal.SIGKILL])
+    assert committed_steps(open_place(store)) == [1]
+    assert verify(store, 1).faults == ()
