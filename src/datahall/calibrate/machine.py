@@ -57,9 +57,9 @@ class Machine:
         """The same machine with intervals for this configuration."""
         return replace(self, position=position_of(case, compute))
 
-    def inputs(self, case: Case, compute: ComputePlan) -> StepInputs:
-        """What a step of `case` under `compute` follows from, multipliers applied."""
-        return scaled(self.probed(case, compute), self.local.multipliers, compute.precision)
+    def inputs(self, case: Case, plan: ComputePlan) -> StepInputs:
+        """What a step of `case` under `plan` follows from, multipliers applied."""
+        return scaled(self.probed(case, plan), self.local.multipliers, plan.precision)
 
     def probed(self, case: Case, compute: ComputePlan) -> StepInputs:
         """The inputs as the probe alone gives them."""
