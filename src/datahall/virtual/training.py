@@ -204,6 +204,8 @@ def _counts(case: Case, plan: Plan) -> dict[str, int]:
 
 def _notes(case: Case, plan: Plan, run: RunSeconds) -> tuple[str, ...]:
     notes: list[str] = []
+    if plan.network.compression != "none" or plan.network.local_steps > 1:
+        notes.append("The forecast prices a plain exchange: `datahall exchange` prices compression and local steps.")
     if not case.site.accelerator.price_usd_per_h:
         notes.append("The site has no price, so the cost is 0.")
     if not case.site.accelerator.power_w:
