@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from datahall.base.formula import formula
-from datahall.storage.manifest import CHUNK_BYTES
+from datahall.storage.plan import CHUNK_BYTES
 
 
 @formula(

@@ -26,7 +26,6 @@ from datahall.storage.codec import encode
 from datahall.storage.execute_tensor import as_plain, dtype_name, is_plain, view_bytes
 from datahall.storage.faults import AlreadyCommitted, CorruptShard, StoreFault
 from datahall.storage.manifest import (
-    CHUNK_BYTES,
     MANIFEST,
     Chunk,
     Manifest,
@@ -38,6 +37,7 @@ from datahall.storage.manifest import (
     step_folder,
 )
 from datahall.storage.place import Place
+from datahall.storage.plan import CHUNK_BYTES
 from datahall.storage.store import read_manifest
 
 

@@ -24,7 +24,6 @@ from datahall.storage.faults import CorruptShard, Unsafe
 
 FORMAT_VERSION: Final = 1
 MANIFEST: Final = "manifest.json"
-CHUNK_BYTES: Final = 4 << 20  # what is written; larger ones up to the limit can be read
 CHUNK_LIMIT_BYTES: Final = 64 << 20
 
 DTYPE_BYTES: Final[Mapping[str, int]] = {

@@ -6,6 +6,9 @@ The value only; `estimate` says what it takes.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
+
+CHUNK_BYTES: Final = 4 << 20  # the unit of coding, checking and reading; what is written is at most this
 
 
 @dataclass(frozen=True, slots=True)

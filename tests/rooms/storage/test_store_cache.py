@@ -6,7 +6,7 @@ import random
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datahall.base.errors import UsageError
@@ -39,6 +39,7 @@ def test_the_counted_hits_are_those_of_the_replay(tmp_path: Path, name: str) -> 
 
 
 @pytest.mark.parametrize("name", list(POLICIES))
+@settings(deadline=None)
 @given(accesses=st.lists(st.tuples(st.sampled_from("abcdefgh"), st.integers(1, 60)), max_size=80))
 def test_a_policy_never_exceeds_its_limit_and_knows_what_is_there(name: str, accesses: list[tuple[str, int]]) -> None:
     policy = eviction(name, 100)

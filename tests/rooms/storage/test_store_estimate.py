@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datahall.storage import estimate
@@ -33,6 +33,7 @@ CASES: list[tuple[Any, list[Any]]] = [
 
 @pytest.mark.parametrize(("function", "inputs"), CASES, ids=[case[0].__name__ for case in CASES])
 def test_an_element_of_the_array_answer_is_the_scalar_answer(function: Any, inputs: list[Any]) -> None:
+    @settings(deadline=None)
     @given(st.lists(st.tuples(*inputs), min_size=1, max_size=5))
     def check(rows: list[tuple[Any, ...]]) -> None:
         together = function(*(np.array(column) for column in zip(*rows, strict=True)))
@@ -50,6 +51,7 @@ def test_stripes_add_up_until_the_tier_is_full() -> None:
     assert estimate.transfer_s(8e9, 8, 4, 1e9, 4e9, 0.5) == 8.5  # four clients share the tier
 
 
+@settings(deadline=None)
 @given(ratio=st.floats(1.05, 8.0), rate=rates, overlap=st.floats(0.0, 1.0))
 def test_at_the_break_even_bandwidth_a_codec_takes_as_long_as_none(ratio: float, rate: float, overlap: float) -> None:
     even = float(estimate.break_even_bytes_per_s(ratio, rate, overlap))

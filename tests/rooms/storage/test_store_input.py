@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datahall.base.errors import UsageError
@@ -36,6 +36,7 @@ def numbered(reads: list[int]) -> ShardedData:
     return ShardedData(read, length, json.loads)
 
 
+@settings(deadline=None)
 @given(
     sizes=st.lists(st.integers(0, 12), min_size=1, max_size=9).filter(sum),
     seed=st.integers(0, 99),
