@@ -26,7 +26,7 @@ from datahall.virtual.failures import daly_interval_s
 from datahall.virtual.step_time import StepInputs, step_time
 
 Numbers = NDArray[np.float64]
-_SLICE = 8192
+_SLICE = 16384
 _UNSTATED_INTERVAL_S = 3600.0  # between checkpoints where nobody stated how often devices fail
 
 
