@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from datahall.calibrate.fit import Fitted
-from datahall.calibrate.forecasting import Trained, places
+from datahall.calibrate.forecasting import FAMILIAR, UNSEEN, Trained, forecast_runs, places
 from datahall.calibrate.published import PublishedRun, Refusal, read_runs
 from datahall.catalog import calibrations, published_runs
 
@@ -53,6 +53,7 @@ def trained_json(trained: Trained, runs: tuple[PublishedRun, ...], held_out: Map
         "constants": {name: float(f"{value:.6g}") for name, value in trained.fitted.constants.items()},
         "effects": {name: round(value, 5) for name, value in trained.fitted.effects.items()},
         "interval_factors": {name: round(value, 4) for name, value in trained.factors.items()},
+        "half_widths": half_widths(trained, runs),
         "validity": {
             "stacks": sorted(trained.stacks),
             "accelerators": sorted(trained.accelerators),
@@ -63,3 +64,9 @@ def trained_json(trained: Trained, runs: tuple[PublishedRun, ...], held_out: Map
         "held_out": held_out,
         "places": places(runs).round(3).tolist(),
     }
+
+
+def half_widths(trained: Trained, runs: tuple[PublishedRun, ...]) -> dict[str, float]:
+    """Half of a usual 90 % interval of the logarithm of a step's seconds, by condition: what a plan is given."""
+    scale = float(np.median(forecast_runs(trained, runs).log_scale))
+    return {name: round(scale * trained.factors[name], 4) for name in (FAMILIAR, UNSEEN)}

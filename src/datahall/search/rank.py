@@ -21,7 +21,8 @@ from datahall.decisions.plan import Plan
 from datahall.search.engines import runnable
 from datahall.search.price import Prices, price, whole_plan
 from datahall.search.space import Space, divisors, space
-from datahall.virtual.calibration import Calibration, Uncalibrated
+from datahall.virtual.calibration import Calibration
+from datahall.virtual.transferred import default_calibration
 
 GOALS = ("time", "cost", "energy")
 SAME_SHARE = 0.02  # plans closer than this are one to the forecast: the simpler is taken
@@ -86,7 +87,7 @@ def search(
     Raises NoPlan with the obstacles and how many plans each stopped, Incompatible where the accelerator cannot compute
     in the case's precision.
     """
-    calibration = calibration or Uncalibrated()
+    calibration = calibration or default_calibration(case)
     if case.goal.minimise not in GOALS:
         raise UsageError(f"a goal cannot minimise {case.goal.minimise!r}.", hint=f"Use {', '.join(GOALS)}.")
     precision = precision_of(case)

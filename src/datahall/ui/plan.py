@@ -20,7 +20,8 @@ from datahall.decisions.proposal import Proposal
 from datahall.search.engines import ENGINES
 from datahall.search.rank import Ranking, search
 from datahall.search.why import Flip, Loss, explain, flips, losses, memory_items, step_items
-from datahall.virtual.calibration import Calibration, Uncalibrated
+from datahall.virtual.calibration import Calibration
+from datahall.virtual.transferred import default_calibration
 
 FORMAT_VERSION = 1
 QUESTIONS = ("site", "hardware", "link", "checkpoint")
@@ -106,7 +107,7 @@ def calibration_of(case: Case) -> Calibration:
 
 def uncorrected(case: Case) -> Calibration:
     """The calibration for a case without what this user's ledger knows."""
-    return Uncalibrated()
+    return default_calibration(case)
 
 
 def plan_json(ranking: Ranking, others: list[Loss], changes: list[Flip]) -> dict[str, Any]:

@@ -23,12 +23,15 @@ from datahall.case.question import Case
 from datahall.case.site import Site
 from datahall.compute.counts import ShapeCounts
 from datahall.compute.memory import memory
+from datahall.compute.mfu import mfu
 from datahall.compute.numbers import PlanNumbers
+from datahall.compute.plan import ComputePlan
 from datahall.compute.step import step_table
 from datahall.decisions.plan import Plan
-from datahall.virtual.calibration import Calibration, Uncalibrated, peak_flops_per_s
+from datahall.virtual.calibration import Calibration, peak_flops_per_s
 from datahall.virtual.failures import daly_interval_s, wall_over_work
 from datahall.virtual.step_time import StepInputs, StepSeconds, step_time
+from datahall.virtual.transferred import default_calibration
 
 RESTART_S = 300.0  # reschedule, load, first step: used only where failures are stated
 _IDLE_POWER_SHARE = 0.3  # of the device's power limit, while it waits
@@ -62,7 +65,7 @@ def forecast(case: Case, plan: Plan, calibration: Calibration | None = None) -> 
     where the accelerator lacks the precision.
     """
     plan.check_belongs_to(case)
-    calibration = calibration or Uncalibrated()
+    calibration = calibration or default_calibration(case)
     compute = plan.compute
     if compute.devices > case.site.devices:
         raise UsageError(
@@ -74,7 +77,7 @@ def forecast(case: Case, plan: Plan, calibration: Calibration | None = None) -> 
     seconds = step_time(inputs, numbers)
     run = run_seconds(case, plan, float(seconds.total), float(inputs.habits.startup_s))
     values = _values(case, plan, inputs, seconds, run)
-    label = weakest([calibration.label, case.site.label("accelerator"), case.site.label("scale_out")])
+    label = _label(case, calibration)
     metrics = {name: _metric(name, unit, value, calibration, label) for name, (unit, value) in values.items()}
     return Result("virtual", MappingProxyType(metrics), MappingProxyType(_counts(case, plan)), _notes(case, plan, run))
 
@@ -85,8 +88,8 @@ def forecast(case: Case, plan: Plan, calibration: Calibration | None = None) -> 
     holds="the peak is the dense one of the precision of the linear layers; over 1 is an error",
 )
 def mfu_share(model_flops: float, devices: int, step_s: float, peak: float) -> float:
-    """Model FLOPs utilisation as a share."""
-    return model_flops / (devices * step_s * peak)
+    """Model FLOPs utilisation as a share; UsageError above 1."""
+    return mfu(model_flops / (devices * step_s), peak)
 
 
 @formula(
@@ -172,9 +175,28 @@ def _values(
         "energy": ("joules", float(watts * compute.devices * run.total)),
         "cost": ("usd", site.accelerator.price_usd_per_h / 3600.0 * compute.devices * run.total),
         "tokens_per_s": ("tokens_per_s", tokens / step_s),
-        "mfu": ("share", mfu_share(model_flops_per_step(case, compute.global_batch), compute.devices, step_s, peak)),
+        "mfu": ("share", _forecast_mfu(case, compute, step_s, peak)),
         "goodput": ("share", run.goodput_share),
     }
+
+
+def _forecast_mfu(case: Case, compute: ComputePlan, step_s: float, peak: float) -> float:
+    """MFU with attention counted in full; causally where a long sequence would make that more than the peak."""
+    flops = model_flops_per_step(case, compute.global_batch)
+    counts = ShapeCounts.of(case.model)
+    if flops > compute.devices * step_s * peak:
+        sequence = case.application.sequence
+        core = 6.0 * counts.layers * float(counts.keys(sequence)) * (counts.score_width + counts.value_width)
+        flops -= 0.5 * compute.global_batch * sequence * core
+    return mfu_share(flops, compute.devices, step_s, peak)
+
+
+def _label(case: Case, calibration: Calibration) -> Label:
+    """The weakest label of the inputs; data sheets that a transferred fit took in are judged with it."""
+    labels = [case.site.label("accelerator"), case.site.label("scale_out")]
+    if calibration.label is Label.TRANSFERRED:
+        labels = [label for label in labels if label is not Label.CATALOGUE]
+    return weakest([calibration.label, *labels])
 
 
 def _metric(name: str, unit: str, value: float, calibration: Calibration, label: Label) -> Metric:

@@ -1,0 +1,110 @@
+"""The calibration for a site that nobody measured here: constants fitted to published runs of other sites.
+
+It answers for accelerators of the kinds that were fitted (GPU, TPU) and says so by the label `transferred`; for anything
+else the plain data sheet answers, with its wide interval.  Fitting is `calibrate`'s.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+from datahall.base.label import Label
+from datahall.case.question import Case
+from datahall.catalog.calibrations import calibration
+from datahall.compute.counts import ShapeCounts
+from datahall.compute.plan import ComputePlan
+from datahall.virtual.calibration import Calibration, Uncalibrated, trainable_share
+from datahall.virtual.links import LinkRates
+from datahall.virtual.pricing import setting_of, step_inputs
+from datahall.virtual.step_time import StepInputs
+from datahall.virtual.traits import StackTraits, traits_of
+
+_WHOLE = {"step_time", "tokens_per_s", "mfu", "total_time", "energy", "cost"}
+_PARTS_WIDER = 2.0  # times the width of the whole: published runs say little about their parts
+_MEMORY = (0.9, 1.12)
+
+
+@dataclass(frozen=True, slots=True)
+class Transferred:
+    """Constants from published runs; `half_width` is half of the 90 % interval of the logarithm of a step's seconds."""
+
+    constants: Mapping[str, float]
+    traits: StackTraits
+    log_effect: float
+    half_width: float
+
+    @property
+    def label(self) -> Label:
+        """Fitted elsewhere."""
+        return Label.TRANSFERRED
+
+    def inputs(self, case: Case, plan: ComputePlan) -> StepInputs:
+        """Inputs from the site's figures and the fitted constants."""
+        site = case.site
+        links = LinkRates(
+            site.scale_up.bytes_per_s,
+            site.scale_up.latency_s,
+            float(site.scale_up_domain),
+            site.scale_out.bytes_per_s,
+            site.scale_out.latency_s,
+            site.oversubscription,
+        )
+        setting = setting_of(site.accelerator, plan.precision, self.traits, links)
+        counts = ShapeCounts.of(case.model)
+        found = step_inputs(counts, case.application.sequence, setting, self.constants, trainable_share(case))
+        return slower(found, math.exp(self.log_effect))
+
+    def spread(self, component: str) -> tuple[float, float]:
+        """From left-out published runs; parts of a step are twice as uncertain as the whole."""
+        if component == "peak_memory":
+            return _MEMORY
+        half = self.half_width * (1.0 if component in _WHOLE else _PARTS_WIDER)
+        return math.exp(-half), math.exp(half)
+
+
+def default_calibration(case: Case) -> Calibration:
+    """The shipped calibration where it holds for the site, else the data sheet alone."""
+    accelerator = case.site.accelerator
+    if accelerator.kind not in {"gpu", "tpu"} or not accelerator.architecture:
+        return Uncalibrated()
+    data = _shipped()
+    traits = traits_of(case.site.stack, accelerator.kind)
+    known = traits.family in data["validity"]["stacks"] and accelerator.name in data["validity"]["accelerators"]
+    names = (f"accelerator:{accelerator.name}", f"stack:{traits.family}", f"release:{traits.family} {traits.release}")
+    effect = sum(float(data["effects"].get(name, 0.0)) for name in (names if case.site.stack else names[:1]))
+    half = float(data["half_widths"]["familiar" if known and case.site.stack else "unseen"])
+    return Transferred(data["constants"], traits, effect, half)
+
+
+def slower(inputs: StepInputs, factor: float) -> StepInputs:
+    """The same step with every second of device, host and link multiplied by `factor`."""
+    rates, links = inputs.rates, inputs.links
+    return replace(
+        inputs,
+        rates=replace(
+            rates,
+            linear_flops_per_s=rates.linear_flops_per_s / factor,
+            wide_flops_per_s=rates.wide_flops_per_s / factor,
+            attention_flops_per_s=rates.attention_flops_per_s / factor,
+            memory_bytes_per_s=rates.memory_bytes_per_s / factor,
+            launch_s=rates.launch_s * factor,
+            kernel_s=rates.kernel_s * factor,
+            fixed_s=rates.fixed_s * factor,
+        ),
+        links=replace(
+            links,
+            up_bytes_per_s=links.up_bytes_per_s / factor,
+            up_latency_s=links.up_latency_s * factor,
+            out_bytes_per_s=links.out_bytes_per_s / factor,
+            out_latency_s=links.out_latency_s * factor,
+        ),
+    )
+
+
+@cache
+def _shipped() -> Mapping[str, Any]:
+    return calibration("training")
