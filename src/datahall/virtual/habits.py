@@ -13,8 +13,8 @@ import numpy as np
 class StackHabits:
     """How a training stack behaves where plans do not say: shares between 0 and 1, bytes per parameter.
 
-    An `*_exposed` share of a transfer is never hidden (and slows what it runs beside); the rest hides as far as there is
-    arithmetic to cover it.  `selective_*` is what "selective" recomputation runs again.
+    An `*_exposed` share of a transfer is never hidden (and slows what it runs beside); the rest hides as far as there
+    is arithmetic to cover it.  `selective_*` is what "selective" recomputation runs again.
     """
 
     tensor_exposed: Any = 0.8

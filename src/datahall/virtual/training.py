@@ -84,7 +84,7 @@ def forecast(case: Case, plan: Plan, calibration: Calibration | None = None) -> 
 
 @formula(
     equation="MFU = model FLOPs of a step / (devices x step time x dense peak)",
-    source="Chowdhery et al. 2022, PaLM (arXiv 2204.02311), appendix B; attention counted in full, recomputation not at all",
+    source="PaLM (arXiv 2204.02311), appendix B; attention counted in full, recomputation not at all",
     holds="the peak is the dense one of the precision of the linear layers; over 1 is an error",
 )
 def mfu_share(model_flops: float, devices: int, step_s: float, peak: float) -> float:

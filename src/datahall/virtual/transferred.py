@@ -1,6 +1,6 @@
 """The calibration for a site that nobody measured here: constants fitted to published runs of other sites.
 
-It answers for accelerators of the kinds that were fitted (GPU, TPU) and says so by the label `transferred`; for anything
+It answers for accelerators of the kinds that were fitted (GPU, TPU), labelled `transferred`; for anything
 else the plain data sheet answers, with its wide interval.  Fitting is `calibrate`'s.
 """
 
