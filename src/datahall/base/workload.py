@@ -33,6 +33,11 @@ class Workload:
     into tokens (1 where there are none).  `metrics` are functions of the model, evaluated after training.
     `cut_points` names the modules, in order of execution, between which the model may be cut into pipeline stages or
     sharding units ("blocks.0", "blocks.1", ...).  `optimiser(parameters)` makes the optimiser; None: AdamW.
+    A pipeline also needs `cut(model, start, stop)`, the part from cut point `start` up to `stop` with the model's own
+    parameter names (the first part takes the inputs, the last gives the outputs), `split(batch)` into inputs and
+    targets, and `criterion(output, target)`, so that loss(model, batch) is criterion(model(inputs), targets).
+    `tensor_cuts` says how tensor parallelism cuts modules, by name with * for one part: "column" (outputs), "row"
+    (inputs), "vocabulary" (rows of a table), "gathered" (outputs, put together again), "input" (whose input is whole).
     """
 
     name: str
@@ -43,3 +48,7 @@ class Workload:
     metrics: Mapping[str, Callable[[Any], float]] = field(default_factory=lambda: MappingProxyType({}))
     cut_points: tuple[str, ...] = ()
     optimiser: Callable[[Any], Any] | None = None
+    cut: Callable[[Any, int, int], Any] | None = None
+    split: Callable[[Any], tuple[Any, Any]] | None = None
+    criterion: Callable[[Any, Any], Any] | None = None
+    tensor_cuts: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))

@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint as recompute
 
 from datahall.base.errors import Incompatible, Refused
 from datahall.base.workload import Workload
+from datahall.compute.layout import check_runnable
 from datahall.compute.plan import ComputePlan
 
 LEARNING_RATE = 1e-3
@@ -30,19 +31,31 @@ _DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 class Executor(Protocol):
     """One worker's side of a split.
 
-    `data_rank` of `data_world` says which share of the global batch this worker reads; `module` is the bare model.
+    `data_rank` of `data_world` says which share of the global batch this worker reads; of the workers that read the
+    same share, one `logs_samples`.  `group_key` tells groups apart whose members exchange gradients with each other.
+    Seconds that the loop is blocked by other transfers belong to component `blocked_in`.  `actions` is what the worker
+    did in the last pass of a pipeline's schedule, in order: (F or B, stage, micro-batch).
     """
 
     data_rank: int
     data_world: int
-    module: nn.Module
+    logs_samples: bool
+    group_key: int
+    blocked_in: str
+    actions: list[tuple[str, int, int]] | None
 
-    def gradients(self, batches: Iterable[Any], micro_steps: int, mark: Mark) -> float:
-        """Forward and backward of one step's micro-batches, gradients exchanged; the mean loss of this worker."""
+    def gradients(self, batches: Iterable[Any], micro_steps: int, mark: Mark) -> float | None:
+        """Forward and backward of one step's micro-batches, gradients exchanged.
+
+        The mean loss of this worker's samples; None where another pipeline stage has it.
+        """
         ...
 
     def rehearse(self, batches: Iterable[Any]) -> None:
-        """Forward and backward of one step on this worker alone, for observers; nothing is exchanged or updated."""
+        """Forward and backward of one step, for observers: gradients are not exchanged between copies, nothing updated.
+
+        Workers that share one copy of the model do it together.
+        """
         ...
 
     def update(self) -> None:
@@ -60,35 +73,51 @@ class Executor(Protocol):
         """Take over what `tensors` gave."""
         ...
 
+    def whole_weights(self) -> dict[str, torch.Tensor]:
+        """All parameters and buffers of the whole model by name; workers call together, worker 0 gets them."""
+        ...
+
 
 def prepare(
     workload: Workload, plan: ComputePlan, *, bucket_bytes: int, device: torch.device, exchange: Exchange | None = None
 ) -> Executor:
     """The executor of `plan`'s split, in an initialised process group where there is more than one worker.
 
-    `exchange` replaces the all-reduce of a bucket and must give the sum over workers.  Refused for splits that datahall
-    plans but does not run.
+    `exchange` replaces the all-reduce of a bucket of plain data parallelism and must give the sum over workers.
+    Refused for splits that datahall plans but does not run.
     """
-    if max(plan.tensor, plan.pipeline, plan.context, plan.expert) > 1 or plan.zero_stage:
-        raise Refused(
-            "this split is planned but not run yet: only data parallelism is.",
-            where="plan.compute",
-            hint="Choose a plan with tensor, pipeline, context, expert 1 and zero_stage 0.",
-        )
+    check_runnable(plan)
+    grouped = dist.is_initialized() and dist.get_world_size() > 1
+    if plan.pipeline > 1:
+        from datahall.compute.execute_pipeline import Pipelined
+
+        return Pipelined(workload, plan, bucket_bytes, device)
+    if plan.tensor > 1:
+        from datahall.compute.execute_tensor import TensorParallel
+
+        return TensorParallel(workload, plan, bucket_bytes, device)
+    if plan.zero_stage == 1 or (plan.zero_stage and grouped):
+        from datahall.compute.execute_sharded import FullySharded, ShardedOptimiser
+
+        return (ShardedOptimiser if plan.zero_stage == 1 else FullySharded)(workload, plan, device)
     return DataParallel(workload, plan, bucket_bytes, device, exchange)
 
 
 class DataParallel:
     """One copy of the model per worker; gradients are summed bucket by bucket while the backward pass still runs."""
 
+    logs_samples = True
+    group_key = 0
+    blocked_in = "transfer"
+    actions: list[tuple[str, int, int]] | None = None
+
     def __init__(
         self, workload: Workload, plan: ComputePlan, bucket_bytes: int, device: torch.device, exchange: Exchange | None
     ) -> None:
-        self.loss = workload.loss
-        self.device = device
-        self.precision = _autocast_dtype(plan.precision)
+        self.loss, self.device = workload.loss, device
+        self.precision = autocast_dtype(plan.precision)
         self.module: nn.Module = workload.model.to(device)
-        _recompute_blocks(self.module, workload.cut_points, plan.recompute)
+        recompute_blocks(self.module, workload.cut_points, plan.recompute)
         grouped = dist.is_initialized() and dist.get_world_size() > 1
         self.data_rank = dist.get_rank() if grouped else 0
         self.data_world = dist.get_world_size() if grouped else 1
@@ -122,7 +151,7 @@ class DataParallel:
     def tensors(self, *, complete: bool = False) -> dict[str, torch.Tensor]:
         """Parameters, buffers and the optimiser's state."""
         if complete and not self.optimiser.state:
-            _allocate_state(self.optimiser)
+            allocate_state(self.optimiser)
         return {**_module_tensors(self.module), **_optimiser_tensors(self.optimiser)}
 
     def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -132,6 +161,10 @@ class DataParallel:
                 tensor.copy_(tensors[name])
         _restore_optimiser(self.optimiser, tensors)
 
+    def whole_weights(self) -> dict[str, torch.Tensor]:
+        """As in Executor."""
+        return whole(dict(self.module.named_parameters()) | dict(self.module.named_buffers()))
+
     def _exchanging(self, *, last: bool) -> AbstractContextManager[Any]:
         if last or not isinstance(self.replica, DistributedDataParallel):
             return nullcontext()
@@ -139,20 +172,33 @@ class DataParallel:
 
     def _loss(self, model: nn.Module, batch: Any) -> torch.Tensor:
         if self.precision is None:
-            return self.loss(model, _to(batch, self.device))
+            return self.loss(model, to_device(batch, self.device))
         with torch.autocast(self.device.type, dtype=self.precision):
-            return self.loss(model, _to(batch, self.device))
+            return self.loss(model, to_device(batch, self.device))
 
 
 def make_optimiser(workload: Workload, module: nn.Module) -> torch.optim.Optimizer:
     """The workload's own optimiser, or AdamW with the fused kernel."""
-    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    return optimiser_of(workload, [parameter for parameter in module.parameters() if parameter.requires_grad])
+
+
+def optimiser_of(workload: Workload, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """The workload's own optimiser of these parameters, or AdamW with the fused kernel."""
     if workload.optimiser is not None:
         return workload.optimiser(parameters)
     return torch.optim.AdamW(parameters, lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
 
 
-def _autocast_dtype(precision: str) -> torch.dtype | None:
+def whole(held: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Shards put together, by all workers that share them."""
+    return {
+        name: (tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor).detach()  # pyright: ignore
+        for name, tensor in held.items()
+    }
+
+
+def autocast_dtype(precision: str) -> torch.dtype | None:
+    """The type that products are computed in; None for 32 bits.  Incompatible where PyTorch cannot train so."""
     if precision not in _DTYPES:
         raise Incompatible(
             f"PyTorch cannot train in {precision} here.",
@@ -183,7 +229,8 @@ def begin_sum(buffer: torch.Tensor) -> torch.futures.Future[Any]:
     return work.get_future()
 
 
-def _recompute_blocks(module: nn.Module, cut_points: tuple[str, ...], how: str) -> None:
+def recompute_blocks(module: nn.Module, cut_points: tuple[str, ...], how: str) -> None:
+    """Have blocks keep their input only, and run again in the backward pass, where the plan says so."""
     if how == "none":
         return
     if how != "full":
@@ -196,14 +243,15 @@ def _recompute_blocks(module: nn.Module, cut_points: tuple[str, ...], how: str) 
         block.forward = lambda *inputs, _forward=forward: recompute(_forward, *inputs, use_reentrant=False)
 
 
-def _to(batch: Any, device: torch.device) -> Any:
+def to_device(batch: Any, device: torch.device) -> Any:
+    """A batch of tensors on the device."""
     if device.type == "cpu":
         return batch
     if isinstance(batch, torch.Tensor):
         return batch.to(device, non_blocking=True)
     if isinstance(batch, Mapping):
-        return {key: _to(value, device) for key, value in batch.items()}
-    return type(batch)(_to(value, device) for value in batch)
+        return {key: to_device(value, device) for key, value in batch.items()}
+    return type(batch)(to_device(value, device) for value in batch)
 
 
 def _module_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
@@ -220,7 +268,7 @@ def _optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, torch.Tens
     }
 
 
-def _allocate_state(optimiser: torch.optim.Optimizer) -> None:
+def allocate_state(optimiser: torch.optim.Optimizer) -> None:
     """Let the optimiser make its state by a step that moves nothing: no gradient, no learning rate."""
     rates = [group["lr"] for group in optimiser.param_groups]
     for group in optimiser.param_groups:

@@ -10,10 +10,11 @@ from __future__ import annotations
 from datahall.base.step_table import Component, Row, StepTable
 from datahall.case.model import ModelShape
 from datahall.compute.counts import ShapeCounts
+from datahall.compute.handed import GRADIENT_BYTES, countable, handed_over
+from datahall.compute.layout import stage_layers
 from datahall.compute.plan import ComputePlan
 
 _BYTES = {"fp32": 4, "tf32": 4}
-_GRADIENT_BYTES = 4  # parameters, gradients and Adam's moments stay 32-bit; only products are narrower (autocast)
 
 
 def step_table(
@@ -37,15 +38,9 @@ def step_table(
         rows += _head_rows(counts, tokens, plan, word)
     last_products = 2 * tokens * (own_layers - own_moe) * counts.dense_weights // counts.mlp_matrices // plan.tensor
     rows += _recompute_rows(rows, plan, last_products)
-    rows += _state_rows(shape, plan, own_layers, word)
+    rows += _exchange_rows(shape, sequence, plan, stage, own_layers, word)
+    rows.append(_optimiser_row(shape, plan, own_layers))
     return StepTable(tuple(row for row in rows if row.flops or row.bytes))
-
-
-def stage_layers(layers: int, stages: int, stage: int) -> range:
-    """The layers of one of `stages` pipeline stages: as even as can be, earlier stages one more."""
-    share, more = divmod(layers, stages)
-    start = stage * share + min(stage, more)
-    return range(start, start + share + (1 if stage < more else 0))
 
 
 def _stage_layers(counts: ShapeCounts, stages: int, stage: int) -> tuple[int, int]:
@@ -143,23 +138,33 @@ def _recomputed(name: str, rows: list[Row], without_flops: int) -> Row:
     )
 
 
-def _state_rows(shape: ModelShape, plan: ComputePlan, own_layers: int, word: int) -> list[Row]:
-    """Gradient exchange and optimiser, for the parameters that one worker holds (an even share of the stages)."""
+def _exchange_rows(
+    shape: ModelShape, sequence: int, plan: ComputePlan, stage: int, own_layers: int, word: int
+) -> list[Row]:
+    """What the worker hands over: exactly where datahall runs the split itself, else for an even share of the model."""
+    if countable(shape, plan):
+        handed = handed_over(shape, sequence, plan, stage)
+        return [Row(kind, Component.TRANSFER, 0, size, messages=calls) for kind, (calls, size) in handed.items()]
+    parameters = shape.parameters() // (plan.tensor * plan.pipeline)
+    ranks = plan.data * plan.context
+    shards = min(plan.shard_group or ranks, ranks)
+    rows: list[Row] = []
+    if ranks > 1:
+        kind = "reduce_scatter" if plan.zero_stage else "all_reduce"
+        rows.append(Row(kind, Component.TRANSFER, 0, GRADIENT_BYTES * parameters, messages=1))
+    if plan.zero_stage == 3 and shards > 1:
+        gathers = plan.accumulation * 2
+        moved = gathers * word * parameters // shards
+        rows.append(Row("all_gather", Component.TRANSFER, 0, moved, messages=gathers * own_layers))
+    if plan.tensor > 1:
+        tokens = plan.accumulation * plan.micro_batch * sequence // plan.context
+        moved = 4 * own_layers * word * tokens * shape.hidden
+        rows.append(Row("tensor exchange", Component.TRANSFER, 0, moved, messages=4 * own_layers * plan.accumulation))
+    return rows
+
+
+def _optimiser_row(shape: ModelShape, plan: ComputePlan, own_layers: int) -> Row:
     parameters = shape.parameters() // (plan.tensor * plan.pipeline)
     ranks = plan.data * plan.context
     shards = min(plan.shard_group or ranks, ranks) if plan.zero_stage else 1
-    rows: list[Row] = []
-    if ranks > 1:
-        rows.append(Row("gradient exchange", Component.TRANSFER, 0, _GRADIENT_BYTES * parameters, messages=1))
-    if plan.zero_stage == 3 and shards > 1:
-        gathers = plan.accumulation * 2
-        rows.append(
-            Row("parameter gather", Component.TRANSFER, 0, gathers * word * parameters, messages=gathers * own_layers)
-        )
-    if plan.tensor > 1:
-        rows.append(
-            Row("tensor-parallel exchange", Component.TRANSFER, 0, 0, messages=4 * own_layers * plan.accumulation)
-        )
-    update = 7 * 4 * parameters // shards
-    rows.append(Row("optimiser", Component.OPTIMISER, 0, update, kernels=10 * own_layers))
-    return rows
+    return Row("optimiser", Component.OPTIMISER, 0, 7 * 4 * parameters // shards, kernels=10 * own_layers)

@@ -12,6 +12,7 @@ from typing import Any
 
 from datahall.case.question import Case
 from datahall.case.saved import case_from_json
+from datahall.compute.layout import Layout
 from datahall.decisions.plan import Plan, plan_from_json
 from datahall.real.injection import Injection
 
@@ -49,6 +50,10 @@ class Job:
         values.update(case=self.case.to_json(), plan=self.plan.to_json(), folder=str(self.folder))
         values["injection"] = self.injection.to_json() if self.injection else None
         path.write_text(json.dumps(values), encoding="utf-8")
+
+    def voice(self) -> int:
+        """The worker that knows the loss and speaks for the run."""
+        return Layout.of(self.plan.compute, self.workers).voice
 
     def micro_steps(self) -> int:
         """Micro-batches per step and worker, so that the global batch stays the plan's whatever the workers' number."""

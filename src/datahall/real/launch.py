@@ -131,7 +131,7 @@ class _Watch:
         self.hang_timeout_s = hang_timeout_s
         self.board = Board(job.folder / "board.bin", job.workers)
         self.began_s = time.monotonic()
-        self.log = job.folder / "workers" / "0.jsonl"
+        self.log = job.folder / "workers" / f"{job.voice()}.jsonl"
         self.read_to = self.log.stat().st_size if self.log.exists() else 0
 
     def wait(self) -> Loss | None:

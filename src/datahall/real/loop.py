@@ -16,7 +16,7 @@ from datahall.base.workload import Workload
 from datahall.compute.execute import Executor
 from datahall.real.checkpoint import Checkpoints
 from datahall.real.job import Job
-from datahall.real.observe import CollectiveCounter
+from datahall.real.observe_collectives import CollectiveCounter
 from datahall.real.record import Recorder
 from datahall.real.sampling import step_samples, worker_share
 
@@ -34,25 +34,49 @@ def train(
     recorder.step = first
     micro_steps = job.micro_steps()
     for step in range(first, job.stop):
-        calls, handed, cpu_s = counter.calls, counter.bytes, time.process_time()
+        calls, handed, blocked_s, cpu_s = counter.calls, counter.bytes, counter.blocked_s, time.process_time()
+        counter.by_kind.clear()
         torch.manual_seed(hash((job.case.application.seed, step, executor.data_rank)))
         recorder.mark("input")
         shares = my_share(job, workload, executor, step)
-        loss = executor.gradients(_batches(workload, shares, recorder), micro_steps, recorder.mark)
-        recorder.mark("optimiser")
+        phases = _Phases(recorder, counter)
+        loss = executor.gradients(_batches(workload, shares, executor, recorder), micro_steps, phases.mark)
+        phases.mark("optimiser")
+        updating_s = counter.blocked_s
         executor.update()
         recorder.mark("idle")
+        seen = {
+            "calls": counter.calls - calls,
+            "bytes": counter.bytes - handed,
+            "kinds": dict(counter.by_kind),
+            "blocked_s": round(phases.computed_s - blocked_s, 6),
+            "update_blocked_s": round(counter.blocked_s - updating_s, 6),
+        }
         if checkpoints.due(step + 1):
             recorder.mark("checkpoint")
             checkpoints.commit(step + 1)
             recorder.mark("idle")
         recorder.end_step(
             loss=loss,
-            calls=counter.calls - calls,
-            bytes=counter.bytes - handed,
+            **seen,
+            group=executor.group_key,
+            blocked_in=executor.blocked_in,
             cpu_s=round(time.process_time() - cpu_s, 6),
         )
     checkpoints.finish()
+
+
+class _Phases:
+    """Marks phases of one step, and notes how long transfers had blocked the worker when its arithmetic was over."""
+
+    def __init__(self, recorder: Recorder, counter: CollectiveCounter) -> None:
+        self.recorder, self.counter = recorder, counter
+        self.computed_s = -1.0
+
+    def mark(self, phase: str) -> None:
+        if phase in ("exchange", "optimiser") and self.computed_s < 0:
+            self.computed_s = self.counter.blocked_s
+        self.recorder.mark(phase)
 
 
 def my_share(job: Job, workload: Workload, executor: Executor, step: int) -> list[Sequence[int]]:
@@ -62,10 +86,11 @@ def my_share(job: Job, workload: Workload, executor: Executor, step: int) -> lis
     return worker_share(samples, executor.data_rank, executor.data_world, compute.micro_batch)
 
 
-def _batches(workload: Workload, shares: list[Sequence[int]], recorder: Recorder) -> Iterator[Any]:
+def _batches(workload: Workload, shares: list[Sequence[int]], executor: Executor, recorder: Recorder) -> Iterator[Any]:
     for index, ids in enumerate(shares):
         if index:
             recorder.mark("input")
         batch = workload.data.batch(ids)
-        recorder.loaded(ids)
+        if executor.logs_samples:
+            recorder.loaded(ids)
         yield batch

@@ -34,10 +34,11 @@ class WorkerStep:
     checkpoint_s: float
     phases: tuple[tuple[str, float, float], ...]
     transfers: tuple[tuple[int, float, float], ...]
-    loss: float
+    loss: float | None  # None where it was not noted, or is on another pipeline stage
     collective_calls: int
     collective_bytes: int
     cpu_s: float
+    kinds: Mapping[str, tuple[int, int]]  # calls and bytes by kind of collective
 
     @property
     def step_s(self) -> float:
@@ -56,8 +57,9 @@ class Step:
 
     @property
     def loss(self) -> float:
-        """The mean loss over the global batch."""
-        return sum(worker.loss for worker in self.workers) / len(self.workers)
+        """The mean loss over the global batch; NaN where nobody noted one."""
+        known = [worker.loss for worker in self.workers if worker.loss is not None]
+        return sum(known) / len(known) if known else float("nan")
 
     @property
     def steady(self) -> bool:
@@ -134,10 +136,15 @@ def _rank_of(path: Path) -> int:
 def _merge(
     number: int, attempt: int, events: Mapping[int, Event], followers: Mapping[tuple[int, int, int], float]
 ) -> tuple[WorkerStep, ...]:
-    arrivals = [at for event in events.values() for phase, at in event.data["marks"] if phase == "exchange"]
-    everybody_s = max(arrivals, default=0.0)
+    arrivals: dict[int, float] = {}
+    for event in events.values():
+        group = event.data.get("group", 0)
+        found = [at for phase, at in event.data["marks"] if phase == "exchange"]
+        arrivals[group] = max([*found, arrivals.get(group, 0.0)])
     return tuple(
-        _worker_step(rank, event.data, everybody_s, followers.get((attempt, number, rank), event.time_s))
+        _worker_step(
+            rank, event.data, arrivals[event.data.get("group", 0)], followers.get((attempt, number, rank), event.time_s)
+        )
         for rank, event in sorted(events.items())
     )
 
@@ -157,6 +164,7 @@ def _worker_step(rank: int, data: Mapping[str, Any], everybody_s: float, next_be
             checkpoint_s += end - begin
         else:
             seconds[_COMPONENT_OF.get(phase, "other")] += end - begin
+    _take_out_blocked(seconds, data)
     return WorkerStep(
         rank=rank,
         begin_s=marks[0][1],
@@ -165,8 +173,19 @@ def _worker_step(rank: int, data: Mapping[str, Any], everybody_s: float, next_be
         checkpoint_s=checkpoint_s,
         phases=tuple(phases),
         transfers=tuple((count, handed, done) for count, handed, done in data["transfers"]),
-        loss=float("nan") if data["loss"] is None else data["loss"],
+        loss=data["loss"],
         collective_calls=data["calls"],
         collective_bytes=data["bytes"],
         cpu_s=data["cpu_s"],
+        kinds={kind: (calls, count) for kind, (calls, count) in data.get("kinds", {}).items()},
     )
+
+
+def _take_out_blocked(seconds: dict[str, float], data: Mapping[str, Any]) -> None:
+    """Seconds in which a worker was blocked by a transfer are neither arithmetic nor the optimiser's."""
+    blocked = min(data.get("blocked_s", 0.0), seconds["compute"])
+    seconds["compute"] -= blocked
+    seconds[data.get("blocked_in", "transfer")] += blocked
+    updating = min(data.get("update_blocked_s", 0.0), seconds["optimiser"])
+    seconds["optimiser"] -= updating
+    seconds["transfer"] += updating

@@ -33,7 +33,8 @@ from datahall.base.result import Result
 from datahall.compute.execute import begin_sum
 from datahall.real.device_clock import CudaClock
 from datahall.real.measure import Step, read_steps
-from datahall.real.observe import CollectiveCounter, FlopWatch, MemoryWatch
+from datahall.real.observe import FlopWatch, MemoryWatch
+from datahall.real.observe_collectives import CollectiveCounter
 from datahall.real.record import Recorder
 from datahall.real.summary import counts_of, run_metrics, step_metrics, view_rank
 

@@ -1,4 +1,4 @@
-"""Independent observers of one worker: collectives at the call, FLOPs by torch's counter, memory from /proc.
+"""Independent observers of one worker: FLOPs by torch's counter, memory from /proc.
 
 They see what really happened and share no formula with the forecast.  They change neither tensors nor order.
 """
@@ -8,54 +8,14 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
+from torch.distributed.tensor import DTensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
-
-# Collectives, and which argument holds what is handed over.
-_COLLECTIVES = {
-    "all_reduce": 0,
-    "broadcast": 0,
-    "send": 0,
-    "isend": 0,
-    "all_gather_into_tensor": 1,
-    "reduce_scatter_tensor": 1,
-    "all_to_all_single": 1,
-}
-
-
-@dataclass(slots=True)
-class CollectiveCounter:
-    """Counts calls and the bytes of the tensors handed to torch.distributed's collectives by this process."""
-
-    calls: int = 0
-    bytes: int = 0
-    replaced: dict[str, Callable[..., Any]] = field(default_factory=dict[str, Callable[..., Any]])
-
-    def watch(self) -> None:
-        """Put the counter in front of every collective of this process."""
-        for name, argument in _COLLECTIVES.items():
-            self.replaced[name] = getattr(dist, name)
-            setattr(dist, name, self._counting(getattr(dist, name), argument))
-
-    def release(self) -> None:
-        """Take the counter away again."""
-        for name, collective in self.replaced.items():
-            setattr(dist, name, collective)
-        self.replaced.clear()
-
-    def _counting(self, collective: Callable[..., Any], argument: int) -> Callable[..., Any]:
-        def counted(*arguments: Any, **named: Any) -> Any:
-            tensor = arguments[argument] if len(arguments) > argument else next(iter(named.values()))
-            self.calls += 1
-            self.bytes += tensor.numel() * tensor.element_size()
-            return collective(*arguments, **named)
-
-        return counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +31,16 @@ class FlopWatch:
 
     def __init__(self) -> None:
         self.counter = FlopCounterMode(display=False, custom_mapping=_cpu_attention())
+        self.parts = _OwnParts()
 
     def start(self) -> None:
         """Begin to count in this thread."""
         self.counter.__enter__()
+        self.parts.__enter__()
 
     def stop(self) -> Flops:
         """End it; what was counted."""
+        self.parts.__exit__(None, None, None)
         self.counter.__exit__(None, None, None)
         by_operation = {str(key): int(value) for key, value in self.counter.get_flop_counts().get("Global", {}).items()}
         attention = sum(value for name, value in by_operation.items() if "attention" in name)
@@ -93,6 +56,15 @@ def count_flops(work: Callable[[], Any]) -> Flops:
     finally:
         flops = watch.stop()
     return flops
+
+
+class _OwnParts(TorchDispatchMode):
+    """Lets a cut tensor take itself apart first, so that this worker's part of a product is counted, not the whole."""
+
+    def __torch_dispatch__(self, function, types, arguments=(), named=None):
+        if any(issubclass(one, DTensor) for one in types):
+            return NotImplemented
+        return function(*arguments, **(named or {}))
 
 
 class MemoryWatch:

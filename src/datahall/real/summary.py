@@ -11,6 +11,8 @@ from pathlib import Path
 
 from datahall.base.label import Label
 from datahall.base.metric import Metric, exactly
+from datahall.compute.layout import Layout
+from datahall.compute.plan import ComputePlan
 from datahall.real.measure import COMPONENTS, Step, WorkerStep, median, median_interval, read_kind
 
 
@@ -54,17 +56,28 @@ def run_metrics(folder: Path, steps: Sequence[Step]) -> list[Metric]:
 
 
 def counts_of(
-    folder: Path, steps: Sequence[Step], samples: Mapping[int, Sequence[int]], tokens_per_sample: int
+    folder: Path,
+    steps: Sequence[Step],
+    samples: Mapping[int, Sequence[int]],
+    tokens_per_sample: int,
+    compute: ComputePlan | None = None,
 ) -> dict[str, int]:
-    """Exact counts of the committed history, from the observers' logs."""
+    """Exact counts of the committed history, from the observers' logs.
+
+    FLOPs and collectives are those of one worker: the one that speaks for the plan `compute`, by default the first.
+    """
+
+    def voice(step: Step) -> WorkerStep:
+        return step.workers[Layout.of(compute, len(step.workers)).voice if compute else 0]
+
     read = sum(len(samples.get(step.number, ())) for step in steps)
     counts = {"steps": len(steps), "samples": read, "tokens": read * tokens_per_sample}
     for event in read_kind(folder, "flops"):
-        if event.data["rank"] == 0:
+        if event.data["rank"] == voice(steps[-1]).rank:
             counts["matmul_flops"] = event.data["matmul"] * len(steps)
             counts["attention_flops"] = event.data["attention"] * len(steps)
-    counts["collective_bytes"] = sum(step.workers[0].collective_bytes for step in steps)
-    counts["collective_calls"] = sum(step.workers[0].collective_calls for step in steps)
+    counts["collective_bytes"] = sum(voice(step).collective_bytes for step in steps)
+    counts["collective_calls"] = sum(voice(step).collective_calls for step in steps)
     committed = {event.data["step"]: event.data["bytes"] for event in read_kind(folder, "checkpoint")}
     counts["checkpoint_bytes"] = sum(committed.values())
     counts["checkpoints"] = len(committed)

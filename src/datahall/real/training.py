@@ -17,6 +17,7 @@ from datahall.base.event import Event
 from datahall.base.metric import exactly
 from datahall.base.result import Result
 from datahall.case.question import Case
+from datahall.compute.layout import check_runnable
 from datahall.decisions.plan import Plan
 from datahall.real.injection import Injection
 from datahall.real.job import Job
@@ -73,6 +74,7 @@ def run(
     hold; the user's own error comes back with the place of the worker's output.
     """
     plan.check_belongs_to(case)
+    check_runnable(plan.compute)
     check_batches(plan, [plan.compute.devices, *(workers_from or {}).values()])
     stop = steps if steps is not None else case.application.steps
     load_before = load_average()
@@ -115,7 +117,7 @@ def measurement(
     result = Result(
         "real",
         {metric.name: metric for metric in found},
-        counts_of(folder, steps, samples, case.application.sequence),
+        counts_of(folder, steps, samples, case.application.sequence, plan.compute),
         tuple(f"worker {loss.rank} was lost in step {loss.step}: {loss.how}" for loss in lost),
     )
     losses = tuple(step.loss for step in steps)

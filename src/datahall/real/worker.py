@@ -27,7 +27,8 @@ from datahall.real.device_clock import CudaClock
 from datahall.real.exchange import TimedExchange
 from datahall.real.injection import disturbed
 from datahall.real.job import EXIT_LOST_PEER, Job, load_job
-from datahall.real.observe import CollectiveCounter, MemoryWatch, count_flops, die_with_parent
+from datahall.real.observe import MemoryWatch, count_flops, die_with_parent
+from datahall.real.observe_collectives import CollectiveCounter
 from datahall.real.record import Recorder
 from datahall.workloads import entry
 
@@ -120,13 +121,19 @@ def _observe(job: Job, workload: Workload, executor: execute.Executor, recorder:
     """What is read after the run: FLOPs of one untimed step, the workload's metrics, the weights."""
     if job.count_flops:
         _count_flops(job, workload, executor, recorder)
+    if executor.actions is not None:
+        recorder.event("order", actions=executor.actions)
+    if not workload.metrics and not job.keep_weights:
+        return
+    weights = executor.whole_weights()
     if recorder.rank != 0:
         return
-    metrics = {name: float(metric(executor.module)) for name, metric in workload.metrics.items()}
-    recorder.event("metrics", **metrics)
+    model = entry.build(job.case, job.import_paths).model  # the worker's own may be cut into pieces
+    model.load_state_dict(weights, strict=False)
+    recorder.event("metrics", **{name: float(metric(model)) for name, metric in workload.metrics.items()})
     if job.keep_weights:
-        tensors = {name: tensor for name, tensor in executor.tensors().items() if name.startswith("model.")}
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, job.folder / "weights.safetensors")
+        named = {f"model.{name}": tensor.contiguous() for name, tensor in weights.items()}
+        save_file(named, job.folder / "weights.safetensors")
 
 
 def _count_flops(job: Job, workload: Workload, executor: execute.Executor, recorder: Recorder) -> None:

@@ -19,6 +19,19 @@ from datahall.workloads.text import VOCABULARY, TextSamples, held_out_text, trai
 _ROTARY_BASE = 10_000.0
 _NORM_EPSILON = 1e-5
 _VALIDATION_SAMPLES = 64
+TENSOR_CUTS = {
+    "embedding": "vocabulary",
+    "blocks.*.attention": "input",
+    "blocks.*.attention.query": "column",
+    "blocks.*.attention.key": "column",
+    "blocks.*.attention.value": "column",
+    "blocks.*.attention.output": "row",
+    "blocks.*.mlp": "input",
+    "blocks.*.mlp.gate": "column",
+    "blocks.*.mlp.up": "column",
+    "blocks.*.mlp.down": "row",
+    "head": "gathered",
+}
 
 
 def build(case: Case) -> Workload:
@@ -42,13 +55,21 @@ def build(case: Case) -> Workload:
         tokens_per_sample=sequence,
         metrics={"validation_loss": lambda trained: validation_loss(trained, held_out)},
         cut_points=tuple(f"blocks.{index}" for index in range(case.model.layers)),
+        cut=LanguageModelPart,
+        split=lambda batch: (batch[:, :-1], batch[:, 1:]),
+        criterion=token_cross_entropy,
+        tensor_cuts=TENSOR_CUTS,
     )
 
 
 def next_token_loss(model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
     """Mean cross-entropy, in nats per token, of each token given those before it."""
-    logits = model(batch[:, :-1])
-    return functional.cross_entropy(logits.flatten(0, 1).float(), batch[:, 1:].flatten())
+    return token_cross_entropy(model(batch[:, :-1]), batch[:, 1:])
+
+
+def token_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy of logits (batch, sequence, vocabulary) in nats."""
+    return functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
 
 
 @torch.no_grad()
@@ -81,6 +102,32 @@ class LanguageModel(nn.Module):
         for block in self.blocks:
             hidden = block(hidden, rotation)
         return self.head(self.norm(hidden))
+
+
+class LanguageModelPart(nn.Module):
+    """Blocks `start` to `stop` - 1 of a model, with its embedding if first and its head if last, under its names."""
+
+    def __init__(self, model: LanguageModel, start: int, stop: int) -> None:
+        super().__init__()
+        if model.shape.tied_embeddings:
+            raise Refused(
+                "a pipeline cannot share the embedding between its first and last stage.",
+                where="model.tied_embeddings",
+                hint="Untie them, or choose a plan without a pipeline.",
+            )
+        self.shape = model.shape
+        self.blocks = nn.ModuleDict({str(index): model.blocks[index] for index in range(start, stop)})
+        self.embedding = model.embedding if start == 0 else None
+        last = stop == model.shape.layers
+        self.norm, self.head = (model.norm, model.head) if last else (None, None)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        if self.embedding is not None:
+            hidden = self.embedding(hidden)
+        rotation = rotary_table(hidden.shape[1], self.shape.head_dim, hidden.device)
+        for block in self.blocks.values():
+            hidden = block(hidden, rotation)
+        return hidden if self.norm is None or self.head is None else self.head(self.norm(hidden))
 
 
 class Block(nn.Module):

@@ -1,0 +1,206 @@
+"""Pipeline parallelism: PyTorch's schedules over stages that the workload cuts from its model.
+
+GPipe, 1F1B and interleaved 1F1B; a worker holds one stage, or `virtual_stages` of them.  Several copies sum
+their gradients after the last micro-batch.  The order of every worker's work is kept, for the bubble.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe, ScheduleInterleaved1F1B
+
+from datahall.base.errors import Refused
+from datahall.base.workload import Workload
+from datahall.compute import execute
+from datahall.compute.execute import Mark
+from datahall.compute.execute_local import LocalState, sum_in_buckets
+from datahall.compute.layout import Layout, stage_layers
+from datahall.compute.plan import ComputePlan
+
+_SCHEDULES: dict[str, Any] = {
+    "gpipe": ScheduleGPipe,
+    "1f1b": Schedule1F1B,
+    "interleaved": ScheduleInterleaved1F1B,
+}
+
+
+class Pipelined:
+    """One worker's stages; micro-batches flow through all workers of its copy."""
+
+    blocked_in = "waiting"
+
+    def __init__(self, workload: Workload, plan: ComputePlan, bucket_bytes: int, device: torch.device) -> None:
+        _check(workload, plan)
+        self.workload, self.device, self.bucket_bytes = workload, device, bucket_bytes
+        self.precision = execute.autocast_dtype(plan.precision)
+        self.layout = Layout.of(plan, dist.get_world_size())
+        place = self.layout.place(dist.get_rank())
+        self.data_rank, self.data_world = place.data, self.layout.data
+        self.group_key, self.logs_samples = place.stage, place.stage == 0
+        mesh = init_device_mesh(
+            device.type, (self.layout.pipeline, self.layout.data), mesh_dim_names=("pipeline", "data")
+        )
+        self.group, self.data_group = mesh.get_group("pipeline"), mesh.get_group("data")
+        model: nn.Module = workload.model.to(device)
+        execute.recompute_blocks(model, workload.cut_points, plan.recompute)
+        self.shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+        self.stages = self._cut(model, plan, place.stage)
+        held = {name: tensor for stage in self.stages for name, tensor in stage.submod.named_parameters()}
+        self.first, self.last = self.stages[0].is_first, self.stages[-1].is_last
+        self.schedule = self._schedule(plan)
+        self.micro_batches = plan.accumulation
+        self.state = LocalState(workload, held, list(self.shapes))
+        self._warm_up(plan)
+
+    def gradients(self, batches: Iterable[Any], micro_steps: int, mark: Mark) -> float | None:
+        """As in Executor: one pass of the whole schedule."""
+        whole = self._whole(list(batches))
+        mark("forward")
+        loss = self._pass(whole)
+        if self.data_world > 1:
+            mark("exchange")
+            sum_in_buckets(self.state.gradients(), self.bucket_bytes, self.data_group)
+        return loss
+
+    def rehearse(self, batches: Iterable[Any]) -> None:
+        """As in Executor; the stages of a copy do it together."""
+        self._pass(self._whole(list(batches)))
+        self.state.forget()
+
+    def update(self) -> None:
+        """As in Executor."""
+        self.state.update()
+
+    def tensors(self, *, complete: bool = False) -> dict[str, torch.Tensor]:
+        """As in Executor: those of this worker's stages."""
+        return self.state.tensors(complete=complete)
+
+    def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """As in Executor."""
+        self.state.restore(tensors)
+
+    def whole_weights(self) -> dict[str, torch.Tensor]:
+        """As in Executor: each stage tells its parameters to the others of its copy."""
+        found: dict[str, torch.Tensor] = {}
+        owner_of = self._owners()
+        for name, shape in self.shapes.items():
+            mine = self.state.held.get(name)
+            tensor = torch.empty(shape, device=self.device) if mine is None else mine.detach().contiguous()
+            dist.broadcast(tensor, group=self.group, group_src=owner_of[name])
+            found[name] = tensor
+        return found
+
+    def _cut(self, model: nn.Module, plan: ComputePlan, mine: int) -> list[_NotedStage]:
+        count = plan.pipeline * plan.virtual_stages
+        made: list[_NotedStage] = []
+        self.names_of: list[list[str]] = []
+        self.actions: list[tuple[str, int, int]] | None = []
+        for index in range(count):
+            own = stage_layers(len(self.workload.cut_points), count, index)
+            part = self.workload.cut(model, own.start, own.stop)  # pyright: ignore[reportOptionalCall]
+            self.names_of.append([name for name, _ in part.named_parameters()])
+            if index % plan.pipeline == mine:
+                _narrow(part, self.precision, self.device)
+                made.append(_NotedStage(part, index, count, self.device, self.group, self.actions))
+        return made
+
+    def _schedule(self, plan: ComputePlan) -> Any:
+        made = _SCHEDULES[plan.schedule]
+        stages = self.stages if plan.schedule == "interleaved" else self.stages[0]
+        return made(stages, plan.accumulation, loss_fn=self._loss, scale_grads=False)
+
+    def _loss(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Scaled, so that the sum over micro-batches and copies is the mean."""
+        with torch.autocast(self.device.type, dtype=self.precision, enabled=self.precision is not None):
+            loss = self.workload.criterion(output, target)  # pyright: ignore[reportOptionalCall]
+        return loss / (self.micro_batches * self.data_world)
+
+    def _whole(self, batches: list[Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        parts = [self.workload.split(batch) for batch in batches]  # pyright: ignore[reportOptionalCall]
+        inputs, targets = zip(*parts, strict=True)
+        return torch.cat(inputs).to(self.device), torch.cat(targets).to(self.device)
+
+    def _pass(self, whole: tuple[torch.Tensor, torch.Tensor]) -> float | None:
+        self.stages[0].order.clear()
+        losses: list[torch.Tensor] = []
+        inputs = (whole[0],) if self.first else ()
+        if self.last:
+            self.schedule.step(*inputs, target=whole[1], losses=losses, return_outputs=False)
+            return float(sum(losses)) * self.data_world
+        self.schedule.step(*inputs, return_outputs=False)
+        return None
+
+    def _warm_up(self, plan: ComputePlan) -> None:
+        """One pass of nothing: PyTorch's stages tell each other their shapes in the first."""
+        ids = list(range(plan.micro_batch))
+        batch = self.workload.data.batch([one % len(self.workload.data) for one in ids])
+        self._pass(self._whole([batch] * plan.accumulation))
+        self.state.forget()
+
+    def _owners(self) -> dict[str, int]:
+        stages = self.layout.pipeline
+        return {name: index % stages for index, names in enumerate(self.names_of) for name in names}
+
+
+class _NotedStage(PipelineStage):
+    """PyTorch's stage, which notes what it is asked to do."""
+
+    def __init__(
+        self,
+        part: nn.Module,
+        index: int,
+        count: int,
+        device: torch.device,
+        group: dist.ProcessGroup,
+        order: list[tuple[str, int, int]],
+    ) -> None:
+        super().__init__(part, index, count, device, group=group)
+        self.order = order
+
+    def forward_one_chunk(self, fwd_chunk_id: int, *arguments: Any, **named: Any) -> Any:
+        self.order.append(("F", self.stage_index, fwd_chunk_id))
+        return super().forward_one_chunk(fwd_chunk_id, *arguments, **named)
+
+    def backward_one_chunk(self, bwd_chunk_id: int, *arguments: Any, **named: Any) -> Any:
+        self.order.append(("B", self.stage_index, bwd_chunk_id))
+        return super().backward_one_chunk(bwd_chunk_id, *arguments, **named)
+
+
+def _narrow(part: nn.Module, dtype: torch.dtype | None, device: torch.device) -> None:
+    """Have the part compute its products in `dtype`."""
+    if dtype is None:
+        return
+    forward: Callable[..., Any] = part.forward
+
+    def narrowed(*inputs: Any) -> Any:
+        with torch.autocast(device.type, dtype=dtype):
+            return forward(*inputs)
+
+    part.forward = narrowed
+
+
+def _check(workload: Workload, plan: ComputePlan) -> None:
+    if workload.cut is None or workload.split is None or workload.criterion is None:
+        raise Refused(
+            f"{workload.name} does not say how a pipeline cuts it.",
+            where="plan.compute.pipeline",
+            hint="Give Workload.cut, split and criterion, or choose a plan with pipeline 1.",
+        )
+    if plan.schedule not in _SCHEDULES or (plan.virtual_stages > 1) != (plan.schedule == "interleaved"):
+        raise Refused(
+            f"schedule {plan.schedule} with {plan.virtual_stages} stages a worker is planned but not run.",
+            where="plan.compute.schedule",
+            hint="What runs is gpipe and 1f1b with one stage a worker, and interleaved with more.",
+        )
+    if len(workload.cut_points) < plan.pipeline * plan.virtual_stages:
+        raise Refused(
+            f"{workload.name} has {len(workload.cut_points)} blocks for {plan.pipeline * plan.virtual_stages} stages.",
+            where="plan.compute.pipeline",
+            hint="Choose fewer stages.",
+        )

@@ -1,0 +1,139 @@
+"""Tensor parallelism by DTensor: the workload says which modules are cut by column and which by row.
+
+Every tensor rank computes on the same samples.  Several copies (data ranks) sum their gradients after the backward
+pass, so that nothing of it is hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+from inspect import signature
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Replicate
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    ParallelStyle,
+    PrepareModuleInput,
+    RowwiseParallel,
+    parallelize_module,
+)
+
+from datahall.base.errors import Refused
+from datahall.base.workload import Workload
+from datahall.compute import execute
+from datahall.compute.execute import Mark
+from datahall.compute.execute_local import LocalState, sum_in_buckets
+from datahall.compute.layout import Layout
+from datahall.compute.plan import ComputePlan
+
+
+class TensorParallel:
+    """Each module that the workload names is cut over the tensor ranks; everything else every rank has whole."""
+
+    blocked_in = "transfer"
+    actions: list[tuple[str, int, int]] | None = None
+
+    def __init__(self, workload: Workload, plan: ComputePlan, bucket_bytes: int, device: torch.device) -> None:
+        self.loss, self.device, self.bucket_bytes = workload.loss, device, bucket_bytes
+        self.precision = execute.autocast_dtype(plan.precision)
+        layout = Layout.of(plan, dist.get_world_size())
+        place = layout.place(dist.get_rank())
+        self.data_rank, self.data_world = place.data, layout.data
+        self.group_key, self.logs_samples = place.tensor, place.tensor == 0
+        mesh = init_device_mesh(device.type, (layout.data, layout.tensor), mesh_dim_names=("data", "tensor"))
+        self.data_group = mesh.get_group("data")
+        self.module: nn.Module = workload.model.to(device)
+        _check(self.module, workload, plan)
+        execute.recompute_blocks(self.module, workload.cut_points, plan.recompute)
+        self.names = [name for name, _ in self.module.named_parameters()]
+        parallelize_module(self.module, mesh["tensor"], _styles(self.module, workload.tensor_cuts))
+        self.state = LocalState(workload, dict(self.module.named_parameters()), self.names)
+
+    def gradients(self, batches: Iterable[Any], micro_steps: int, mark: Mark) -> float:
+        """As in Executor."""
+        scale = 1.0 / (micro_steps * self.data_world)
+        total = torch.zeros((), device=self.device)
+        for batch in batches:
+            mark("forward")
+            loss = self._loss(batch)
+            mark("backward")
+            (loss * scale).backward()
+            total += loss.detach()
+        if self.data_world > 1:
+            mark("exchange")
+            sum_in_buckets(self.state.gradients(), self.bucket_bytes, self.data_group)
+        return float(total) / micro_steps
+
+    def rehearse(self, batches: Iterable[Any]) -> None:
+        """As in Executor; the tensor ranks of a copy do it together."""
+        for batch in batches:
+            self._loss(batch).backward()
+        self.state.forget()
+
+    def update(self) -> None:
+        """As in Executor."""
+        self.state.update()
+
+    def tensors(self, *, complete: bool = False) -> dict[str, torch.Tensor]:
+        """As in Executor."""
+        return self.state.tensors(complete=complete)
+
+    def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """As in Executor."""
+        self.state.restore(tensors)
+
+    def whole_weights(self) -> dict[str, torch.Tensor]:
+        """As in Executor."""
+        return execute.whole(self.state.held)
+
+    def _loss(self, batch: Any) -> torch.Tensor:
+        with torch.autocast(self.device.type, dtype=self.precision, enabled=self.precision is not None):
+            return self.loss(self.module, execute.to_device(batch, self.device))
+
+
+def _styles(module: nn.Module, cuts: Mapping[str, str]) -> dict[str, ParallelStyle]:
+    made: dict[str, ParallelStyle] = {}
+    for name, part in module.named_modules():
+        how = next((how for pattern, how in cuts.items() if _matches(name, pattern)), "")
+        if how:
+            made[name] = _style(how, len(signature(part.forward).parameters))
+    return made
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return name.count(".") == pattern.count(".") and fnmatchcase(name, pattern)
+
+
+def _style(how: str, inputs: int) -> ParallelStyle:
+    whole = Replicate()
+    if how == "input":
+        first = (whole, *[None] * (inputs - 1))
+        return PrepareModuleInput(input_layouts=first, desired_input_layouts=first)
+    if how == "gathered":
+        return ColwiseParallel(output_layouts=whole)
+    if how == "vocabulary":
+        return RowwiseParallel(input_layouts=whole)
+    return {"column": ColwiseParallel, "row": RowwiseParallel}[how]()
+
+
+def _check(module: nn.Module, workload: Workload, plan: ComputePlan) -> None:
+    if not workload.tensor_cuts:
+        raise Refused(
+            f"{workload.name} does not say how tensor parallelism cuts it.",
+            where="plan.compute.tensor",
+            hint="Give Workload.tensor_cuts, or choose a plan with tensor 1.",
+        )
+    shape = getattr(module, "shape", None)
+    uneven = shape is not None and (shape.kv_heads % plan.tensor or shape.ffn % plan.tensor or shape.tied_embeddings)
+    if plan.sequence_parallel or uneven:
+        raise Refused(
+            "tensor parallelism runs without sequence parallelism, with heads and widths that divide, and untied.",
+            where="plan.compute.tensor",
+            hint="Set sequence_parallel false, and choose tensor so that it divides kv_heads and ffn.",
+        )

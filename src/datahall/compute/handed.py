@@ -1,0 +1,152 @@
+"""What a split hands to its collectives: exact bytes of one worker and step, from the shapes of its parameters.
+
+Bytes are those of the tensor that a worker hands in: a shard for an all-gather, the whole for a reduce-scatter, nothing
+for receiving.  What a library then puts on the wire is its own decision.  No seconds here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from datahall.case.model import ModelShape
+from datahall.compute.layout import stage_layers
+from datahall.compute.plan import ComputePlan
+
+GRADIENT_BYTES = 4  # parameters, gradients and Adam's moments stay 32-bit; only products are narrower
+FLAT_MULTIPLE = 5040  # elements that the flat buffer of ZeRO stage 1 is rounded up to: any number to 10 divides it
+
+Shape = tuple[int, ...]
+Handed = tuple[int, int]  # calls, bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """The shapes of a model's parameters: those of each block, and of what is outside the blocks (root)."""
+
+    blocks: tuple[tuple[Shape, ...], ...]
+    root: tuple[Shape, ...]
+
+    @property
+    def parameters(self) -> int:
+        """All of them."""
+        return sum(_count(shape) for block in (*self.blocks, self.root) for shape in block)
+
+
+def language_model_inventory(shape: ModelShape) -> Inventory:
+    """The parameters of our language model (dense, gated MLP), block by block."""
+    query, kept = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    attention: list[Shape] = [(query, shape.hidden), (kept, shape.hidden), (kept, shape.hidden), (shape.hidden, query)]
+    bias: list[Shape] = [(query,), (kept,), (kept,)] if shape.attention_bias else []
+    mlp: list[Shape] = [(shape.ffn, shape.hidden), (shape.ffn, shape.hidden), (shape.hidden, shape.ffn)]
+    block = ((shape.hidden,), (shape.hidden,), *attention, *bias, *mlp)
+    table = (shape.vocab, shape.hidden)
+    ends: tuple[Shape, ...] = (table,) if shape.tied_embeddings else (table, table)
+    return Inventory(tuple(block for _ in range(shape.layers)), ((shape.hidden,), *ends))
+
+
+def countable(shape: ModelShape, plan: ComputePlan) -> bool:
+    """Whether datahall runs this shape and split itself, so that its collectives are known exactly."""
+    ours = not (shape.experts or shape.latent or shape.learned_positions or shape.mlp_bias or shape.query_key_norm)
+    degrees = (plan.tensor > 1) + (plan.pipeline > 1) + (plan.zero_stage > 0)
+    run = degrees <= 1 and max(plan.context, plan.expert) == 1 and not (plan.tensor > 1 and plan.sequence_parallel)
+    return ours and shape.mlp_matrices == 3 and run
+
+
+def handed_over(shape: ModelShape, sequence: int, plan: ComputePlan, stage: int) -> dict[str, Handed]:
+    """What one worker of our language model hands over in a step, by kind of collective; {} for one worker.
+
+    Where gradients travel in buckets, one bucket is counted; more do not change the bytes.
+    """
+    inventory = language_model_inventory(shape)
+    if plan.pipeline > 1:
+        return pipeline_handed(inventory, plan.micro_batch * sequence * shape.hidden, plan, stage)
+    if plan.tensor > 1:
+        return tensor_handed(shape, sequence, plan)
+    if plan.data == 1:
+        return {}
+    if plan.zero_stage:
+        return sharded_handed(inventory, plan)
+    return {"all_reduce": (1, GRADIENT_BYTES * inventory.parameters)}
+
+
+def sharded_handed(inventory: Inventory, plan: ComputePlan) -> dict[str, Handed]:
+    """ZeRO stages 1 to 3: stage 1 once a step on one flat buffer, the others block by block in every micro-step."""
+    ranks = plan.data
+    if plan.zero_stage == 1:
+        whole = GRADIENT_BYTES * -(-inventory.parameters // FLAT_MULTIPLE) * FLAT_MULTIPLE
+        return {"reduce_scatter": (1, whole), "all_gather": (1, whole // ranks)}
+    shards = min(plan.shard_group or ranks, ranks)
+    blocks = sum(_shard(shape, shards) for block in inventory.blocks for shape in block)
+    root = sum(_shard(shape, shards) for shape in inventory.root)
+    gathers, steps, units = (2 if plan.zero_stage == 3 else 1), plan.accumulation, len(inventory.blocks)
+    reduced = steps * GRADIENT_BYTES * (blocks + root)
+    found = {
+        "all_gather": (steps * (gathers * units + 1), steps * _word(plan) * (gathers * blocks + root)),
+        "reduce_scatter": (steps * (units + 1), shards * reduced),
+    }
+    if shards < ranks:
+        found["all_reduce"] = (steps * (units + 1), reduced)
+    return found
+
+
+def tensor_handed(shape: ModelShape, sequence: int, plan: ComputePlan) -> dict[str, Handed]:
+    """Data x tensor parallelism of our language model, without sequence parallelism.
+
+    Forward, the table and each block's two row-cut products are summed; backward, the gradient of each cut input.
+    Products are in the plan's precision, gradients of inputs that norms make in 32 bits.
+    """
+    tokens = plan.micro_batch * sequence
+    sums = 2 * shape.layers
+    stream = plan.accumulation * tokens * shape.hidden
+    summed = stream * (4 + sums * _word(plan) + 4 * (sums + 1))
+    logits = plan.accumulation * tokens * shape.vocab // plan.tensor
+    calls = plan.accumulation * (2 * sums + 2)
+    if plan.data > 1:
+        calls, summed = calls + 1, summed + GRADIENT_BYTES * tensor_parameters(shape, plan.tensor)
+    return {"all_reduce": (calls, summed), "all_gather": (plan.accumulation, _word(plan) * logits)}
+
+
+def tensor_parameters(shape: ModelShape, ranks: int) -> int:
+    """Parameters of our language model on one tensor rank: norms whole, the rest cut."""
+    whole = shape.hidden * (2 * shape.layers + 1)
+    return whole + (language_model_inventory(shape).parameters - whole) // ranks
+
+
+def pipeline_handed(inventory: Inventory, elements: int, plan: ComputePlan, stage: int) -> dict[str, Handed]:
+    """Data x pipeline parallelism: `elements` is what one micro-batch hands from stage to stage, in 32 bits.
+
+    It goes forward to the next stage, and a gradient of the same size back.
+    """
+    stages, blocks = plan.pipeline * plan.virtual_stages, len(inventory.blocks)
+    mine = range(stage, stages, plan.pipeline)
+    sends = plan.accumulation * sum((index < stages - 1) + (index > 0) for index in mine)
+    found = {"send": (sends, 4 * elements * sends)}
+    if plan.data > 1:
+        own = [inventory.blocks[at] for index in mine for at in stage_layers(blocks, stages, index)]
+        held = sum(_count(shape) for block in own for shape in block) + _ends(inventory, mine, stages)
+        found["all_reduce"] = (1, GRADIENT_BYTES * held)
+    return found
+
+
+def _ends(inventory: Inventory, mine: Sequence[int], stages: int) -> int:
+    """Parameters outside the blocks on these stages: the table on the first, norm and head on the last."""
+    norm, *tables = inventory.root
+    first = _count(tables[0]) if 0 in mine else 0
+    return first + (_count(norm) + _count(tables[-1]) if stages - 1 in mine else 0)
+
+
+def _word(plan: ComputePlan) -> int:
+    return 4 if plan.precision in ("fp32", "tf32") else 2
+
+
+def _shard(shape: Shape, ranks: int) -> int:
+    """Elements of one rank's padded piece, cut along the first dimension."""
+    return -(-shape[0] // ranks) * _count(shape[1:])
+
+
+def _count(shape: Shape) -> int:
+    found = 1
+    for length in shape:
+        found *= length
+    return found

@@ -1,0 +1,69 @@
+"""Which worker does which part of a split: rank to (stage, data, tensor) and back.
+
+Tensor ranks are neighbours, then data ranks, then pipeline stages.  Context and expert ranks are planned, not run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from datahall.base.errors import Refused
+from datahall.compute.plan import ComputePlan
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One worker's coordinates."""
+
+    stage: int
+    data: int
+    tensor: int
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The workers of a split, `data` copies of `tensor` x `pipeline` workers each."""
+
+    data: int
+    tensor: int
+    pipeline: int
+
+    @classmethod
+    def of(cls, plan: ComputePlan, workers: int | None = None) -> Layout:
+        """The layout of a plan, with as many copies as `workers` allow (by default the plan's)."""
+        copies = plan.data if workers is None else workers // (plan.tensor * plan.pipeline)
+        return cls(copies, plan.tensor, plan.pipeline)
+
+    @property
+    def workers(self) -> int:
+        """How many workers there are."""
+        return self.data * self.tensor * self.pipeline
+
+    @property
+    def voice(self) -> int:
+        """The first worker of the last stage: it knows the loss, and the counts of a run are its counts."""
+        return (self.pipeline - 1) * self.data * self.tensor
+
+    def place(self, rank: int) -> Place:
+        """The coordinates of `rank`."""
+        rest, tensor = divmod(rank, self.tensor)
+        stage, data = divmod(rest, self.data)
+        return Place(stage, data, tensor)
+
+
+def stage_layers(layers: int, stages: int, stage: int) -> range:
+    """The layers of one of `stages` pipeline stages: as even as can be, earlier stages one more."""
+    share, more = divmod(layers, stages)
+    start = stage * share + min(stage, more)
+    return range(start, start + share + (1 if stage < more else 0))
+
+
+def check_runnable(plan: ComputePlan) -> None:
+    """Refused unless datahall runs this split: data with any ZeRO stage, data x tensor, or data x pipeline."""
+    kinds = [plan.tensor > 1, plan.pipeline > 1, plan.zero_stage > 0]
+    if max(plan.context, plan.expert) > 1 or sum(kinds) > 1:
+        raise Refused(
+            "this split is planned but not run.",
+            where="plan.compute",
+            hint="What runs is data parallelism with zero_stage 0 to 3, data x tensor, and data x pipeline.",
+        )

@@ -1,0 +1,97 @@
+"""Every split that runs: the weights of one process, and counts that the forecast knew, by independent observers."""
+
+from dataclasses import replace
+
+import pytest
+from small_cases import SHAPE, small_case
+
+from datahall.base.errors import Refused
+from datahall.compute.handed import handed_over
+from datahall.compute.layout import Layout
+from datahall.compute.plan import ComputePlan
+from datahall.decisions.plan import Plan
+from datahall.network.plan import NetworkPlan
+from datahall.real import parity, training
+from datahall.storage.plan import StoragePlan
+from datahall.virtual.training import forecast
+
+STEPS = 3
+COUNTED = ("samples", "tokens", "steps", "matmul_flops", "attention_flops", "collective_bytes", "collective_calls")
+BRIEF = {
+    "zero1": ComputePlan(data=2, zero_stage=1, micro_batch=2, accumulation=2, precision="fp32"),
+    "zero3": ComputePlan(data=2, zero_stage=3, micro_batch=2, accumulation=2, precision="fp32"),
+    "tensor": ComputePlan(tensor=2, micro_batch=4, accumulation=2, precision="fp32", sequence_parallel=False),
+    "interleaved": ComputePlan(
+        pipeline=2, virtual_stages=2, micro_batch=2, accumulation=4, precision="fp32", schedule="interleaved"
+    ),
+}
+LONG = {
+    "zero2": replace(BRIEF["zero3"], zero_stage=2),
+    "zero3 recomputed": replace(BRIEF["zero3"], recompute="full"),
+    "hybrid": replace(BRIEF["zero3"], data=4, shard_group=2, accumulation=1),
+    "gpipe": ComputePlan(pipeline=2, micro_batch=2, accumulation=4, precision="fp32", schedule="gpipe"),
+    "1f1b": ComputePlan(pipeline=2, micro_batch=2, accumulation=4, precision="fp32"),
+    "four stages": ComputePlan(pipeline=4, micro_batch=1, accumulation=8, precision="fp32"),
+    "data x tensor": replace(BRIEF["tensor"], data=2, micro_batch=2),
+    "data x pipeline": ComputePlan(data=2, pipeline=2, micro_batch=2, accumulation=2, precision="fp32"),
+}
+NARROW = {
+    "zero3 bf16": replace(BRIEF["zero3"], precision="bf16"),
+    "tensor bf16": replace(BRIEF["tensor"], precision="bf16"),
+    "pipeline bf16": replace(LONG["1f1b"], precision="bf16"),
+}
+
+
+@pytest.fixture(scope="module")
+def case():
+    few = small_case(replace(SHAPE, layers=4))
+    tokens = STEPS * few.application.global_batch * few.application.sequence
+    return replace(few, application=replace(few.application, tokens=tokens), site=replace(few.site, nodes=4))
+
+
+@pytest.fixture(scope="module")
+def alone(case, tmp_path_factory):
+    return _run(case, ComputePlan(micro_batch=8, precision="fp32"), tmp_path_factory)
+
+
+@pytest.mark.parametrize("name", [*BRIEF, *[pytest.param(name, marks=pytest.mark.soak) for name in LONG]])
+def test_a_split_is_the_training_of_one_process(case, alone, tmp_path_factory, name):
+    compute = {**BRIEF, **LONG}[name]
+    run = _run(case, compute, tmp_path_factory)
+    assert parity.between(run, alone).holds
+    _counts_agree(case, compute, run)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", NARROW)
+def test_narrow_products_are_counted_alike(case, tmp_path_factory, name):
+    _counts_agree(case, NARROW[name], _run(case, NARROW[name], tmp_path_factory))
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [
+        ComputePlan(data=2, context=2),
+        ComputePlan(data=2, tensor=2, zero_stage=3),
+        ComputePlan(tensor=2, pipeline=2, sequence_parallel=False),
+    ],
+)
+def test_what_is_only_planned_is_refused_before_anything_starts(case, compute, tmp_path_factory):
+    with pytest.raises(Refused, match="planned but not run"):
+        _run(case, replace(compute, micro_batch=2), tmp_path_factory)
+
+
+def _run(case, compute, folders):
+    plan = Plan(compute, StoragePlan(), NetworkPlan(), case.hash())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_RUNTIME_DIR", str(folders.mktemp("turns")))
+        return training.run(case, plan, folders.mktemp("run") / "run", keep_weights=True)
+
+
+def _counts_agree(case, compute, run):
+    layout = Layout.of(compute)
+    for worker in run.steps[-1].workers:
+        stage = layout.place(worker.rank).stage
+        assert worker.kinds == handed_over(case.model, case.application.sequence, compute, stage)
+    planned = forecast(case, Plan(compute, StoragePlan(), NetworkPlan(), case.hash())).counts
+    assert {name: planned[name] for name in COUNTED} == {name: run.result.counts[name] for name in COUNTED}
