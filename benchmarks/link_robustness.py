@@ -1,8 +1,8 @@
 """Robustness as dose and response: delay, jitter, loss, one slow worker, label noise under synchronous training.
 
-    python benchmarks/link_robustness.py > docs/tables/link-robustness.md     (root; about three minutes)
+    python benchmarks/link_robustness.py > docs/tables/link-robustness.md     (root; two minutes)
 
-Plain exchange, the subject of slow_links.py, 64 equal steps, one seed, 1 Gbit/s.  Whatever disturbs the link or a
+Plain exchange, the subject of slow_links.py, 32 equal steps, one seed, 1 Gbit/s.  Whatever disturbs the link or a
 worker changes seconds; only label noise may change the weights.
 """
 
@@ -18,7 +18,7 @@ from slow_links import workers
 from datahall.network.execute_namespaces import LinkShape, hosts
 from datahall.network.plan import NetworkPlan
 
-STEPS = 64
+STEPS = 32
 RATE = 1e9
 DOSES: list[tuple[str, str, LinkShape, dict[str, float]]] = [
     ("none", "", LinkShape(RATE), {}),

@@ -99,22 +99,27 @@ def main() -> None:
         pipe.send(None)
 
 
-def _probe(pipes: list[Connection]) -> tuple[float, float, float, float]:
-    """Message seconds and bytes/s of the server, and of the ring, from a small and a larger request."""
-    plan = ServerPlan(20_000, WIDTH, WORKERS)
-    small, large = (_serve(pipes, plan, touched)[0] for touched in PROBE_ROWS)
+def _probe(pipes: list[Connection]) -> dict[str, tuple[float, float]]:
+    """Fixed seconds and bytes/s of the server's two paths and of the ring, each from a small and a larger request."""
     unit = server_step_s(1.0, WIDTH, WORKERS, 1, 0.0, 1.0)
-    server_rate = (PROBE_ROWS[1] - PROBE_ROWS[0]) * unit / max(large - small, 1e-6)
-    message_s = max(small - PROBE_ROWS[0] * unit / server_rate, 0.0) / 2
-    ring_small, ring_large = (_ring(pipes, ServerPlan(rows, WIDTH, WORKERS)) for rows in (64, 40_000))
-    ring_rate = (40_000 - 64) * WIDTH * 4 / max(ring_large - ring_small, 1e-6)
-    return message_s, server_rate, ring_small, ring_rate
+    found: dict[str, tuple[float, float]] = {}
+    for name in ("sparse", "dense"):
+        tables = [20_000 if name == "sparse" else rows for rows in PROBE_ROWS]
+        small, large = (
+            _serve(pipes, ServerPlan(rows, WIDTH, WORKERS), touched)[0]
+            for rows, touched in zip(tables, PROBE_ROWS, strict=True)
+        )
+        rate = (PROBE_ROWS[1] - PROBE_ROWS[0]) * unit / max(large - small, 1e-6)
+        found[name] = max(small - PROBE_ROWS[0] * unit / rate, 0.0) / 2, rate
+    small, large = (_ring(pipes, ServerPlan(rows, WIDTH, WORKERS)) for rows in (64, 40_000))
+    found["ring"] = small, (40_000 - 64) * WIDTH * 4 / max(large - small, 1e-6)
+    return found
 
 
 def _print_case(
-    name: str, plan: ServerPlan, touched: int, pipes: list[Connection], constants: tuple[float, float, float, float]
+    name: str, plan: ServerPlan, touched: int, pipes: list[Connection], constants: dict[str, tuple[float, float]]
 ) -> None:
-    message_s, server_rate, ring_s, ring_rate = constants
+    (message_s, server_rate), (ring_s, ring_rate) = constants[name], constants["ring"]
     server_forecast = server_step_s(touched, plan.width, plan.workers, plan.servers, message_s, server_rate)
     payload = plan.rows * plan.width * 4
     ring_forecast = ring_s + 2 * (WORKERS - 1) / WORKERS * payload / ring_rate
