@@ -38,7 +38,7 @@ soak: $(BIN)/.installed-dev     ## the long bars; prints the tables of docs/tabl
 	scripts/soak $(BIN)
 
 gpu-check: $(BIN)/.installed    ## on a machine with GPUs: a short probe and proof, and a result to share
-	$(BIN)/datahall probe --gpu-check gpu-check.json
+	$(BIN)/datahall gpu-check --out gpu-check.json
 
 docs: $(BIN)/.installed-dev     ## regenerate docs/formulas.md and docs/commands.md
 	scripts/docs $(BIN)

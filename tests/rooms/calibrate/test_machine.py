@@ -1,0 +1,101 @@
+"""The machine's calibration: terms sum to components, multipliers reach the forecast, intervals follow the fit."""
+
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from datahall.base.errors import Refused
+from datahall.base.label import Label
+from datahall.base.result import Result
+from datahall.calibrate.machine import CONSTANTS, Machine, MeasuredRun, fit_machine, terms
+from datahall.calibrate.memory_fit import fit_memory
+from datahall.case.local import guessed_site
+from datahall.case.model import ModelShape
+from datahall.case.question import Case, Goal, Training
+from datahall.compute.numbers import PlanNumbers
+from datahall.decisions.plan import Plan
+from datahall.network.plan import NetworkPlan
+from datahall.prove.configurations import HELD_OUT, SEEN, configurations
+from datahall.storage.plan import StoragePlan
+from datahall.virtual.training import forecast
+
+DEVICE = {
+    "linear_flops_per_s": 8e10,
+    "wide_flops_per_s": 8e10,
+    "attention_flops_per_s": 3e10,
+    "memory_bytes_per_s": 2e10,
+    "optimiser_bytes_per_s": 1.5e10,
+    "launch_s": 1e-6,
+    "kernel_s": 2e-6,
+    "word_bytes": 4.0,
+}
+RATES = {
+    "device": {f"{dtype}/1 threads/{count} processes": DEVICE for dtype in ("fp32", "bf16") for count in (1, 2)},
+    "link": {"bytes_per_s": 1e9, "latency_s": 1e-4},
+    "startup": {"seconds": 4.0},
+    "noise": {"within_run_share": 0.05},
+    "input": {"seconds_per_token": 1e-7},
+}
+
+
+@pytest.fixture(scope="module")
+def case():
+    model = ModelShape("lm", 4, 256, 8, 4, 32, 704, 256)
+    return Case("first", model, Training(1e5, 16, 128), guessed_site()[0], Goal())
+
+
+def played(one, truth):
+    """What a machine would measure whose constants are `truth` times slower than the probe says."""
+    slower = Machine(RATES, local=replace(Machine(RATES).local, multipliers=truth))
+    result = forecast(one.case, one.plan, slower.at(one.case, one.plan.compute))
+    return MeasuredRun(one.case, one.plan.compute, Result("real", result.metrics))
+
+
+@given(st.lists(st.floats(0.3, 3.0), min_size=len(CONSTANTS), max_size=len(CONSTANTS)))
+@settings(max_examples=15, deadline=None)
+def test_terms_of_a_component_sum_to_it(factors):
+    case = Case("x", ModelShape("lm", 3, 192, 6, 3, 32, 512, 256), Training(1e5, 8, 96), guessed_site()[0], Goal())
+    one = configurations(case, SEEN, 2, 0, ("fp32",))[1]
+    multipliers = dict(zip(CONSTANTS, factors, strict=True))
+    machine = Machine(RATES, local=replace(Machine(RATES).local, multipliers=multipliers))
+    result = forecast(one.case, one.plan, machine.at(one.case, one.plan.compute)).metrics
+    probed = machine.probed(one.case, one.plan.compute)
+    for component, parts in terms(probed, PlanNumbers.of(one.plan.compute), "fp32", multipliers).items():
+        assert sum(parts.values()) == pytest.approx(result[component].value, rel=1e-4)
+
+
+def test_a_fit_recovers_a_slower_machine_and_says_calibrated(case):
+    truth = {"product fp32": 1.8, "product bf16": 2.2, "kernel": 3.0, "optimiser": 0.6, "bandwidth": 1.5}
+    fitted = fit_machine(
+        Machine(RATES), [played(one, truth) for one in configurations(case, SEEN, 14, 1, ("fp32", "bf16"))]
+    )
+    assert fitted.label is Label.CALIBRATED
+    for one in configurations(case, HELD_OUT, 8, 1, ("fp32", "bf16")):
+        measured = played(one, truth).measured.metrics["step_time"].value
+        before = forecast(one.case, one.plan, Machine(RATES).at(one.case, one.plan.compute)).metrics["step_time"]
+        after = forecast(one.case, one.plan, fitted.at(one.case, one.plan.compute)).metrics["step_time"]
+        assert abs(math.log(after.value / measured)) < 0.06
+        assert abs(math.log(after.value / measured)) < abs(math.log(before.value / measured))
+        assert after.low < measured < after.high
+
+
+def test_a_precision_that_the_probe_did_not_measure_is_refused(case):
+    one = configurations(case, SEEN, 1, 0, ("fp16",))[0]
+    with pytest.raises(Refused, match="fp16"):
+        forecast(one.case, one.plan, Machine(RATES).at(one.case, one.plan.compute))
+
+
+def test_memory_constants_come_back_and_cover_a_left_out_run():
+    points = [(s, a, s + 1.7 * a + 60e6) for s, a in ((1e8, 5e7), (2e8, 3e8), (4e8, 1e8), (1e9, 8e8), (3e8, 3e8))]
+    fitted = fit_memory(points)
+    assert fitted.bytes(5e8, 2e8) == pytest.approx(5e8 + 1.7 * 2e8 + 60e6, rel=0.03)
+
+
+def test_a_plan_of_another_case_is_not_forecast(case):
+    one = configurations(case, SEEN, 1, 0, ("fp32",))[0]
+    plan = Plan(one.plan.compute, StoragePlan(), NetworkPlan(), "0" * 64)
+    with pytest.raises(Exception, match="another case"):
+        forecast(one.case, plan, Machine(RATES).at(one.case, one.plan.compute))
