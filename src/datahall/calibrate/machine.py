@@ -81,10 +81,9 @@ class Machine:
         """Masters, gradients and moments are fp32 here; autocast keeps narrow copies of the weights beside them."""
         narrow = 2.0 if compute.precision == "bf16" else 0.0
         full = 0.0 if narrow else 4.0  # the memory model takes a separate master copy off an fp32 run
-        buckets = 4.0 if compute.data > 1 else 0.0
         return MemoryHabits(
             weight_bytes=4.0 + narrow,
-            gradient_bytes=4.0 + buckets,
+            gradient_bytes=4.0,  # DDP reduces gradients where they are (gradient_as_bucket_view)
             optimiser_bytes=8.0 + full,
             fragmentation_share=0.0,
             activation_passes=self.memory.activation_passes,
