@@ -19,6 +19,7 @@ import tempfile
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -55,16 +56,17 @@ class Setting:
         return self.megabytes * 10**6
 
 
-def state_of(setting: Setting) -> dict[str, torch.Tensor]:
-    """bf16 weights as eight tensors."""
+@cache
+def state_of(megabytes: int) -> dict[str, torch.Tensor]:
+    """bf16 weights as eight tensors; drawn once, and shared with the processes that are forked."""
     generator = torch.Generator().manual_seed(1)
-    each = setting.raw_bytes // 16
+    each = megabytes * 10**6 // 16
     return {f"w{n}": torch.empty(each).normal_(0, 0.02, generator=generator).bfloat16() for n in range(8)}
 
 
 def _client(setting: Setting, folder: str, rounds: int, gate: Any, told: Any) -> None:
     torch.set_num_threads(1)
-    state = state_of(setting)
+    state = state_of(setting.megabytes)
     target = {name: torch.zeros_like(tensor) for name, tensor in state.items()}
     link = shaped(LINK_BYTES_PER_S / setting.clients) if setting.tier == "link" else nullcontext()
     with link:
@@ -86,6 +88,7 @@ def _client(setting: Setting, folder: str, rounds: int, gate: Any, told: Any) ->
 
 def measure(setting: Setting, roots: dict[str, Path], rounds: int) -> float:
     """Seconds of the slowest client, the median of the rounds."""
+    state_of(setting.megabytes)
     gate, told = FORK.Barrier(setting.clients), FORK.Queue()
     folders = [str(roots[setting.tier] / f"client{n}") for n in range(setting.clients)]
     clients = [FORK.Process(target=_client, args=(setting, folder, rounds, gate, told)) for folder in folders]
@@ -99,11 +102,10 @@ def measure(setting: Setting, roots: dict[str, Path], rounds: int) -> float:
 
 def ratios() -> dict[str, float]:
     """Raw over stored bytes by codec, from a sample."""
-    setting = Setting(16, 1, "none", "memory", 1, "write")
     found: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         for codec in CODECS:
-            saved = execute.save(f"{folder}/{codec}", 1, state_of(setting), codec=codec)
+            saved = execute.save(f"{folder}/{codec}", 1, state_of(24), codec=codec)
             found[codec] = saved.raw_bytes / saved.stored_bytes
     return found
 
