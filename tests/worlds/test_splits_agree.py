@@ -6,13 +6,16 @@ import pytest
 from small_cases import SHAPE, small_case
 
 from datahall.base.errors import Refused
-from datahall.compute.handed import handed_over
+from datahall.compute.handed import handed_over, perceptron_inventory, recommender_inventory, sharded_handed
 from datahall.compute.layout import Layout
 from datahall.compute.plan import ComputePlan
+from datahall.compute.schedule import idle_share
 from datahall.decisions.plan import Plan
 from datahall.network.plan import NetworkPlan
 from datahall.real import parity, training
+from datahall.real.measure import read_kind
 from datahall.storage.plan import StoragePlan
+from datahall.virtual.step_time import bubble_share
 from datahall.virtual.training import forecast
 
 STEPS = 3
@@ -60,6 +63,8 @@ def test_a_split_is_the_training_of_one_process(case, alone, tmp_path_factory, n
     run = _run(case, compute, tmp_path_factory)
     assert parity.between(run, alone).holds
     _counts_agree(case, compute, run)
+    if compute.pipeline > 1 and compute.data == 1:
+        _bubble_agrees(compute, run)
 
 
 @pytest.mark.soak
@@ -81,11 +86,36 @@ def test_what_is_only_planned_is_refused_before_anything_starts(case, compute, t
         _run(case, replace(compute, micro_batch=2), tmp_path_factory)
 
 
-def _run(case, compute, folders):
+@pytest.mark.soak
+@pytest.mark.parametrize("kind", ["mlp", "recommender"])
+def test_other_models_split_alike(tmp_path_factory, kind):
+    shape = replace(SHAPE, vocab=10 if kind == "mlp" else 1000)
+    case = small_case(shape, entry=f"datahall.workloads.{kind}:build")
+    tokens = STEPS * case.application.global_batch * case.application.sequence
+    case = replace(case, application=replace(case.application, tokens=tokens))
+    inventory = perceptron_inventory(shape) if kind == "mlp" else recommender_inventory(shape)
+    one = _run(case, ComputePlan(micro_batch=8, precision="fp32"), tmp_path_factory)
+    for name in ("zero1", "zero3"):
+        run = _run(case, BRIEF[name], tmp_path_factory)
+        assert parity.between(run, one).holds
+        assert {seen for step in run.steps for worker in step.workers for seen in worker.kinds.items()} == set(
+            sharded_handed(inventory, BRIEF[name]).items()
+        )
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", ["tensor", "1f1b"])
+def test_a_perceptron_is_cut_by_column_and_by_stage(tmp_path_factory, name):
+    case = small_case(replace(SHAPE, vocab=10), entry="datahall.workloads.mlp:build")
+    one = _run(case, ComputePlan(micro_batch=8, precision="fp32"), tmp_path_factory, steps=STEPS)
+    assert parity.between(_run(case, {**BRIEF, **LONG}[name], tmp_path_factory, steps=STEPS), one).holds
+
+
+def _run(case, compute, folders, steps=None):
     plan = Plan(compute, StoragePlan(), NetworkPlan(), case.hash())
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_RUNTIME_DIR", str(folders.mktemp("turns")))
-        return training.run(case, plan, folders.mktemp("run") / "run", keep_weights=True)
+        return training.run(case, plan, folders.mktemp("run") / "run", steps=steps, keep_weights=True)
 
 
 def _counts_agree(case, compute, run):
@@ -95,3 +125,12 @@ def _counts_agree(case, compute, run):
         assert worker.kinds == handed_over(case.model, case.application.sequence, compute, stage)
     planned = forecast(case, Plan(compute, StoragePlan(), NetworkPlan(), case.hash())).counts
     assert {name: planned[name] for name in COUNTED} == {name: run.result.counts[name] for name in COUNTED}
+
+
+def _bubble_agrees(compute, run):
+    """By the order in which the workers really did their work."""
+    orders = {
+        event.data["rank"]: [tuple(one) for one in event.data["actions"]] for event in read_kind(run.folder, "order")
+    }
+    idle = idle_share([orders[rank] for rank in sorted(orders)], compute.pipeline * compute.virtual_stages)
+    assert idle == pytest.approx(bubble_share(compute.pipeline, compute.accumulation, compute.virtual_stages))

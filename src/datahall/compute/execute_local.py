@@ -74,6 +74,7 @@ def local(tensor: torch.Tensor) -> torch.Tensor:
 def _own_part(parameter: nn.Parameter) -> torch.Tensor:
     """This worker's part of a parameter's gradient; one that every worker has whole is cut like its parameter."""
     gradient = parameter.grad
+    assert gradient is not None
     if isinstance(parameter, DTensor) and isinstance(gradient, DTensor) and gradient.placements != parameter.placements:
         parameter.grad = gradient = gradient.redistribute(placements=parameter.placements)
     return local(gradient)

@@ -45,6 +45,19 @@ def language_model_inventory(shape: ModelShape) -> Inventory:
     return Inventory(tuple(block for _ in range(shape.layers)), ((shape.hidden,), *ends))
 
 
+def perceptron_inventory(shape: ModelShape) -> Inventory:
+    """The parameters of workloads.mlp, block by block."""
+    block: tuple[Shape, ...] = ((shape.ffn, shape.hidden), (shape.ffn,), (shape.hidden, shape.ffn), (shape.hidden,))
+    return Inventory(tuple(block for _ in range(shape.layers)), ((shape.vocab, shape.hidden), (shape.vocab,)))
+
+
+def recommender_inventory(shape: ModelShape) -> Inventory:
+    """The parameters of workloads.recommender: two tables and the tower."""
+    table: Shape = (shape.vocab, shape.hidden)
+    tower: tuple[Shape, ...] = ((shape.ffn, 2 * shape.hidden), (shape.ffn,), (1, shape.ffn), (1,))
+    return Inventory(((table,), (table,), tower), ())
+
+
 def countable(shape: ModelShape, plan: ComputePlan) -> bool:
     """Whether datahall runs this shape and split itself, so that its collectives are known exactly."""
     ours = not (shape.experts or shape.latent or shape.learned_positions or shape.mlp_bias or shape.query_key_norm)
@@ -80,13 +93,14 @@ def sharded_handed(inventory: Inventory, plan: ComputePlan) -> dict[str, Handed]
     blocks = sum(_shard(shape, shards) for block in inventory.blocks for shape in block)
     root = sum(_shard(shape, shards) for shape in inventory.root)
     gathers, steps, units = (2 if plan.zero_stage == 3 else 1), plan.accumulation, len(inventory.blocks)
+    outside = 1 if inventory.root else 0
     reduced = steps * GRADIENT_BYTES * (blocks + root)
     found = {
-        "all_gather": (steps * (gathers * units + 1), steps * _word(plan) * (gathers * blocks + root)),
-        "reduce_scatter": (steps * (units + 1), shards * reduced),
+        "all_gather": (steps * (gathers * units + outside), steps * _word(plan) * (gathers * blocks + root)),
+        "reduce_scatter": (steps * (units + outside), shards * reduced),
     }
     if shards < ranks:
-        found["all_reduce"] = (steps * (units + 1), reduced)
+        found["all_reduce"] = (steps * (units + outside), reduced)
     return found
 
 
