@@ -28,7 +28,7 @@ def torchrun_script(proposal: Proposal, request: Request, command: list[str]) ->
         f"# Start it on each of the {request.nodes} node(s), HEAD being the name of the first.",
         "set -eu",
         f"export OMP_NUM_THREADS={max(1, proposal.plan.compute.threads)}",
-        "exec " + _launched(request, command, '"${HEAD:-localhost}"', proposal.case.name),
+        "exec " + _launched(request, command, '"${HEAD:-localhost}"', _name(proposal)),
     ]
     return "\n".join(lines) + "\n"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import stat
 import subprocess
 import sys
@@ -62,6 +63,13 @@ def test_every_script_is_one_that_the_shell_can_read(make_proposal: Make, target
         if name.endswith((".sh", ".sbatch")):
             (tmp_path / name).write_text(text)
             subprocess.run(["bash", "-n", str(tmp_path / name)], check=True)
+
+
+def test_what_torchrun_is_given_is_options_up_to_the_program(make_proposal: Make) -> None:
+    words = shlex.split(exported(make_proposal(PLAN), "torchrun")["run.sh"].splitlines()[-1])
+    options = words[2 : words.index("train.py")]
+    assert words[:2] == ["exec", "torchrun"]
+    assert all(word.startswith("--") for word in options), options
 
 
 def test_a_jobset_is_a_gang_behind_a_queue(make_proposal: Make) -> None:
