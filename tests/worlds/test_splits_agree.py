@@ -13,6 +13,7 @@ from datahall.compute.schedule import idle_share
 from datahall.decisions.plan import Plan
 from datahall.network.plan import NetworkPlan
 from datahall.real import parity, training
+from datahall.real.injection import Injection
 from datahall.real.measure import read_kind
 from datahall.storage.plan import StoragePlan
 from datahall.virtual.step_time import bubble_share
@@ -87,6 +88,15 @@ def test_what_is_only_planned_is_refused_before_anything_starts(case, compute, t
 
 
 @pytest.mark.soak
+@pytest.mark.parametrize("name", BRIEF)
+def test_a_split_goes_on_from_its_checkpoint(case, alone, tmp_path_factory, name):
+    killed = Injection("kill-worker", rank=1, step=2)
+    run = _run(case, BRIEF[name], tmp_path_factory, storage=StoragePlan(interval_steps=1), injection=killed)
+    assert len(run.lost) == 1
+    assert parity.between(run, alone).holds
+
+
+@pytest.mark.soak
 @pytest.mark.parametrize("kind", ["mlp", "recommender"])
 def test_other_models_split_alike(tmp_path_factory, kind):
     shape = replace(SHAPE, vocab=10 if kind == "mlp" else 1000)
@@ -111,11 +121,12 @@ def test_a_perceptron_is_cut_by_column_and_by_stage(tmp_path_factory, name):
     assert parity.between(_run(case, {**BRIEF, **LONG}[name], tmp_path_factory, steps=STEPS), one).holds
 
 
-def _run(case, compute, folders, steps=None):
-    plan = Plan(compute, StoragePlan(), NetworkPlan(), case.hash())
+def _run(case, compute, folders, steps=None, storage=None, injection=None):
+    plan = Plan(compute, storage or StoragePlan(), NetworkPlan(), case.hash())
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_RUNTIME_DIR", str(folders.mktemp("turns")))
-        return training.run(case, plan, folders.mktemp("run") / "run", steps=steps, keep_weights=True)
+        folder = folders.mktemp("run") / "run"
+        return training.run(case, plan, folder, steps=steps, injection=injection, keep_weights=True)
 
 
 def _counts_agree(case, compute, run):

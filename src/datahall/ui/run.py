@@ -5,6 +5,7 @@ It neither plans nor compares: `datahall plan` makes plan files, `datahall prove
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from datahall.base.event import Event
 from datahall.base.units import human
 from datahall.case.door import load
 from datahall.case.question import Case
+from datahall.compute.layout import check_runnable
 from datahall.compute.plan import ComputePlan
 from datahall.decisions.plan import Plan
 from datahall.decisions.proposal import load_proposal
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
 @click.option("--steps", type=click.IntRange(1), help="Optimiser steps (default: what the case asks for).")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Worker processes, for a case.")
 @click.option("--micro-batch", type=click.IntRange(1), help="Sequences at once per worker, for a case.")
+@click.option(
+    "--split", "split", multiple=True, metavar="KEY=VALUE", help="How a case is cut: zero_stage=3, tensor=2, ..."
+)
 @click.option("--checkpoint-every", type=click.IntRange(0), default=0, show_default=True, help="Steps, for a case.")
 @click.option("--set", "sets", multiple=True, metavar="PATH=VALUE", help="Change a value of the case.")
 @click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Where to.")
@@ -39,6 +44,7 @@ def run(
     steps: int | None,
     workers: int,
     micro_batch: int | None,
+    split: tuple[str, ...],
     checkpoint_every: int,
     sets: tuple[str, ...],
     runs: Path,
@@ -52,13 +58,14 @@ def run(
         case, plan = proposal.case, proposal.plan
     else:
         case = load(what, sets)
-        plan = given_plan(case, workers, micro_batch, checkpoint_every)
+        plan = given_plan(case, workers, micro_batch, checkpoint_every, split)
     try:
         from datahall.real import training
     except ModuleNotFoundError as error:
         raise UsageError(
             f"running needs {error.name}, which is not installed.", hint="Install datahall[train]."
         ) from error
+    check_runnable(plan.compute)
     training.check_batches(plan, [plan.compute.devices])
     folder = new_folder(runs, case.name)
     write_json(folder / "case.json", case.to_json())
@@ -70,20 +77,51 @@ def run(
     click.echo(folder)
 
 
-def given_plan(case: Case, workers: int, micro_batch: int | None, checkpoint_every: int) -> Plan:
-    """The plan of `workers` data-parallel processes; UsageError when the global batch cannot be divided so."""
+def given_plan(
+    case: Case, workers: int, micro_batch: int | None, checkpoint_every: int, split: tuple[str, ...] = ()
+) -> Plan:
+    """The plan of `workers` processes cut by `split`, all of them data-parallel where it says nothing.
+
+    UsageError when the global batch cannot be divided so.
+    """
+    fields = dict(_field(text) for text in split)
     batch = case.application.global_batch
-    share, rest = divmod(batch, workers)
+    copies = max(1, workers // (int(fields.get("tensor", 1)) * int(fields.get("pipeline", 1))))
+    share, rest = divmod(batch, copies)
     size = micro_batch or share
     if rest or not share or share % size:
         raise UsageError(
-            f"a global batch of {batch} sequences cannot be divided among {workers} workers in pieces of {size}.",
+            f"a global batch of {batch} sequences cannot be divided among {copies} workers in pieces of {size}.",
             where="--workers, --micro-batch",
             hint="Choose numbers whose product divides the global batch.",
         )
     precision = case.application.precision or "fp32"
-    compute = ComputePlan(data=workers, micro_batch=size, accumulation=share // size, precision=precision)
+    compute = ComputePlan(data=copies, micro_batch=size, accumulation=share // size, precision=precision)
+    compute = replace(compute, sequence_parallel=False, **fields)  # pyright: ignore[reportArgumentType]
+    if compute.devices != workers:
+        raise UsageError(
+            f"this split needs {compute.devices} workers, not {workers}.",
+            where="--split, --workers",
+            hint="Workers are data x tensor x pipeline.",
+        )
     return Plan(compute, StoragePlan(interval_steps=checkpoint_every), NetworkPlan(), case.hash())
+
+
+_SPLIT_NUMBERS = ("tensor", "pipeline", "virtual_stages", "zero_stage", "shard_group")
+_SPLIT_WORDS = ("schedule", "recompute", "precision")
+
+
+def _field(text: str) -> tuple[str, int | str]:
+    name, equals, value = text.partition("=")
+    if equals and name in _SPLIT_NUMBERS and value.isdigit():
+        return name, int(value)
+    if equals and name in _SPLIT_WORDS and value:
+        return name, value
+    raise UsageError(
+        f"{text!r} does not say how to cut a model.",
+        where="--split",
+        hint=f"Write {', '.join(f'{name}=2' for name in _SPLIT_NUMBERS)} or {', '.join(_SPLIT_WORDS)}=WORD.",
+    )
 
 
 def _tell(event: Event) -> None:
