@@ -8,6 +8,7 @@ from typing import Final
 
 from datahall.storage.estimate import break_even_bytes_per_s, coded_s
 
+_SHRINKS: Final = 1.02  # below this a codec stores the data as they are, and its rate differs from none by chance
 WORTH_IT: Final = 0.05  # below this a codec's gain is within the noise of any disk
 
 
@@ -77,7 +78,8 @@ def options(raw_bytes: float, rates: Sequence[CodecRate], tier: Tier, reads_per_
 
 def pick_codec(raw_bytes: float, rates: Sequence[CodecRate], tier: Tier, reads_per_write: float = 1.0) -> Option:
     """The codec with the shortest time for a write and its reads; none, unless another saves `WORTH_IT` of it."""
-    found = options(raw_bytes, rates, tier, reads_per_write)
+    shrinking = [rate for rate in rates if rate.codec == "none" or rate.ratio > _SHRINKS]
+    found = options(raw_bytes, shrinking or rates, tier, reads_per_write)
     plain = next((option for option in found if option.codec == "none"), found[0])
     worth = found[0].total_s(reads_per_write) < (1.0 - WORTH_IT) * plain.total_s(reads_per_write)
     return found[0] if worth else plain
