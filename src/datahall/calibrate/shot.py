@@ -72,6 +72,7 @@ def features(run: PublishedRun) -> Floats:
         1.0 * (plan.recompute == "full") + 0.5 * (plan.recompute == "selective"),
         {"eager": 0.0, "compiled": 1.0, "fused": 2.0, "old": 3.0, "xla": 4.0}[run.traits.issue],
         1.0 * run.traits.overlap,
+        1.5 * run.traits.rowwise,
     ]
     return np.array(logs)
 

@@ -38,6 +38,8 @@ class DeviceRates:
     cast_passes: Any = 0.0
     permute_passes: Any = 1.0
     word_bytes: Any = 2.0  # of activations and of weights in products (4 in fp32 runs)
+    narrow_width: Any = 0.0  # a product with inner and outer widths of this takes twice its large-shape time
+    collective_kernels: Any = 0.0  # what issuing one collective costs the host, in launches
     causal_share: Any = 0.5  # of the full attention core that the kernel really computes
     score_passes: Any = 0.0  # how often an unfused core moves its scores through memory, forward (fused: never)
 

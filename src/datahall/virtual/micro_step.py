@@ -16,9 +16,9 @@ from datahall.compute.numbers import PlanNumbers
 from datahall.virtual.habits import StackHabits
 
 # Kernels of one layer forward: projections and attention, MLP, norms, rotary, residuals.  Backward has twice as many.
-_LAYER_KERNELS = 20.0
+_LAYER_KERNELS = 25.0
 _MIXTURE_KERNELS = 24.0  # router, permutation, grouped products, on top
-_ELEMENTS_PER_HIDDEN = 10.0  # norms twice (2 h each), residuals twice (3 h each)
+_ELEMENTS_PER_HIDDEN = 6.0  # norms and residuals, each pair fused
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,8 @@ def micro_step(
     )
     recompute = again_linear * (linear + linear_launch + experts + permute + element) + again_core * attend
     apart = mixture * habits.expert_kernels * _local_experts(counts, plan)
-    kernels = (layers * _LAYER_KERNELS + mixture * _MIXTURE_KERNELS + apart) * (3.0 + again_linear)
+    collectives = 2.0 * rates.collective_kernels * np.minimum(plan.tensor - 1.0, 1.0)
+    kernels = layers * (_LAYER_KERNELS + collectives) + mixture * _MIXTURE_KERNELS + apart
     return MicroStep(
         linear=(1.0 + grads) * linear + 3.0 * linear_launch,
         attention=attend + attend_back,
@@ -72,7 +73,7 @@ def micro_step(
         experts=(1.0 + grads) * experts + 2.0 * permute,
         logits=logits,
         recompute=recompute,
-        host=kernels * rates.launch_s,
+        host=kernels * (3.0 + again_linear) * rates.launch_s,
         forward=linear + linear_launch + attend + element + experts + permute,
         backward=grads * (linear + experts) + 2.0 * linear_launch + attend_back + 2.0 * element + permute + recompute,
     )
@@ -96,12 +97,16 @@ def _linear_s(
     ):
         touched = tokens * (2.0 * counts.hidden + width / plan.tensor) * np.where(np.asarray(weights) > 0, 1.0, 0.0)
         moved = operand * (weights + touched / 2.0) + rates.word_bytes * touched / 2.0
-        total = total + count * product_s(
-            2.0 * tokens * weights, moved, rates.linear_flops_per_s, rates.memory_bytes_per_s
-        )
+        rate = rates.linear_flops_per_s / _narrow(counts.hidden, width / plan.tensor / 2.0, rates)
+        total = total + count * product_s(2.0 * tokens * weights, moved, rate, rates.memory_bytes_per_s)
         cast = cast + count * narrow * rates.cast_passes * (touched * (rates.word_bytes + operand) + weights * operand)
     kernels = 2.0 * layers + counts.mlp_matrices * dense
     return total, kernels * rates.kernel_s + cast / rates.memory_bytes_per_s
+
+
+def _narrow(hidden: Any, width: Any, rates: DeviceRates) -> Any:
+    """How much longer products with these inner and outer widths take than large ones (ramp and tail of each tile)."""
+    return 1.0 + rates.narrow_width * (1.0 / hidden + 1.0 / np.maximum(width, 128.0)) / 2.0
 
 
 def _experts_s(
@@ -115,7 +120,8 @@ def _experts_s(
     local = _local_experts(counts, plan)
     held = counts.experts * counts.expert_weights / spread
     moved = operand * held + rates.word_bytes * routed * (2.0 * counts.hidden + counts.expert_width) / plan.tensor
-    grouped = product_s(flops, moved, rates.linear_flops_per_s * rates.expert_share, rates.memory_bytes_per_s)
+    rate = rates.linear_flops_per_s * rates.expert_share / _narrow(counts.hidden, counts.expert_width / 2.0, rates)
+    grouped = product_s(flops, moved, rate, rates.memory_bytes_per_s)
     touched = rates.word_bytes * routed * (6.0 * counts.hidden + 2.0 * counts.expert_width) / plan.tensor
     permute = traffic_s(rates.permute_passes * touched, rates.memory_bytes_per_s, rates.kernel_s, 8.0 + 2.0 * local)
     return mixture * grouped, mixture * permute
@@ -148,8 +154,8 @@ def _element_s(
 ) -> Any:
     """Forward seconds of norms, residuals, rotary and activation functions."""
     split = np.where(np.asarray(plan.sequence_parallel) > 0, plan.tensor, 1.0)
-    outside = _ELEMENTS_PER_HIDDEN * counts.hidden / split + counts.attention_width / plan.tensor
-    inside = 2.0 * (layers - mixture) * counts.dense_width + 2.0 * mixture * counts.shared_width
+    outside = _ELEMENTS_PER_HIDDEN * counts.hidden / split + 1.5 * counts.attention_width / plan.tensor
+    inside = 2.5 * (layers - mixture) * counts.dense_width + 2.5 * mixture * counts.shared_width
     moved = rates.word_bytes * tokens * (layers * outside + inside / plan.tensor)
     return traffic_s(rates.element_passes * moved, rates.memory_bytes_per_s, rates.kernel_s, 6.0 * layers)
 

@@ -49,6 +49,8 @@ class Setting:
     overlap: Any
     gradient_overlap: Any
     causal_skipped: Any
+    rowwise: Any  # 1 where narrow operands have a scale for each row
+    early_attention: Any  # 1 where fused attention is of the first generation
     repeats_products: Any  # 1 where selective recomputation repeats products (torchtitan), 0 where the attention core
 
 
@@ -79,6 +81,8 @@ def setting_of(accelerator: Accelerator, precision: str, traits: StackTraits, li
         overlap=traits.overlap,
         gradient_overlap=traits.gradient_overlap,
         causal_skipped=traits.causal_skipped,
+        rowwise=traits.rowwise,
+        early_attention=traits.early_attention,
         repeats_products=1.0 if traits.family == "torchtitan" else 0.0,
     )
 
@@ -123,7 +127,10 @@ def _rates(counts: ShapeCounts, sequence: Any, at: Setting, c: Mapping[str, Any]
         attention_backward_share=np.where(np.asarray(at.fused_attention) > 0, c["attention_backward"], 1.25),
         expert_share=c["expert_share"],
         element_passes=_by_issue(at, c, "passes_{}"),
-        cast_passes=np.where(bits >= 16, 0.0, np.where(bits >= 8, c["cast_passes_fp8"], c["cast_passes_fp4"])),
+        cast_passes=np.where(bits >= 16, 0.0, np.where(bits >= 8, c["cast_passes_fp8"], c["cast_passes_fp4"]))
+        * np.where(np.asarray(at.rowwise) > 0, c["rowwise_passes"], 1.0),
+        narrow_width=c["narrow_width"],
+        collective_kernels=c["collective_kernels"],
         permute_passes=c["permute_passes"],
         word_bytes=np.where(bits > 16, 4.0, 2.0),
         causal_share=1.0 - 0.5 * at.causal_skipped,
@@ -138,6 +145,7 @@ def _attention_share(counts: ShapeCounts, sequence: Any, at: Setting, c: Mapping
     known = [generation == _TPU, generation == _ULTRA, generation == _BLACKWELL, generation == _HOPPER]
     shares = [c["attention_tpu"], c["attention_blackwell_ultra"], c["attention_blackwell"], hopper]
     fused = np.select(known, shares, c["attention_ampere"])
+    fused = fused * np.where(np.asarray(at.early_attention) > 0, c["attention_first"], 1.0)
     width = np.minimum(1.0, counts.score_width / counts.heads / 128.0)
     fused = fused * np.power(width, c["head_width_exponent"]) * sequence / (sequence + c["attention_ramp"])
     return np.where(np.asarray(at.fused_attention) > 0, fused, c["attention_unfused"])

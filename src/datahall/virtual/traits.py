@@ -26,6 +26,8 @@ class StackTraits:
     recent_attention: float = 0.0
     overlap: float = 0.0
     gradient_overlap: float = 1.0
+    early_attention: float = 0.0  # 1: FlashAttention of the first generation (2022 and 2023)
+    rowwise: float = 0.0  # 1: narrow operands have a scale for each row instead of one for the tensor
     causal_skipped: float = 1.0  # 1: the masked half of the scores is not computed
     sequence_parallel: bool = True
     local_batch_in_pipeline: bool = False
@@ -48,7 +50,7 @@ _STACKS: tuple[tuple[str, StackTraits], ...] = (
     (r"megatron", _OLD_MEGATRON),
     (r"torchtitan", StackTraits("torchtitan", "compiled", local_batch_in_pipeline=True)),
     (r"maxtext|t5x|pathways|jax|pax|axlearn|easylm|levanter", StackTraits("xla", "xla")),
-    (r"foundry|composer|mosaic", StackTraits("llm-foundry", "eager")),
+    (r"foundry|composer|mosaic", StackTraits("llm-foundry", "eager", early_attention=1.0)),
     (r"hai-llm|dualpipe", replace(_CORE, family="hai-llm")),
     (r"llama3 4d|meta llama", replace(_TORCH, family="meta", recent_attention=0.5, overlap=0.3, interleaves=True)),
     (r"deepspeed", replace(_TORCH, family="deepspeed")),
@@ -65,6 +67,8 @@ def traits_of(framework: str, kind: str, note: str = "") -> StackTraits:
     found = replace(found, release=release[1] if release else "")
     if found.issue == "compiled" and re.search(r"eager|no torch\.compile", remark):
         found = replace(found, issue="eager")
+    if re.search(r"row-?wise(?! known)", remark):
+        found = replace(found, rowwise=1.0)
     if re.search(r"async ?tp|asynctp", remark) and not re.search(r"vanilla", remark):
         found = replace(found, overlap=1.0)
     if found.family == "xla" and kind != "tpu":
