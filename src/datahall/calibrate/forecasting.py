@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from datahall.calibrate.design import design
 from datahall.calibrate.fit import Fitted
+from datahall.calibrate.neighbours import Neighbours
 from datahall.calibrate.published import PublishedRun
 from datahall.calibrate.shot import correct, features
 
@@ -33,6 +34,7 @@ class Trained:
     stacks: frozenset[str]
     accelerators: frozenset[str]
     places: Floats = field(repr=False)
+    neighbours: Neighbours = field(default_factory=Neighbours, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +57,10 @@ def forecast_runs(trained: Trained, runs: Sequence[PublishedRun], seen: Sequence
     plain = trained.fitted.log_seconds(runs, arrays)
     blanks = arrays.spread(arrays.scale * arrays.steps(trained.fitted.constants).total)
     near = relevant(runs, seen)
-    corrected = correct(trained.fitted, seen, runs, arrays)
+    corrected = correct(trained.fitted, seen, runs, arrays, trained.neighbours.log_correction(seen))
     own = correct(trained.fitted, (), runs, arrays)
     log_sd = np.where(near, corrected.log_sd, own.log_sd)
-    logs = plain + corrected.log_correction
+    logs = plain + trained.neighbours.log_correction(runs) + corrected.log_correction
     condition = tuple(_condition(trained, run, bool(close)) for run, close in zip(runs, near, strict=True))
     scale = np.sqrt(log_sd**2 + (0.5 * blanks) ** 2) * _widening(trained, runs, seen)
     half = scale * np.array([trained.factors.get(name, 2.0) for name in condition])

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from datahall.calibrate.fit import Fitted, fit
 from datahall.calibrate.forecasting import FAMILIAR, SHOT, UNSEEN, Forecasts, Trained, forecast_runs, places
+from datahall.calibrate.neighbours import neighbours_of
 from datahall.calibrate.published import PublishedRun
 from datahall.calibrate.shot import MOST_ROWS
 
@@ -59,6 +60,7 @@ def with_factors(fitted: Fitted, runs: Sequence[PublishedRun], factors: Mapping[
         frozenset(run.stack for run in runs),
         frozenset(run.accelerator.name for run in runs),
         places(runs),
+        neighbours_of(fitted, runs),
     )
 
 

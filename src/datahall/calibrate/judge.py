@@ -27,6 +27,7 @@ class Judgement:
     runs: tuple[PublishedRun, ...]
     forecasts: Forecasts
     refused: tuple[Refusal, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def errors(self) -> Floats:
@@ -60,6 +61,7 @@ class Judgement:
             "mean_ape": summary["mean_ape"],
             "p90_ape": summary["p90_ape"],
             "macro_median_ape": self._macro("median_ape"),
+            "macro_mean_ape": self._macro("mean_ape"),
             "bias": summary["bias"],
             "interval_coverage_share": summary["interval_coverage_share"],
             "median_half_width_share": summary["median_half_width_share"],
@@ -69,6 +71,7 @@ class Judgement:
             "by_accelerator": self._by(
                 [run.accelerator.name for run in self.runs], [refusal.accelerator for refusal in self.refused]
             ),
+            "notes": list(self.notes),
             "rows": self._rows(),
         }
 

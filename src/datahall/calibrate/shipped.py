@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from datahall.calibrate.fit import Fitted
 from datahall.calibrate.forecasting import FAMILIAR, UNSEEN, Trained, forecast_runs, places
+from datahall.calibrate.neighbours import neighbours_of
 from datahall.calibrate.published import PublishedRun, Refusal, read_runs
 from datahall.catalog import calibrations, published_runs
 
@@ -29,7 +31,8 @@ def shipped_runs() -> tuple[tuple[PublishedRun, ...], tuple[Refusal, ...]]:
 @cache
 def load() -> Trained:
     """The shipped calibration of training steps."""
-    return trained_from_json(calibrations.calibration(NAME))
+    trained = trained_from_json(calibrations.calibration(NAME))
+    return replace(trained, neighbours=neighbours_of(trained.fitted, shipped_runs()[0]))
 
 
 def trained_from_json(data: Mapping[str, Any]) -> Trained:

@@ -34,16 +34,21 @@ class Corrected:
 
 
 def correct(
-    fitted: Fitted, seen: Sequence[PublishedRun], runs: Sequence[PublishedRun], arrays: Design | None = None
+    fitted: Fitted,
+    seen: Sequence[PublishedRun],
+    runs: Sequence[PublishedRun],
+    arrays: Design | None = None,
+    explained: Floats | float = 0.0,
 ) -> Corrected:
-    """What `seen` runs say about the forecasts of `runs`."""
+    """What `seen` runs say about the forecasts of `runs`; `explained` is what neighbours already said of them."""
     arrays = arrays or design(runs)
     slopes = linearised(arrays, fitted.log_constants())[1]
     if not seen:
         return Corrected(np.zeros(len(runs)), np.sqrt(_own_variance(slopes)))
     known = design(seen)
     base, known_slopes = linearised(known, fitted.log_constants())
-    residual = np.log([run.step_s for run in seen]) - base - np.array([fitted.effect(run) for run in seen])
+    effects = np.array([fitted.effect(run) for run in seen])
+    residual = np.log([run.step_s for run in seen]) - base - effects - explained
     within = _covariance(seen, known_slopes, seen, known_slopes) + np.eye(len(seen)) * NOISE_LOG_SD**2
     across = _covariance(runs, slopes, seen, known_slopes)
     weights = np.linalg.solve(within, across.T)

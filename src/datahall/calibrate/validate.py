@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from datahall.calibrate.forecasting import forecast_runs
@@ -30,7 +31,29 @@ def judge_rows(file: Path | None, few: Path | None = None, leave_out: str = "") 
         found = left_out_forecasts(scored, train, _KEYS[leave_out], trained.factors, start=start, seen=seen)
     else:
         found = forecast_runs(trained, scored, seen)
-    return Judgement(tuple(scored), found, tuple(refused))
+    return Judgement(tuple(scored), found, tuple(refused), _notes(scored, seen, leave_out))
+
+
+def _notes(scored: Sequence[PublishedRun], seen: Sequence[PublishedRun], leave_out: str) -> tuple[str, ...]:
+    """What had been seen of the rows before they were forecast."""
+    notes: list[str] = []
+    if leave_out:
+        notes.append(f"Cross-validated: the {leave_out} of each row was left out of the fit that forecast it.")
+    else:
+        fitted = {_measurement(run) for run in shipped_runs()[0]}
+        known = sum(_measurement(run) in fitted for run in scored)
+        if known:
+            notes.append(
+                f"{known} of {len(scored)} rows are among the runs that the shipped constants were fitted to: their "
+                "errors are in-sample. --leave-out group gives errors to quote."
+            )
+    if seen:
+        notes.append(f"Learnt from {len(seen)} measured rows first.")
+    return tuple(notes)
+
+
+def _measurement(run: PublishedRun) -> tuple[object, ...]:
+    return run.accelerator.name, run.devices, run.sequence, run.shape.layers, run.shape.hidden, f"{run.step_s:.3g}"
 
 
 def first_rows(runs: list[PublishedRun]) -> list[PublishedRun]:

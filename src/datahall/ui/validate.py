@@ -52,6 +52,8 @@ def validate(file: Path | None, few: Path | None, leave_out: str | None, each: b
     from datahall.calibrate.validate import judge_rows
 
     judgement = judge_rows(file, few, leave_out or ("" if file else "group"))
+    for note in judgement.notes:
+        click.echo(note, err=True)
     if as_json:
         click.echo(json.dumps(judgement.to_json()))
     else:
@@ -81,7 +83,8 @@ def _print(judgement: Judgement, each: bool, title: str) -> None:
         console.print()
     if each:
         _print_rows(console, data)
-    console.print(f"median, macro-averaged over groups (quality A): {_percent(data['macro_median_ape'])}")
+    macro = f"median {_percent(data['macro_median_ape'])}, mean {_percent(data['macro_mean_ape'])}"
+    console.print(f"macro-averaged over groups (quality A): {macro}")
     console.print(f"interval score (share of the measurement): {_number(data['interval_score'])}")
     if data["regret_share"] is not None:
         console.print(

@@ -1,0 +1,62 @@
+"""What the fit left unexplained of published runs, passed on to runs of the same stack with similar plans.
+
+Simple kriging: one covariance, the same for every stack, of log residuals; runs of other stacks say nothing here (what
+they have in common is in the constants).  Constants are not moved; that is `fit`'s and `shot`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datahall.calibrate.design import design
+from datahall.calibrate.fit import Fitted
+from datahall.calibrate.published import PublishedRun
+from datahall.calibrate.shot import NOISE_LOG_SD, PLAN_LOG_SD, distances
+
+Floats = NDArray[np.float64]
+
+_OTHER_ACCELERATOR = 0.7  # what is left of the covariance on another accelerator
+_OTHER_RELEASE = 0.85  # and in another release
+_CAVEAT_LOG_SD = 0.08  # noise of a run that its source publishes with a caveat
+_MOST_RESIDUAL = 0.4  # a run further off than this is taken for an accident, not for a property of its neighbours
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """Fitted runs with the kriging weights of their residuals."""
+
+    runs: tuple[PublishedRun, ...] = ()
+    weights: Floats = field(default_factory=lambda: np.zeros(0), repr=False)
+
+    def log_correction(self, runs: Sequence[PublishedRun]) -> Floats:
+        """What the residuals of the fitted runs add to the logarithm of the forecasts of `runs`."""
+        if not self.runs or not runs:
+            return np.zeros(len(runs))
+        return covariance(runs, self.runs) @ self.weights
+
+
+def neighbours_of(fitted: Fitted, runs: Sequence[PublishedRun]) -> Neighbours:
+    """The residuals of `runs` under `fitted`, ready to be passed on."""
+    if not runs:
+        return Neighbours()
+    residual = np.log([run.step_s for run in runs]) - fitted.log_seconds(runs, design(runs))
+    noise = np.array([NOISE_LOG_SD if run.quality == "A" else _CAVEAT_LOG_SD for run in runs])
+    within = covariance(runs, runs) + np.diag(noise**2)
+    return Neighbours(tuple(runs), np.linalg.solve(within, np.clip(residual, -_MOST_RESIDUAL, _MOST_RESIDUAL)))
+
+
+def covariance(runs: Sequence[PublishedRun], others: Sequence[PublishedRun]) -> Floats:
+    """Covariance of unexplained logarithms: alike plans of one stack err alike."""
+    stack = _same([run.stack for run in runs], [run.stack for run in others])
+    device = _same([run.accelerator.name for run in runs], [run.accelerator.name for run in others])
+    release = _same([run.traits.release for run in runs], [run.traits.release for run in others])
+    shared = np.where(device, 1.0, _OTHER_ACCELERATOR) * np.where(release, 1.0, _OTHER_RELEASE)
+    return PLAN_LOG_SD**2 * np.exp(-distances(runs, others)) * np.where(stack, shared, 0.0)
+
+
+def _same(left: Sequence[str], right: Sequence[str]) -> NDArray[np.bool_]:
+    return np.array(left)[:, None] == np.array(right)[None, :]

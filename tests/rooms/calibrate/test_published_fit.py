@@ -1,0 +1,128 @@
+"""The shipped fit: refitted alike, judged on what it has not seen, learning from a few rows, refusing the rest."""
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from datahall.calibrate.fit import fit
+from datahall.calibrate.forecasting import forecast_runs
+from datahall.calibrate.holdout import few_of, trained_on
+from datahall.calibrate.neighbours import covariance, neighbours_of
+from datahall.calibrate.published import PublishedRun
+from datahall.calibrate.refit import differing
+from datahall.calibrate.shipped import load, shipped_runs
+from datahall.ui.validate import validate
+
+RUNS, _ = shipped_runs()
+KEYS = {
+    "n_rows", "n_scored", "n_refused", "refused_reasons", "median_ape", "mean_ape", "p90_ape", "macro_median_ape",
+    "bias", "interval_coverage_share", "median_half_width_share", "interval_score", "regret_share", "by_group",
+    "by_accelerator", "rows",
+}  # fmt: skip
+ROW = {
+    "id": "x1", "group": "elsewhere", "model": "Llama-3-8B", "layers": "32", "hidden": "4096", "heads": "32",
+    "kv_heads": "8", "head_dim": "128", "ffn": "14336", "mlp_mats": "3", "vocab": "128256", "seq_len": "8192",
+    "accelerator": "H100-SXM", "n_devices": "8", "devices_per_node": "8", "dp": "8", "tp": "1", "pp": "1", "vp": "",
+    "cp": "1", "ep": "1", "sharding": "fsdp", "micro_batch": "1", "global_batch": "16", "recompute": "full",
+    "dtype": "bf16", "framework": "torchtitan", "interconnect": "", "step_time_s": "2.3", "tokens_per_s_per_device": "",
+    "primary_metric": "step_time_s", "quality": "A", "arch_note": "", "note": "", "source": "a test", "moe_experts": "",
+    "moe_topk": "", "params_b": "8.03", "active_params_b": "",
+}  # fmt: skip
+
+
+def errors(runs: list[PublishedRun], seconds: np.ndarray) -> np.ndarray:
+    return np.abs(seconds / np.array([run.step_s for run in runs]) - 1.0)
+
+
+def answer(tmp_path: Path, *rows: dict[str, str]) -> dict:
+    file = tmp_path / "rows.csv"
+    with file.open("w", newline="", encoding="utf-8") as out:
+        writer = csv.DictWriter(out, list(ROW))
+        writer.writeheader()
+        writer.writerows({**ROW, **row} for row in rows)
+    result = CliRunner().invoke(validate, [str(file), "--json"])
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def test_the_shipped_constants_are_those_that_the_shipped_runs_give():
+    assert differing(load().fitted.constants, fit(RUNS).constants) == []
+
+
+@pytest.mark.parametrize("group", ["torchtitan", "sc21"])
+def test_a_family_left_out_is_forecast_within_the_bars_and_ten_rows_help(group):
+    rest = [run for run in RUNS if run.group != group]
+    own = [run for run in RUNS if run.group == group and run.quality == "A"]
+    trained = trained_on(rest, load().factors, load().fitted.constants)
+    before = errors(own, forecast_runs(trained, own).seconds)
+    assert np.median(before) <= 0.15
+    few = few_of(own, range(len(own)), 0)
+    others = [run for index, run in enumerate(own) if index not in few]
+    after = errors(others, forecast_runs(trained, others, [own[index] for index in few]).seconds)
+    assert np.mean(after) <= 0.10
+
+
+def test_intervals_of_the_shipped_fit_hold_and_are_earned():
+    held_out = load_held_out()
+    for name in ("group_zero_shot", "accelerator_zero_shot"):
+        rows = held_out[name].values()
+        scored = sum(row["n_scored"] for row in rows)
+        held = sum(row["n_scored"] * row["interval_coverage_share"] for row in rows) / scored
+        assert 0.85 <= held <= 0.97
+
+
+def load_held_out() -> dict:
+    from datahall.catalog.calibrations import calibration
+
+    return calibration("training")["held_out"]
+
+
+def test_neighbours_pass_residuals_on_within_a_stack_only():
+    run = next(run for run in RUNS if run.group == "torchtitan")
+    stranger = replace(run, traits=replace(run.traits, family="another"))
+    assert covariance([stranger], [run])[0, 0] == 0.0
+    fitted = load().fitted
+    slower = replace(run, step_s=2.0 * run.step_s)
+    told = neighbours_of(fitted, [slower])
+    assert told.log_correction([run])[0] > 0.1
+    assert told.log_correction([stranger])[0] == 0.0
+    assert neighbours_of(fitted, []).log_correction([run])[0] == 0.0
+
+
+def test_validate_answers_with_every_key_for_a_row_it_has_never_seen(tmp_path):
+    data = answer(tmp_path, {})
+    assert data.keys() >= KEYS
+    assert data["n_scored"] == 1
+    assert data["mean_ape"] < 0.5
+    row = data["rows"][0]
+    assert row["low_step_s"] < row["forecast_step_s"] < row["high_step_s"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"accelerator": "Q900"}, "Q900"),
+        ({"accelerator": "A100-80GB-SXM", "dtype": "fp8"}, "fp8"),
+        ({"layers": "", "hidden": "", "model": "Unheard-of", "arch_note": "hybrid Mamba-2/attention"}, ""),
+        ({"step_time_s": "", "tokens_per_s_per_device": "nan"}, ""),
+    ],
+)
+def test_what_cannot_be_forecast_is_refused_with_its_reason(tmp_path, changed, said):
+    data = answer(tmp_path, changed)
+    assert data["n_scored"] == 0
+    assert said in data["rows"][0]["reason"]
+    assert data["rows"][0]["reason"]
+
+
+def test_rows_of_the_fit_are_said_to_be_in_sample(tmp_path):
+    run = next(run for run in RUNS if run.group == "torchtitan" and run.shape.layers == 32)
+    data = answer(
+        tmp_path, {"step_time_s": str(run.step_s), "accelerator": run.accelerator.name, "seq_len": str(run.sequence)}
+    )
+    assert any("in-sample" in note for note in data["notes"])
+    assert not answer(tmp_path, {})["notes"]
