@@ -69,7 +69,7 @@ class CollectiveCounter:
         self.replaced.clear()
 
     def _replace(self, owner: Any, name: str, observed: Any) -> None:
-        self.replaced.append((owner, name, getattr(owner, name)))
+        self.replaced.append((owner, name, vars(owner)[name]))  # as it is kept: reading it would unbind the method
         setattr(owner, name, observed)
 
     def _counting(self, collective: Callable[..., Any], kind: str, argument: int) -> Callable[..., Any]:
