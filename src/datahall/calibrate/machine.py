@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+
 from datahall.base.errors import Refused
 from datahall.base.label import Label
 from datahall.base.result import Result
@@ -26,7 +28,7 @@ from datahall.compute.numbers import PlanNumbers
 from datahall.compute.plan import ComputePlan
 from datahall.virtual.habits import StackHabits
 from datahall.virtual.links import LinkRates
-from datahall.virtual.step_time import StepInputs, StepSeconds, step_time
+from datahall.virtual.step_time import StepInputs, step_time
 
 COMPONENTS = ("compute", "transfer", "waiting", "input", "optimiser")
 CONSTANTS = (
@@ -188,23 +190,28 @@ def terms(
     inputs: StepInputs, numbers: PlanNumbers, precision: str, multipliers: Mapping[str, float]
 ) -> dict[str, dict[str, float]]:
     """Seconds of each component by constant: the derivative to the logarithm of the constant (Euler's theorem)."""
-    found: dict[str, dict[str, float]] = {component: {} for component in COMPONENTS}
-    for constant in CONSTANTS:
+    count = len(CONSTANTS)
+    factors = np.concatenate([1.0 + _EPSILON * np.eye(count), 1.0 - _EPSILON * np.eye(count)], axis=1)
+    now = {**multipliers}
+    for row, constant in zip(factors, CONSTANTS, strict=True):
         name = _name(constant, precision)
-        now = multipliers.get(name, 1.0)
-        more, less = (
-            _components(step_time(scaled(inputs, {**multipliers, name: now * factor}, precision), numbers))
-            for factor in (1.0 + _EPSILON, 1.0 - _EPSILON)
-        )
-        for component in COMPONENTS:
-            value = (more[component] - less[component]) / (2 * _EPSILON)
-            # Waiting is a share of the arithmetic: the share is its constant, and the arithmetic is counted elsewhere.
-            if value > 1e-12 and (component != "waiting" or constant == "jitter"):
-                found[component][name] = value
+        now[name] = multipliers.get(name, 1.0) * row
+    seconds = step_time(scaled(inputs, now, precision), numbers)
+    found: dict[str, dict[str, float]] = {}
+    for component in COMPONENTS:
+        whole = getattr(seconds, component) + (seconds.fixed if component == "compute" else 0.0)
+        values = np.broadcast_to(whole, (2 * count,))
+        slopes = (values[:count] - values[count:]) / (2 * _EPSILON)
+        # Waiting is a share of the arithmetic: the share is its constant, and the arithmetic is counted elsewhere.
+        found[component] = {
+            _name(constant, precision): float(slope)
+            for constant, slope in zip(CONSTANTS, slopes, strict=True)
+            if slope > 1e-12 and (component != "waiting" or constant == "jitter")
+        }
     return found
 
 
-def scaled(inputs: StepInputs, multipliers: Mapping[str, float], precision: str) -> StepInputs:
+def scaled(inputs: StepInputs, multipliers: Mapping[str, Any], precision: str) -> StepInputs:
     """`inputs` with each constant's time multiplied (2: twice as slow); products have one multiplier a precision."""
     times = {constant: multipliers.get(_name(constant, precision), 1.0) for constant in CONSTANTS}
     rates, links, habits = inputs.rates, inputs.links, inputs.habits
@@ -252,9 +259,3 @@ def memory_point(machine: Machine, run: MeasuredRun) -> tuple[float, float, floa
     held = memory(inputs.counts, inputs.sequence, PlanNumbers.of(run.compute), plain)
     activations = float(held.activations)
     return float(held.total) - activations, activations, run.measured.metrics["peak_memory"].value
-
-
-def _components(seconds: StepSeconds) -> dict[str, float]:
-    found = {name: float(getattr(seconds, name)) for name in COMPONENTS}
-    found["compute"] += float(seconds.fixed)
-    return found
