@@ -45,7 +45,7 @@ class Design:
 
     def mean(self, values: Floats) -> Floats:
         """The weighted mean over each run's variants."""
-        return np.bincount(self.owner, self.weight * values, self.runs)
+        return np.asarray(np.bincount(self.owner, self.weight * values, self.runs), dtype=np.float64)
 
     def spread(self, values: Floats) -> Floats:
         """Half the range of the logarithm over each run's variants: what its blanks leave open."""

@@ -96,7 +96,7 @@ def solve(
     cost = np.inf
     damping = 1e-3
     for _ in range(25):
-        base, slopes = linearised(arrays, logs)
+        base, slopes = linearised(arrays, np.asarray(logs, dtype=np.float64))
         residual = target - offset - base - member @ effects
         scaled = residual / NOISE_LOG_SD
         robust = weights / np.sqrt(1.0 + scaled * scaled)

@@ -46,7 +46,8 @@ def neighbours_of(fitted: Fitted, runs: Sequence[PublishedRun]) -> Neighbours:
     residual = np.log([run.step_s for run in runs]) - fitted.log_seconds(runs, design(runs))
     noise = np.array([NOISE_LOG_SD if run.quality == "A" else _CAVEAT_LOG_SD for run in runs])
     within = covariance(runs, runs) + np.diag(noise**2)
-    return Neighbours(tuple(runs), np.linalg.solve(within, np.clip(residual, -_MOST_RESIDUAL, _MOST_RESIDUAL)))
+    weights = np.linalg.solve(within, np.clip(residual, -_MOST_RESIDUAL, _MOST_RESIDUAL))
+    return Neighbours(tuple(runs), np.asarray(weights, dtype=np.float64))
 
 
 def covariance(runs: Sequence[PublishedRun], others: Sequence[PublishedRun]) -> Floats:

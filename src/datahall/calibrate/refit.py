@@ -88,10 +88,11 @@ def ten_shot(runs: Sequence[PublishedRun], trained: Trained, key: Any, draws: in
 
 def joined(parts: Sequence[Forecasts]) -> Forecasts:
     """Several forecasts one after the other."""
-    columns = (
-        np.concatenate([getattr(part, name) for part in parts]) for name in ("seconds", "low", "high", "log_scale")
-    )
-    return Forecasts(*columns, tuple(name for part in parts for name in part.condition))
+    columns = {
+        name: np.concatenate([getattr(part, name) for part in parts])
+        for name in ("seconds", "low", "high", "log_scale")
+    }
+    return Forecasts(**columns, condition=tuple(name for part in parts for name in part.condition))
 
 
 def _scores(runs: Sequence[PublishedRun], found: Forecasts, key: Any) -> dict[str, Any]:

@@ -50,7 +50,7 @@ class MemoryBytes:
 
 @formula(
     equation="states = P (w + g + o), each divided by the ranks that ZeRO shards it over",
-    source="Rajbhandari et al. 2020, ZeRO (arXiv 1910.02054), section 3.1; activations as Korthikanti et al. 2022 (arXiv 2205.05198)",
+    source="Rajbhandari et al. 2020, ZeRO (arXiv 1910.02054), 3.1; Korthikanti et al. 2022 (arXiv 2205.05198)",
     holds="fused attention (no stored scores); 1F1B keeps min(m, p) micro-batches",
 )
 def memory(

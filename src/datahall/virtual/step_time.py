@@ -1,13 +1,13 @@
 """What one training step takes: the one place that combines the rooms' estimates with overlap and waiting.
 
-Every argument is plain numbers or arrays, so that one plan is explained and half a million are ranked by the same lines.
+Every argument is plain numbers or arrays: one plan is explained and half a million are ranked by the same lines.
 A step is `accumulation` micro-steps on the slowest pipeline stage, the pipeline's fill and drain, the exchange of
 gradients that arithmetic does not cover, and the update.  Whole runs (checkpoints, failures, cost) are `training`'s.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -33,15 +33,15 @@ class StepInputs:
     links: LinkRates
     habits: StackHabits
     trainable_share: Any = 1.0  # of the parameters that get gradients (1: all; LoRA: a percent)
-    memory: MemoryHabits = MemoryHabits()
+    memory: MemoryHabits = field(default_factory=MemoryHabits)
 
 
 @dataclass(frozen=True, slots=True)
 class StepSeconds:
     """Seconds of one optimiser step by component, and what the components are made of.
 
-    The total is compute + transfer + waiting + input + optimiser + fixed.  The parts of `compute` are device seconds before
-    the host's launches; the parts of `transfer` are exposed seconds.
+    The total is compute + transfer + waiting + input + optimiser + fixed.  The parts of `compute` are device seconds
+    before the host's launches; the parts of `transfer` are exposed seconds.
     """
 
     compute: Any
