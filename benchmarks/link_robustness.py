@@ -8,6 +8,7 @@ worker changes seconds; only label noise may change the weights.
 
 from __future__ import annotations
 
+import signal
 import sys
 from dataclasses import asdict
 
@@ -35,6 +36,7 @@ DOSES: list[tuple[str, str, LinkShape, dict[str, float]]] = [
 
 def main() -> None:
     """Run every dose and print the responses."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the namespaces are removed
     print("# Dose and response under synchronous training\n")
     print("Printed by `benchmarks/link_robustness.py`.\n")
     print("| dose | amount | ms a step | against none | validation loss | same weights as none |")
