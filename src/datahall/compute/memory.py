@@ -27,6 +27,7 @@ class MemoryHabits:
     selective_kept: Any = 1.0  # share of a layer's activations that "selective" recomputation keeps
     logit_bytes: Any = 8.0  # per score: 32-bit scores and their gradient
     activation_passes: Any = 1.0  # copies that the engine keeps beside those that the backward pass needs
+    gathered_copies: Any = 0.0  # of one layer's input alive at once where sequence-split activations are gathered
     fragmentation_share: Any = 0.05
     reserved_bytes: Any = _RESERVED_BYTES
 
@@ -121,4 +122,5 @@ def _activations(counts: ShapeCounts, sequence: Any, plan: PlanNumbers, habits: 
     )
     flight = np.where(np.asarray(plan.pipeline) > 1, np.minimum(plan.accumulation, plan.pipeline * warm), 1.0)
     logits = np.where(np.asarray(plan.pipeline) > 1, 0.0, habits.logit_bytes * tokens * counts.vocab / plan.tensor)
-    return own * flight * kept + alive + logits
+    gathered = np.where(np.asarray(plan.tensor) > 1, habits.gathered_copies * word * tokens * counts.hidden, 0.0)
+    return own * flight * kept + alive + logits + gathered

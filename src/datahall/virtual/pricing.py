@@ -16,6 +16,7 @@ from datahall.case.site import Accelerator
 from datahall.catalog import accelerators
 from datahall.compute.counts import ShapeCounts
 from datahall.compute.estimate import DeviceRates
+from datahall.compute.memory import MemoryHabits
 from datahall.virtual.calibration import peak_flops_per_s
 from datahall.virtual.habits import StackHabits
 from datahall.virtual.links import LinkRates
@@ -104,6 +105,18 @@ def step_inputs(
         _links(setting, constants),
         _habits(setting, constants),
         trainable_share,
+        memory_habits(setting),
+    )
+
+
+def memory_habits(at: Setting) -> MemoryHabits:
+    """What stacks keep: PyTorch programs hold scores in 16 and 32 bits; torchtitan's selective kind half a layer."""
+    torch = np.asarray(at.issue) <= _ISSUES["compiled"]
+    eager = np.asarray(at.issue) == _ISSUES["eager"]
+    return MemoryHabits(
+        selective_kept=np.where(np.asarray(at.repeats_products) > 0, np.where(eager, 0.54, 0.46), 1.0),
+        logit_bytes=np.where(torch, 12.0, 8.0),
+        gathered_copies=np.where(torch, 5.0, 1.0),
     )
 
 
