@@ -132,7 +132,7 @@ class Pipelined:
         inputs = (whole[0],) if self.first else ()
         if self.last:
             self.schedule.step(*inputs, target=whole[1], losses=losses, return_outputs=False)
-            return float(sum(losses)) * self.data_world
+            return float(sum(loss.detach() for loss in losses)) * self.data_world
         self.schedule.step(*inputs, return_outputs=False)
         return None
 
