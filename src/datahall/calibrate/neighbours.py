@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 from datahall.calibrate.design import design
 from datahall.calibrate.fit import Fitted
 from datahall.calibrate.published import PublishedRun
-from datahall.calibrate.shot import NOISE_LOG_SD, PLAN_LOG_SD, distances
+from datahall.calibrate.shot import distances
 
 Floats = NDArray[np.float64]
 
+PLAN_LOG_SD = 0.10  # of what the fit leaves unexplained and plans share
+NOISE_LOG_SD = 0.03
 _OTHER_ACCELERATOR = 0.7  # what is left of the covariance on another accelerator
 _OTHER_RELEASE = 0.85  # and in another release
 _CAVEAT_LOG_SD = 0.08  # noise of a run that its source publishes with a caveat

@@ -18,10 +18,12 @@ from datahall.calibrate.published import PublishedRun
 
 Floats = NDArray[np.float64]
 
-CONSTANT_SHARE = 0.6  # of a constant's prior width by which stacks differ from one another
+CONSTANT_SHARE = 1.0  # of a constant's prior width by which stacks differ from one another
 EFFECT_LOG_SD = {"stack": 0.12, "release": 0.05, "accelerator": 0.06, "model": 0.05}
-PLAN_LOG_SD = 0.10  # what plans of one stack have of their own, alike for alike plans
-NOISE_LOG_SD = 0.03
+PLAN_LOG_SD = 0.25  # what plans of one stack have of their own, alike for alike plans
+PLAN_LENGTH = 4.0  # distance at which plans of one stack hardly tell of one another
+NOISE_LOG_SD = 0.04
+_UNSEEN_SHARE, _UNSEEN_PLAN_LOG_SD = 0.6, 0.10  # for the relative width of intervals where no row was seen
 MOST_ROWS = 10
 
 
@@ -44,7 +46,7 @@ def correct(
     arrays = arrays or design(runs)
     slopes = linearised(arrays, fitted.log_constants())[1]
     if not seen:
-        return Corrected(np.zeros(len(runs)), np.sqrt(_own_variance(slopes)))
+        return Corrected(np.zeros(len(runs)), np.sqrt(_own_variance(slopes, _UNSEEN_SHARE, _UNSEEN_PLAN_LOG_SD)))
     known = design(seen)
     base, known_slopes = linearised(known, fitted.log_constants())
     effects = np.array([fitted.effect(run) for run in seen])
@@ -52,7 +54,7 @@ def correct(
     within = _covariance(seen, known_slopes, seen, known_slopes) + np.eye(len(seen)) * NOISE_LOG_SD**2
     across = _covariance(runs, slopes, seen, known_slopes)
     weights = np.linalg.solve(within, across.T)
-    variance = _own_variance(slopes) - np.sum(across.T * weights, axis=0)
+    variance = _own_variance(slopes, CONSTANT_SHARE, PLAN_LOG_SD) - np.sum(across.T * weights, axis=0)
     return Corrected(weights.T @ residual, np.sqrt(np.maximum(variance, 0.0) + NOISE_LOG_SD**2))
 
 
@@ -98,9 +100,9 @@ def _covariance(
         right = np.array([effect_names(run)[index] for run in others])
         shared = shared + sd**2 * (left[:, None] == right[None, :])
     stack = np.array([run.stack for run in runs])[:, None] == np.array([run.stack for run in others])[None, :]
-    return shared + PLAN_LOG_SD**2 * np.exp(-distances(runs, others)) * np.where(stack, 1.0, 0.3)
+    return shared + PLAN_LOG_SD**2 * np.exp(-distances(runs, others) / PLAN_LENGTH) * np.where(stack, 1.0, 0.3)
 
 
-def _own_variance(slopes: Floats) -> Floats:
-    constants = np.sum((slopes * CONSTANT_SHARE * constant_log_sds()) ** 2, axis=1)
-    return constants + sum(sd**2 for sd in EFFECT_LOG_SD.values()) + PLAN_LOG_SD**2
+def _own_variance(slopes: Floats, share: float, plan_log_sd: float) -> Floats:
+    constants = np.sum((slopes * share * constant_log_sds()) ** 2, axis=1)
+    return constants + sum(sd**2 for sd in EFFECT_LOG_SD.values()) + plan_log_sd**2

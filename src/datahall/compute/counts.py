@@ -1,7 +1,7 @@
 """What a step of a model counts by, from its shape alone: weights in matrix products, widths, parameters by kind.
 
-`ShapeCounts.of(shape)` holds Python integers, so that the step table is exact; the same fields as arrays
-(`stack_counts`) price many models at once.  No seconds here.
+`ShapeCounts.of(shape)` holds Python integers, for an exact step table; the same fields as arrays (`stack_counts`)
+price many models at once.  No seconds here.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What a row of the step table takes: seconds from FLOPs, bytes, kernels and plain device numbers.
 
-The same functions price a published cluster and this machine's processor; only the numbers in `DeviceRates` differ.
+The same functions price a published cluster and this machine; only the numbers in `DeviceRates` differ.
 Plain numbers or arrays.  Overlap and waiting are `virtual.step_time`'s.
 """
 
@@ -52,7 +52,7 @@ def stack_rates(devices: Sequence[DeviceRates]) -> DeviceRates:
 
 @formula(
     equation="t = ((F/R)^3 + (L/B)^3)^(1/3) + t0",
-    source="roofline (Williams, Waterman, Patterson 2009) with a smooth knee, fitted to published kernel timings",
+    source="roofline (Williams, Waterman, Patterson 2009) with a smooth knee; exponent, t0: published kernel timings",
     holds="one matrix product; within 10 % of 90 % of the published timings per device",
 )
 def product_s(

@@ -28,6 +28,7 @@ class MemoryHabits:
     logit_bytes: Any = 8.0  # per score: 32-bit scores and their gradient
     activation_passes: Any = 1.0  # copies that the engine keeps beside those that the backward pass needs
     gathered_copies: Any = 0.0  # of one layer's input alive at once where sequence-split activations are gathered
+    pipeline_whole_bytes: Any = 0.0  # a parameter that ZeRO-3 keeps whole between a pipeline's micro-batches
     fragmentation_share: Any = 0.05
     reserved_bytes: Any = _RESERVED_BYTES
 
@@ -51,7 +52,7 @@ class MemoryBytes:
 
 @formula(
     equation="states = P (w + g + o), each divided by the ranks that ZeRO shards it over",
-    source="Rajbhandari et al. 2020, ZeRO (arXiv 1910.02054), 3.1; Korthikanti et al. 2022 (arXiv 2205.05198)",
+    source="ZeRO (arXiv 1910.02054), section 3.1; activations as Korthikanti et al. 2022 (arXiv 2205.05198)",
     holds="fused attention (no stored scores); 1F1B keeps min(m, p) micro-batches",
 )
 def memory(
@@ -73,7 +74,9 @@ def memory(
     states = (habits.optimiser_bytes - 4.0 * full) * parameters * trainable_share / np.where(zero >= 1, shards, 1.0)
     activations = habits.activation_passes * _activations(counts, sequence, plan, habits, word)
     gathered = np.where(zero >= 3, 2.0 * word * layer, 0.0)
-    buffers = gathered + habits.reserved_bytes
+    piped = (zero >= 3) & (np.asarray(plan.pipeline) > 1) & (np.asarray(shards) > 1)
+    whole = np.where(piped, habits.pipeline_whole_bytes * parameters, 0.0)
+    buffers = gathered + whole + habits.reserved_bytes
     return MemoryBytes(
         weights, gradients, states, activations, buffers, habits.fragmentation_share * (activations + gathered)
     )

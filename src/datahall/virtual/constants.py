@@ -48,14 +48,14 @@ CONSTANTS: tuple[Constant, ...] = (
     Constant("score_passes", 5.0, 0.25, "how often an unfused core moves its scores"),
     Constant("launch_eager_s", 7e-6, 0.40, "host seconds to issue a kernel, eager"),
     Constant("launch_compiled_s", 4e-6, 0.40, "host seconds to issue a kernel, compiled"),
-    Constant("launch_fused_s", 5e-6, 0.40, "host seconds to issue a kernel, hand-fused"),
+    Constant("launch_fused_s", 8e-6, 0.40, "host seconds to issue a kernel, hand-fused"),
     Constant("launch_old_s", 25e-6, 0.70, "host seconds to issue a kernel, Megatron before 2023 with its hooks"),
     Constant("launch_xla_s", 0.5e-6, 0.50, "host seconds to issue a kernel, XLA"),
     Constant("kernel_s", 4e-6, 0.30, "device seconds of an empty kernel"),
     Constant("narrow_width", 150.0, 0.40, "width at which a product takes twice its large-shape time"),
     Constant("collective_kernels", 3.0, 0.50, "launches that issuing one collective costs the host"),
     Constant("fixed_s", 0.010, 0.70, "seconds a step costs whatever it does"),
-    Constant("expert_kernels", 6.0, 0.40, "launches of each local expert of a layer, forward"),
+    Constant("expert_kernels", 9.0, 0.40, "launches of each local expert of a layer, forward"),
     Constant("expert_share", 0.60, 0.20, "rate of grouped expert products over dense ones"),
     Constant("permute_passes", 1.5, 0.35, "memory passes of routing tokens to experts"),
     Constant("cast_passes_fp8", 1.0, 0.35, "memory passes of converting to fp8"),
@@ -76,6 +76,8 @@ CONSTANTS: tuple[Constant, ...] = (
     Constant("straggler_share", 0.004, 0.50, "share of a step lost at each doubling of the devices"),
     Constant("selective_linear", 0.45, 0.20, "share of products that selective recomputation repeats in torchtitan"),
     Constant("update_bytes", 34.0, 0.20, "bytes a parameter that the optimiser moves"),
+    Constant("update_bytes_old", 70.0, 0.50, "the same with kernels of their own to unscale, clip, copy (before 2023)"),
+    Constant("gradient_bytes_old", 4.0, 0.30, "bytes a parameter in the gradient exchange, Megatron before 2023"),
 )
 
 

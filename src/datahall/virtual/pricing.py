@@ -110,13 +110,14 @@ def step_inputs(
 
 
 def memory_habits(at: Setting) -> MemoryHabits:
-    """What stacks keep: PyTorch programs hold scores in 16 and 32 bits; torchtitan's selective kind half a layer."""
+    """What stacks keep: eager and compiled PyTorch hold scores in 16 and 32 bits; torchtitan keeps half of a layer."""
     torch = np.asarray(at.issue) <= _ISSUES["compiled"]
     eager = np.asarray(at.issue) == _ISSUES["eager"]
     return MemoryHabits(
         selective_kept=np.where(np.asarray(at.repeats_products) > 0, np.where(eager, 0.54, 0.46), 1.0),
         logit_bytes=np.where(torch, 12.0, 8.0),
         gathered_copies=np.where(torch, 5.0, 1.0),
+        pipeline_whole_bytes=np.where(torch, 6.0, 0.0),  # 16-bit weights and 32-bit gradients
     )
 
 
@@ -178,6 +179,7 @@ def _links(at: Setting, c: Mapping[str, Any]) -> LinkRates:
 
 def _habits(at: Setting, c: Mapping[str, Any]) -> StackHabits:
     later = np.asarray(at.gradient_overlap)
+    old = np.asarray(at.issue) == _ISSUES["old"]
     return StackHabits(
         tensor_exposed=np.minimum(1.0, c["tensor_exposed"] * (1.0 - at.overlap * (1.0 - c["tensor_overlapped"]))),
         context_exposed=np.minimum(1.0, c["context_exposed"]),
@@ -189,8 +191,8 @@ def _habits(at: Setting, c: Mapping[str, Any]) -> StackHabits:
         head_exposed=0.6,
         selective_linear=at.repeats_products * np.minimum(1.0, c["selective_linear"]),
         selective_core=1.0 - at.repeats_products,
-        gradient_bytes=c["gradient_bytes"],
-        update_bytes=c["update_bytes"],
+        gradient_bytes=np.where(old, c["gradient_bytes_old"], c["gradient_bytes"]),
+        update_bytes=np.where(old, c["update_bytes_old"], c["update_bytes"]),
         expert_kernels=c["expert_kernels"],
         straggler_share=c["straggler_share"],
     )

@@ -7,7 +7,7 @@ gradients that arithmetic does not cover, and the update.  Whole runs (checkpoin
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -83,14 +83,16 @@ def bubble_share(stages: Any, micro_batches: Any, virtual_stages: Any = 1) -> An
 def step_time(inputs: StepInputs, plan: PlanNumbers) -> StepSeconds:
     """Seconds of one optimiser step of `plan`; element i of an array answer is the scalar answer."""
     one = micro_step(inputs.counts, inputs.sequence, inputs.rates, inputs.habits, plan, inputs.trainable_share)
-    sent = exchange_s(inputs.counts, inputs.sequence, inputs.links, inputs.habits, inputs.rates.word_bytes, plan, one)
     device = one.device
     issued = issued_s(device, one.host)
+    cover = _cover(one, issued - device, plan)
+    sent = exchange_s(inputs.counts, inputs.sequence, inputs.links, inputs.habits, inputs.rates.word_bytes, plan, cover)
     steady = issued + sent.per_micro_step
     steps = plan.accumulation
     jitter = inputs.habits.jitter_share * np.where(np.asarray(plan.data) > 1, steps * issued, 0.0)
     waiting = (plan.pipeline - 1) / plan.virtual_stages * plan.bubble_share * steady + jitter
-    gradient = _gradient_exposed(inputs.habits, sent, one, issued / np.maximum(device, 1e-30))
+    waiting = waiting + inputs.habits.straggler_share * np.log2(plan.devices) * steps * steady
+    gradient = _gradient_exposed(inputs.habits, sent, cover)
     return StepSeconds(
         compute=steps * issued,
         transfer=steps * sent.per_micro_step + gradient,
@@ -114,9 +116,23 @@ def step_time(inputs: StepInputs, plan: PlanNumbers) -> StepSeconds:
     )
 
 
-def _gradient_exposed(habits: StackHabits, sent: Exchange, one: MicroStep, stretch: Any) -> Any:
+def _cover(one: MicroStep, idle: Any, plan: PlanNumbers) -> MicroStep:
+    """What transfers can hide behind: arithmetic and the device's waiting for launches.
+
+    What hides the context ring (the attention core) hides nothing else.
+    """
+    ring = np.where(np.asarray(plan.context) > 1, one.attention, 0.0)
+    return replace(
+        one,
+        attention=one.attention + idle,
+        forward=np.maximum(0.0, one.forward - 0.25 * ring) + idle,
+        backward=np.maximum(0.0, one.backward - 0.75 * ring) + idle,
+    )
+
+
+def _gradient_exposed(habits: StackHabits, sent: Exchange, cover: MicroStep) -> Any:
     """What of the gradient exchange the last micro-step's backward does not hide."""
-    return hidden_s(sent.gradient, habits.gradient_cover * one.backward * stretch, habits.gradient_exposed)
+    return hidden_s(sent.gradient, habits.gradient_cover * cover.backward, habits.gradient_exposed)
 
 
 def _update_s(inputs: StepInputs, plan: PlanNumbers) -> Any:

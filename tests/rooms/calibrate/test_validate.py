@@ -1,0 +1,180 @@
+"""`datahall validate` on the shipped figures, on awkward rows, and on the whole table where it is at hand."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from datahall.calibrate import refit
+from datahall.calibrate.fit import fit
+from datahall.calibrate.published import find_accelerator, read_runs
+from datahall.calibrate.shipped import load, shipped_runs
+from datahall.catalog import published_runs
+from datahall.ui.validate import validate
+
+KEYS = {
+    "n_rows", "n_scored", "n_refused", "refused_reasons", "median_ape", "mean_ape", "p90_ape", "macro_median_ape",
+    "bias", "interval_coverage_share", "median_half_width_share", "interval_score", "regret_share", "by_group",
+    "by_accelerator", "rows",
+}  # fmt: skip
+
+
+def _truth() -> Path | None:
+    named = os.environ.get("DATAHALL_TRUTH")
+    beside = Path(__file__).resolve().parents[4] / "shared" / "truth"
+    for folder in ([Path(named)] if named else []) + [beside]:
+        if (folder / "training.csv").exists():
+            return folder / "training.csv"
+    return None
+
+
+def ran(*arguments: str) -> Result:
+    result = CliRunner().invoke(validate, list(arguments), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def written(path: Path, rows: list[dict[str, str]]) -> str:
+    names = sorted({name for row in rows for name in row})
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        writer.writerows(rows)
+    return str(path)
+
+
+def shipped_rows(group: str) -> list[dict[str, str]]:
+    return [dict(row) for row in published_runs.rows() if row["group"] == group]
+
+
+def test_shipped_figures_are_read_each_with_a_source() -> None:
+    runs, refused = shipped_runs()
+    assert len(runs) > 550
+    assert not refused
+    assert all(len(row["source"]) > 8 for row in published_runs.rows())
+
+
+def test_json_has_the_agreed_keys(tmp_path: Path) -> None:
+    rows = shipped_rows("sc21") + shipped_rows("torchtitan")
+    data = json.loads(ran(written(tmp_path / "some.csv", rows), "--json").stdout)
+    assert set(data) >= KEYS
+    assert data["n_rows"] == len(rows) == data["n_scored"] + data["n_refused"]
+    assert set(data["by_group"]) == {"sc21", "torchtitan"}
+    assert sum(group["n_scored"] for group in data["by_group"].values()) == data["n_scored"]
+    for row in data["rows"]:
+        assert row["low_step_s"] < row["forecast_step_s"] < row["high_step_s"]
+        assert row["held"] == (row["low_step_s"] <= row["measured_step_s"] <= row["high_step_s"])
+
+
+def test_the_table_is_for_people(tmp_path: Path) -> None:
+    text = ran(written(tmp_path / "some.csv", shipped_rows("korthikanti"))).stdout
+    assert "korthikanti" in text
+    assert "macro-averaged" in text
+    assert max(len(line) for line in text.splitlines()) <= 100
+
+
+def test_a_left_out_family_is_forecast_without_its_rows(tmp_path: Path) -> None:
+    file = written(tmp_path / "some.csv", shipped_rows("korthikanti"))
+    data = json.loads(ran(file, "--leave-out", "group", "--json").stdout)
+    familiar = json.loads(ran(file, "--json").stdout)
+    assert data["mean_ape"] < 0.08
+    assert data["mean_ape"] != familiar["mean_ape"]
+
+
+def test_a_few_rows_correct_the_rest_and_are_not_scored(tmp_path: Path) -> None:
+    rows = shipped_rows("torchtitan")
+    slow = [{**row, "tokens_per_s_per_device": str(float(row["tokens_per_s_per_device"]) * 0.6)} for row in rows]
+    file, few = written(tmp_path / "all.csv", slow), written(tmp_path / "few.csv", slow[:10])
+    before = json.loads(ran(file, "--json").stdout)
+    after = json.loads(ran(file, "--calibrate-with", few, "--json").stdout)
+    assert after["n_scored"] == before["n_scored"] - 10
+    assert after["median_ape"] < 0.5 * before["median_ape"]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"accelerator": "Cerebras WSE-3"}, "not an accelerator"),
+        ({"accelerator": "A100-80GB-SXM", "dtype": "fp8"}, "has no fp8"),
+        ({"seq_len": ""}, "seq_len"),
+        ({"tp": "7"}, "do not divide"),
+        ({"layers": "", "hidden": "", "model": "Something"}, "shape is not stated"),
+        ({"step_time_s": "", "tokens_per_s_per_device": "nan", "model_tflops_per_device": ""}, "neither"),
+        ({"quality": "C-arch-unknown"}, "quality"),
+    ],
+)
+def test_a_row_that_cannot_be_forecast_is_refused_with_its_reason(change: dict[str, str], reason: str) -> None:
+    row = {**shipped_rows("torchtitan")[0], **change}
+    runs, refused = read_runs([row])
+    assert not runs
+    assert reason in refused[0].reason
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("H100-SXM", "H100-SXM"),
+        ("TPU v5e", "TPU-v5e"),
+        ("H100-96GB-HBM2e-500W", "H100-SXM-96GB-HBM2e"),
+        ("H800 (H100-SXM NVLink 400GB/s)", "H800-SXM"),
+        ("GB200 NVL72", "GB200"),
+        ("NVIDIA B200", "B200"),
+    ],
+)
+def test_published_names_of_accelerators_are_known(name: str, found: str) -> None:
+    assert find_accelerator(name).name == found
+
+
+def test_no_blank_makes_a_row_crash() -> None:
+    rows = [shipped_rows(group)[0] for group in ("torchtitan", "megatron-bridge", "maxtext", "vtrain-multi")]
+    generator = np.random.default_rng(7)
+    broken: list[dict[str, str]] = []
+    for row in rows:
+        for name in row:
+            broken += [{**row, name: text} for text in ("", "nan", "-1", "what")]
+        for _ in range(20):
+            gone = generator.choice(list(row), 6, replace=False)
+            broken.append({**row, **dict.fromkeys(gone, "")})
+    runs, refused = read_runs(broken)
+    assert len(runs) + len(refused) == len(broken)
+    assert len(runs) > len(refused)
+
+
+def test_blanks_widen_the_interval(tmp_path: Path) -> None:
+    row = next(row for row in shipped_rows("megatron-bridge") if row["pp"] not in {"", "1"} and row["vp"])
+    file = written(tmp_path / "two.csv", [row, {**row, "vp": "", "recompute": "", "micro_batch": ""}])
+    stated, blank = json.loads(ran(file, "--json").stdout)["rows"]
+    width = [one["high_step_s"] / one["low_step_s"] for one in (stated, blank)]
+    assert width[1] > width[0]
+
+
+def test_the_shipped_constants_are_those_that_a_refit_finds() -> None:
+    fitted = fit(shipped_runs()[0])
+    assert refit.differing(load().fitted.constants, fitted.constants) == []
+
+
+@pytest.mark.skipif(_truth() is None, reason="the whole table of measurements does not stand beside the code")
+def test_the_whole_table() -> None:
+    data = json.loads(ran(str(_truth()), "--json").stdout)
+    stated = data["n_rows"] - sum(n for why, n in data["refused_reasons"].items() if why.startswith("quality C"))
+    assert data["n_scored"] >= 0.95 * stated
+    assert data["macro_median_ape"] < 0.08
+    assert 0.85 <= data["interval_coverage_share"] <= 1.0
+    assert data["regret_share"] < 0.03
+
+
+def test_held_out_errors_ship_with_the_constants() -> None:
+    from datahall.catalog.calibrations import calibration
+
+    held = calibration("training")["held_out"]
+    groups = [group for group in held["group_zero_shot"] if group not in {"paper", "vtrain-single"}]
+    assert np.mean([held["group_zero_shot"][group]["median_ape"] for group in groups]) < 0.15
+    assert np.mean([held["group_zero_shot"][group]["mean_ape"] for group in groups]) < 0.20
+    assert np.mean([held["group_ten_shot"][group]["median_ape"] for group in groups]) < 0.07
+    assert np.mean([held["group_ten_shot"][group]["mean_ape"] for group in groups]) < 0.11

@@ -1,0 +1,121 @@
+"""The step of many plans in one call is the step of each; better hardware is never slower; data sheets set limits."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from datahall.base.label import Label
+from datahall.case import from_model_and_site
+from datahall.case.named_model import shape_of
+from datahall.case.named_site import accelerator_of
+from datahall.catalog import accelerators
+from datahall.compute.counts import ShapeCounts, stack_counts
+from datahall.compute.memory import memory
+from datahall.compute.numbers import PlanNumbers, stack_plans
+from datahall.compute.plan import ComputePlan
+from datahall.decisions import Plan
+from datahall.network.plan import NetworkPlan
+from datahall.storage.plan import StoragePlan
+from datahall.virtual.constants import CONSTANTS, expected
+from datahall.virtual.links import LinkRates
+from datahall.virtual.pricing import Setting, setting_of, stack_settings, step_inputs
+from datahall.virtual.step_time import StepSeconds, step_time
+from datahall.virtual.training import forecast, ideal_run_s, model_flops_per_step
+from datahall.virtual.traits import traits_of
+
+MODELS = ("gpt2", "llama-3.1-8b", "llama-3.1-70b", "mixtral-8x7b", "deepseek-v3", "gpt-oss-120b")
+CARDS = ("A100-80GB-SXM", "H100-SXM", "H800-SXM", "B200", "GB300", "MI300X", "RTX4090", "TPU-v5e")
+STACKS = ("torchtitan", "Megatron-LM", "Megatron-Bridge 26.02", "llm-foundry", "MaxText", "")
+
+plans = st.builds(
+    ComputePlan,
+    data=st.sampled_from([1, 2, 8, 64]),
+    tensor=st.sampled_from([1, 2, 8]),
+    pipeline=st.sampled_from([1, 2, 4]),
+    virtual_stages=st.sampled_from([1, 2]),
+    context=st.sampled_from([1, 2]),
+    expert=st.sampled_from([1, 2]),
+    zero_stage=st.integers(0, 3),
+    micro_batch=st.sampled_from([1, 3]),
+    accumulation=st.sampled_from([1, 16]),
+    recompute=st.sampled_from(["none", "selective", "full"]),
+    sequence_parallel=st.booleans(),
+)
+questions = st.tuples(
+    st.sampled_from(MODELS), st.sampled_from(CARDS), st.sampled_from(STACKS), st.sampled_from([512, 4096, 65536]), plans
+)
+
+
+def setting(card: str, stack: str) -> Setting:
+    entry = accelerators.accelerator(card)
+    links = LinkRates(300e9, 3e-6, 8.0, 25e9, 5e-6)
+    return setting_of(accelerator_of(entry), "bf16", traits_of(stack, entry.kind), links)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(questions, min_size=2, max_size=5))
+def test_element_i_of_the_array_answer_is_the_scalar_answer(asked: list) -> None:
+    counts = [ShapeCounts.of(shape_of(model)) for model, *_ in asked]
+    places = [setting(card, stack) for _, card, stack, *_ in asked]
+    sequence = np.array([float(one[3]) for one in asked])
+    cuts = [one[4] for one in asked]
+    inputs = step_inputs(stack_counts(counts), sequence, stack_settings(places), expected())
+    together = step_time(inputs, stack_plans(cuts))
+    held = memory(inputs.counts, sequence, stack_plans(cuts), inputs.memory)
+    for index, one in enumerate(asked):
+        alone_inputs = step_inputs(counts[index], one[3], places[index], expected())
+        alone = step_time(alone_inputs, PlanNumbers.of(cuts[index]))
+        for field in fields(StepSeconds):
+            whole = np.broadcast_to(getattr(together, field.name), len(asked))
+            assert whole[index] == pytest.approx(float(getattr(alone, field.name)), rel=1e-9, abs=1e-15), field.name
+        bytes_alone = memory(counts[index], one[3], PlanNumbers.of(cuts[index]), alone_inputs.memory)
+        assert held.total[index] == pytest.approx(float(bytes_alone.total), rel=1e-9)
+
+
+FASTER = ("product_flops_per_s", "memory_bytes_per_s", "up_bytes_per_s", "out_bytes_per_s")
+
+
+@settings(max_examples=40, deadline=None)
+@given(questions, st.sampled_from(FASTER), st.floats(1.0, 10.0))
+def test_more_of_a_rate_is_never_slower(one: tuple, name: str, times: float) -> None:
+    model, card, stack, sequence, cut = one
+    here = setting(card, stack)
+    there = replace(here, **{name: getattr(here, name) * times})
+    counts, plan = ShapeCounts.of(shape_of(model)), PlanNumbers.of(cut)
+    slow, fast = (float(step_time(step_inputs(counts, sequence, at, expected()), plan).total) for at in (here, there))
+    assert fast <= slow * (1 + 1e-12)
+
+
+@settings(max_examples=40, deadline=None)
+@given(questions)
+def test_parts_are_finite_and_add_up(one: tuple) -> None:
+    model, card, stack, sequence, cut = one
+    step = step_time(
+        step_inputs(ShapeCounts.of(shape_of(model)), sequence, setting(card, stack), expected()), PlanNumbers.of(cut)
+    )
+    parts = [float(getattr(step, field.name)) for field in fields(StepSeconds)]
+    assert all(np.isfinite(part) and part >= 0 for part in parts)
+    assert float(step.total) >= float(step.compute)
+
+
+def test_every_constant_says_what_it_means_and_moves_a_step() -> None:
+    assert len({constant.name for constant in CONSTANTS}) == len(CONSTANTS) < 60
+    assert all(constant.expected > 0 and constant.log_sd > 0 and constant.meaning for constant in CONSTANTS)
+
+
+def test_a_catalogue_site_is_forecast_by_transferred_constants_and_slower_than_the_ideal() -> None:
+    case = from_model_and_site("llama-3.1-8b", "2xdgx-h100")
+    batch = case.application.global_batch
+    cut = ComputePlan(data=16, zero_stage=3, micro_batch=1, accumulation=batch // 16)
+    result = forecast(case, Plan(cut, StoragePlan(), NetworkPlan(), case.hash()))
+    step = result.metrics["step_time"]
+    assert step.label is Label.TRANSFERRED
+    assert step.low < step.value < step.high < 2 * step.value
+    assert 0.3 < result.metrics["mfu"].value < 0.6
+    flops = model_flops_per_step(case, batch)
+    assert step.value > ideal_run_s(flops, 16, 989.5e12)
