@@ -24,6 +24,7 @@ from datahall.virtual.step_time import StepInputs
 from datahall.virtual.traits import StackTraits, traits_of
 
 _WHOLE = {"step_time", "tokens_per_s", "mfu", "total_time", "energy", "cost"}
+_NEW_ACCELERATOR_WIDER = 1.3  # of which no published run was fitted, under a stack that is not stated either
 _PARTS_WIDER = 2.0  # times the width of the whole: published runs say little about their parts
 _MEMORY = (0.9, 1.12)
 
@@ -77,6 +78,8 @@ def default_calibration(case: Case) -> Calibration:
     names = (f"accelerator:{accelerator.name}", f"stack:{traits.family}", f"release:{traits.family} {traits.release}")
     effect = sum(float(data["effects"].get(name, 0.0)) for name in (names if case.site.stack else names[:1]))
     half = float(data["half_widths"]["familiar" if known and case.site.stack else "unseen"])
+    if accelerator.name not in data["validity"]["accelerators"]:
+        half *= _NEW_ACCELERATOR_WIDER
     return Transferred(data["constants"], traits, effect, half)
 
 
