@@ -72,7 +72,7 @@ def disturbance(kind: str, dose: float, expected: Result, plan: Plan) -> Injecti
     added_s = dose * expected.metrics["step_time"].value
     if kind == "slow-disk":
         each_s = added_s * plan.storage.interval_steps
-        written = expected.counts["checkpoint_bytes"]
+        written = expected.counts["checkpoint_bytes"] / max(1, expected.counts["checkpoints"])
         return Injection(kind, bytes_per_s=written / (each_s + expected.metrics["checkpoint_write"].value))
     if kind == "slow-link":
         return Injection(

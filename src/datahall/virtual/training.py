@@ -212,6 +212,7 @@ def _counts(case: Case, plan: Plan) -> dict[str, int]:
     table = step_table(case.model, case.application.sequence, plan.compute)
     core = sum(row.flops for row in table.rows if row.name.startswith("attention core"))
     samples = steps * plan.compute.global_batch
+    checkpoints = steps // plan.storage.interval_steps if plan.storage.interval_steps else 0
     return {
         "samples": samples,
         "tokens": samples * case.application.sequence,
@@ -220,7 +221,8 @@ def _counts(case: Case, plan: Plan) -> dict[str, int]:
         "attention_flops": steps * core,
         "collective_bytes": steps * table.total_bytes(Component.TRANSFER),
         "collective_calls": steps * sum(row.messages for row in table.rows),
-        "checkpoint_bytes": checkpoint_bytes(case),
+        "checkpoint_bytes": checkpoints * checkpoint_bytes(case),
+        "checkpoints": checkpoints,
     }
 
 
