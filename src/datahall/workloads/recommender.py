@@ -1,8 +1,8 @@
 """A recommender of embeddings: `application.entry: datahall.workloads.recommender:build`.
 
 Two tables (users, items) of `vocab` rows of `hidden` numbers, whose product with a small perceptron gives the chance of
-a click.  Most rows have no gradient in a step.  Clicks are made up from hidden tastes and the case's seed.  Its gradients
-are dense tensors here; sparse rows over a parameter server are the network room's.
+a click.  Most rows have no gradient in a step.  Clicks are made up from hidden tastes and the case's seed.  Its
+gradients are dense tensors here; sparse rows over a parameter server are the network room's.
 """
 
 from __future__ import annotations
