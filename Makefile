@@ -11,11 +11,11 @@ help:           ## this list
 $(BIN)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[train,report,fit]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[train,report]"
 	@touch $@
 
 $(BIN)/.installed-dev: $(BIN)/.installed
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[train,report,fit,codecs,trainers,test,dev]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[train,report,codecs,trainers,test,dev]"
 	@touch $@
 
 demo: $(BIN)/.installed         ## install, plan a well-known case, prove cases/first.yaml (five minutes)

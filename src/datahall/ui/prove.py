@@ -36,7 +36,7 @@ def prove(case: Path, full: bool, sets: tuple[str, ...], runs: Path, as_json: bo
         from datahall.prove.loop import prove as play
     except ModuleNotFoundError as error:
         raise UsageError(
-            f"a proof needs {error.name}, which is not installed.", hint="Install datahall[train,report,fit]."
+            f"a proof needs {error.name}, which is not installed.", hint="Install datahall[train,report]."
         ) from error
     from rich.console import Console
 
