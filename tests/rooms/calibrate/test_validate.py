@@ -159,7 +159,7 @@ def test_the_shipped_constants_are_those_that_a_refit_finds() -> None:
     assert refit.differing(load().fitted.constants, fitted.constants) == []
 
 
-@pytest.mark.skipif(_truth() is None, reason="the whole table of measurements does not stand beside the code")
+@pytest.mark.skipif(_truth() is None, reason="optional: the whole table of measurements does not stand beside the code")
 def test_the_whole_table() -> None:
     data = json.loads(ran(str(_truth()), "--json").stdout)
     stated = data["n_rows"] - sum(n for why, n in data["refused_reasons"].items() if why.startswith("quality C"))
