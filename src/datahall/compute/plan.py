@@ -42,6 +42,11 @@ class ComputePlan:
         return self.data * self.tensor * self.pipeline * self.context
 
     @property
+    def processors(self) -> int:
+        """Devices of the site that the run keeps busy: on a processor a device is a core, and each thread has one."""
+        return self.devices * self.threads
+
+    @property
     def global_batch(self) -> int:
         """Sequences per optimiser step."""
         return self.data * self.micro_batch * self.accumulation

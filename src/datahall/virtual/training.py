@@ -67,9 +67,9 @@ def forecast(case: Case, plan: Plan, calibration: Calibration | None = None) -> 
     plan.check_belongs_to(case)
     calibration = calibration or default_calibration(case)
     compute = plan.compute
-    if compute.devices > case.site.devices:
+    if compute.processors > case.site.devices:
         raise UsageError(
-            f"the plan needs {compute.devices} devices and {case.site.name} has {case.site.devices}.",
+            f"the plan needs {compute.processors} devices and {case.site.name} has {case.site.devices}.",
             where="plan.compute",
         )
     numbers = PlanNumbers.of(compute)
@@ -115,7 +115,7 @@ def run_seconds(case: Case, plan: Plan, step_s: float, startup_s: float = 60.0) 
     work = case.application.steps * step_s
     write = checkpoint_write_s(case, plan)
     stall = 0.1 * write if plan.storage.asynchronous else write
-    rate = case.site.failures_per_device_s * plan.compute.devices
+    rate = case.site.failures_per_device_s * plan.compute.processors
     interval = plan.storage.interval_steps * step_s
     if not interval and rate > 0:
         interval = float(daly_interval_s(stall, 1.0 / rate))
@@ -172,8 +172,8 @@ def _values(
         "step_time": ("seconds", step_s),
         "total_time": ("seconds", float(run.total)),
         "peak_memory": ("bytes", float(held.total)),
-        "energy": ("joules", float(watts * compute.devices * run.total)),
-        "cost": ("usd", site.accelerator.price_usd_per_h / 3600.0 * compute.devices * run.total),
+        "energy": ("joules", float(watts * compute.processors * run.total)),
+        "cost": ("usd", site.accelerator.price_usd_per_h / 3600.0 * compute.processors * run.total),
         "tokens_per_s": ("tokens_per_s", tokens / step_s),
         "mfu": ("share", _forecast_mfu(case, compute, step_s, peak)),
         "goodput": ("share", run.goodput_share),
@@ -184,11 +184,11 @@ def _forecast_mfu(case: Case, compute: ComputePlan, step_s: float, peak: float) 
     """MFU with attention counted in full; causally where a long sequence would make that more than the peak."""
     flops = model_flops_per_step(case, compute.global_batch)
     counts = ShapeCounts.of(case.model)
-    if flops > compute.devices * step_s * peak:
+    if flops > compute.processors * step_s * peak:
         sequence = case.application.sequence
         core = 6.0 * counts.layers * float(counts.keys(sequence)) * (counts.score_width + counts.value_width)
         flops -= 0.5 * compute.global_batch * sequence * core
-    return mfu_share(flops, compute.devices, step_s, peak)
+    return mfu_share(flops, compute.processors, step_s, peak)
 
 
 def _label(case: Case, calibration: Calibration) -> Label:
@@ -236,6 +236,6 @@ def _notes(case: Case, plan: Plan, run: RunSeconds) -> tuple[str, ...]:
         notes.append("The accelerator has no power figure, so the energy is 0.")
     if run.failures > 0.001 * run.total:
         notes.append(f"Failures and restarts take {run.failures / run.total:.1%} of the time.")
-    if plan.compute.devices < case.site.devices:
-        notes.append(f"The plan leaves {case.site.devices - plan.compute.devices} devices of the site idle.")
+    if plan.compute.processors < case.site.devices:
+        notes.append(f"The plan leaves {case.site.devices - plan.compute.processors} devices of the site idle.")
     return tuple(notes)

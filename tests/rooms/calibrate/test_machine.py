@@ -16,6 +16,7 @@ from datahall.case.local import guessed_site
 from datahall.case.model import ModelShape
 from datahall.case.question import Case, Goal, Training
 from datahall.compute.numbers import PlanNumbers
+from datahall.compute.plan import ComputePlan
 from datahall.decisions.plan import Plan
 from datahall.network.plan import NetworkPlan
 from datahall.prove.configurations import HELD_OUT, SEEN, configurations
@@ -99,3 +100,16 @@ def test_a_plan_of_another_case_is_not_forecast(case):
     plan = Plan(one.plan.compute, StoragePlan(), NetworkPlan(), "0" * 64)
     with pytest.raises(Exception, match="another case"):
         forecast(one.case, plan, Machine(RATES).at(one.case, one.plan.compute))
+
+
+def test_a_thread_more_is_a_core_more_in_the_peak_that_mfu_is_a_share_of(case):
+    doubled = {**DEVICE, "linear_flops_per_s": 1.6e11, "wide_flops_per_s": 1.6e11, "attention_flops_per_s": 1e11}
+    quick = {
+        **RATES,
+        "device": {**RATES["device"], "fp32/2 threads/1 processes": {**doubled, "memory_bytes_per_s": 1e12}},
+    }
+    core = replace(case.site.accelerator, peak_flops_per_s={"fp32": 8e10})
+    one = replace(case, site=replace(case.site, accelerator=core, devices_per_node=2))
+    compute = ComputePlan(data=1, threads=2, micro_batch=16, precision="fp32")
+    plan = Plan(compute, StoragePlan(), NetworkPlan(), one.hash())
+    assert 0.5 < forecast(one, plan, Machine(quick).at(one, compute)).metrics["mfu"].value <= 1.0
