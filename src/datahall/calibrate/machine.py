@@ -79,6 +79,15 @@ class Machine:
             memory=self.memory_habits(compute),
         )
 
+    def peaks(self) -> dict[str, float]:
+        """The best product rate of one thread by precision, FLOP/s."""
+        best: dict[str, float] = {}
+        for setting, found in self.rates["device"].items():
+            precision, _, threads = setting.partition("/")
+            rate = found["linear_flops_per_s"] / int(threads.split()[0])
+            best[precision] = max(best.get(precision, 0.0), rate)
+        return best
+
     def memory_habits(self, compute: ComputePlan) -> MemoryHabits:
         """Masters, gradients and moments are fp32 here; autocast keeps narrow copies of the weights beside them."""
         narrow = 2.0 if compute.precision == "bf16" else 0.0

@@ -132,13 +132,14 @@ def _first_table(case: Case, precisions: Sequence[str], settings: Settings) -> N
 
 def _probe(case: Case, settings: Settings) -> Probed:
     settings.tell("stage", name="probe")
-    plans = planning.candidates(case, ("fp32",))
 
     def hear(event: Event) -> None:
         settings.on_event(event)
         if event.kind == "rates" and event.data.get("link"):
             better = Machine(event.data)
-            priced = planning.price(case, plans, better.at)
+            core = replace(case.site.accelerator, peak_flops_per_s=better.peaks())
+            seen = replace(case, site=replace(case.site, accelerator=core))
+            priced = planning.price(seen, planning.candidates(seen, ("fp32",)), better.at)
             settings.tell("plans", plans=planning.considered(priced), origin="measured so far")
 
     probed = probe(settings.folder / "probe", quick=settings.effort.quick_probe, on_event=hear)
