@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @click.command("prove")
 @click.argument("case", type=click.Path(path_type=Path), default=Path("cases/first.yaml"))
-@click.option("--full", is_flag=True, help="All held-out configurations and the blind trials (about 20 minutes).")
+@click.option("--full", is_flag=True, help="All held-out configurations and the blind trials (about ten minutes).")
 @click.option("--set", "sets", multiple=True, metavar="PATH=VALUE", help="Change a value of the case.")
 @click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Where to.")
 @click.option("--json", "as_json", is_flag=True, help="comparison.json on stdout at the end.")
