@@ -51,7 +51,7 @@ def guessed_site() -> tuple[Site, Mapping[str, str]]:
         power_w=100.0 / cores,
     )
     link = Link(4e9, 30e-6)
-    rates = ("accelerator", "scale_up", "scale_out", "disk", "failures_per_device_s")
+    rates = ("accelerator", "scale_up", "scale_out", "disk", "accelerator.power_w", "failures_per_device_s")
     site = Site("local", core, 1, cores, cores, link, link, Disk(1e9, 2e9, 1e-3), host_cores=cores,
                 provenance=MappingProxyType(dict.fromkeys(rates, Label.ASSUMED)))  # fmt: skip
     reason = "a guess for an ordinary core; `datahall probe` measures it"

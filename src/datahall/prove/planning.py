@@ -111,7 +111,7 @@ def considered(priced: Sequence[PricedPlan]) -> list[ConsideredPlan]:
             one.forecast.metrics["peak_memory"].value,
             one.fits,
             one is first,
-            "chosen" if one is first else _why_lost(first, one),
+            "" if one is first else _why_lost(first, one),
         )
         for one in priced
     ]

@@ -37,6 +37,8 @@ RESTART_S = 300.0  # reschedule, load, first step: used only where failures are 
 _IDLE_POWER_SHARE = 0.3  # of the device's power limit, while it waits
 _HOST_POWER_SHARE = 0.6  # servers, fans, switches beside each device's own power
 
+_PRICED = {"energy": "accelerator.power_w", "cost": "accelerator.price_usd_per_h"}
+
 
 @dataclass(frozen=True, slots=True)
 class RunSeconds:
@@ -78,7 +80,11 @@ def forecast(case: Case, plan: Plan, calibration: Calibration | None = None) -> 
     run = run_seconds(case, plan, float(seconds.total), float(inputs.habits.startup_s))
     values = _values(case, plan, inputs, seconds, run)
     label = _label(case, calibration)
-    metrics = {name: _metric(name, unit, value, calibration, label) for name, (unit, value) in values.items()}
+    # Joules and dollars rest on figures that no fit and no probe has touched.
+    priced = {name: weakest([label, case.site.label(path)]) for name, path in _PRICED.items()}
+    metrics = {
+        name: _metric(name, unit, value, calibration, priced.get(name, label)) for name, (unit, value) in values.items()
+    }
     return Result("virtual", MappingProxyType(metrics), MappingProxyType(_counts(case, plan)), _notes(case, plan, run))
 
 
