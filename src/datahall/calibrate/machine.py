@@ -26,6 +26,7 @@ from datahall.compute.estimate import DeviceRates
 from datahall.compute.memory import MemoryHabits, memory
 from datahall.compute.numbers import PlanNumbers
 from datahall.compute.plan import ComputePlan
+from datahall.virtual.calibration import adapter_numbers, trainable_share
 from datahall.virtual.habits import StackHabits
 from datahall.virtual.links import LinkRates
 from datahall.virtual.step_time import StepInputs, step_time
@@ -79,7 +80,9 @@ class Machine:
             device,
             links,
             self._habits(compute, float(device.memory_bytes_per_s)),
+            trainable_share=trainable_share(case),
             memory=self.memory_habits(compute),
+            adapters=adapter_numbers(case),
         )
 
     def peaks(self) -> dict[str, float]:
@@ -268,6 +271,7 @@ def memory_point(machine: Machine, run: MeasuredRun) -> tuple[float, float, floa
     """Bytes of states, bytes of activations (one pass), and measured peak."""
     inputs = machine.probed(run.case, run.compute)
     plain = replace(inputs.memory, activation_passes=1.0, reserved_bytes=0.0)
-    held = memory(inputs.counts, inputs.sequence, PlanNumbers.of(run.compute), plain)
+    numbers, share = PlanNumbers.of(run.compute), inputs.trainable_share
+    held = memory(inputs.counts, inputs.sequence, numbers, plain, trainable_share=share, adapters=inputs.adapters)
     activations = float(held.activations)
     return float(held.total) - activations, activations, run.measured.metrics["peak_memory"].value

@@ -27,6 +27,7 @@ from datahall.case.site import Site
 from datahall.case.stated_site import site_of
 
 NOT_YET = ("serving", "cluster", "stages")
+_KEPT = ("optimiser", "entry", "dataset", "seed", "lora_alpha", "lora_targets", "weights")
 
 
 def load(path: str | Path, sets: Sequence[str] = ()) -> Case:
@@ -136,7 +137,7 @@ def _inline_model(data: Any, document: Document, path: lines.Path_) -> ModelShap
 def _training(
     form: TrainingForm, model: ModelShape, site: Site, longest: int, document: Document
 ) -> tuple[Training, dict[str, str]]:
-    _check_method(form, document)
+    _check_method(form, model, document)
     sequence = form.sequence or training_defaults(model, site, longest, tokens=1e12, global_batch=1)[0].sequence
     batch = None if form.global_batch is None else _batch(form.global_batch, sequence, document)
     try:
@@ -154,16 +155,23 @@ def _training(
         raise CaseError(error.what, where=document.where(("application",)), hint=error.hint) from error
     if form.lora_rank:
         why.pop("application.lora_rank", None)
-    kept = {name: getattr(form, name) for name in ("optimiser", "entry", "dataset", "seed")}
+    kept = {name: getattr(form, name) for name in _KEPT}
     return dataclasses.replace(training, lora_rank=form.lora_rank or training.lora_rank, **kept), why
 
 
-def _check_method(form: TrainingForm, document: Document) -> None:
+def _check_method(form: TrainingForm, model: ModelShape, document: Document) -> None:
     where = document.where(("application", "method"))
     if form.kind == "training" and form.method == "lora":
         raise CaseError("application.method lora is fine-tuning.", where=where, hint='Write "kind: fine-tuning".')
-    if form.lora_rank and form.method != "lora":
-        raise CaseError("application.lora_rank needs LoRA.", where=where, hint='Write "method: lora".')
+    for key in ("lora_rank", "lora_alpha"):
+        if getattr(form, key) and form.method != "lora":
+            raise CaseError(f"application.{key} needs LoRA.", where=where, hint='Write "method: lora".')
+    if form.lora_targets == "all" and model.experts:
+        raise CaseError(
+            "adapters beside every matrix are not counted for mixtures of experts.",
+            where=document.where(("application", "lora_targets")),
+            hint='Write "lora_targets: attention".',
+        )
     if form.kind == "fine-tuning" and form.tokens is None:
         raise CaseError(
             "application.tokens is missing: how much a fine-tuning takes depends on its data.",

@@ -29,6 +29,11 @@ def site_path() -> Path:
     return Path(data) / "datahall" / "site.yaml"
 
 
+def rates_path(site: Path) -> Path:
+    """Where the rates that belong to the site file `site` stand."""
+    return site.with_suffix(".rates.json")
+
+
 def local_site() -> tuple[Site, Mapping[str, str]]:
     """The probed site of this machine if there is one, else a guess; and the reasons of the guess, by field path."""
     path = site_path()

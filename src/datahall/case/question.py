@@ -28,6 +28,9 @@ class Training:
     optimiser: str = "adamw"
     method: str = "full"  # full | lora
     lora_rank: int = 0
+    lora_alpha: int = 0  # 0: twice the rank
+    lora_targets: str = "attention"  # attention | all: beside which matrices of a layer the adapters are
+    weights: str = ""  # what the model starts from: a folder of a Hugging Face checkpoint, or a name; empty: random
     entry: str = ""  # package.module:build of the user's own workload
     dataset: str = ""
     seed: int = 0

@@ -134,6 +134,9 @@ class TrainingForm(Form):
     optimiser: Literal["adamw", "adam", "sgd", "adafactor"] = "adamw"
     method: Literal["full", "lora"] = "full"
     lora_rank: Whole = 0
+    lora_alpha: Whole = 0
+    lora_targets: Literal["attention", "all"] = "attention"
+    weights: str = ""
     entry: str = ""
     dataset: str = ""
     seed: Whole = 0

@@ -74,7 +74,7 @@ class Executor(Protocol):
         ...
 
     def whole_weights(self) -> dict[str, torch.Tensor]:
-        """All parameters and buffers of the whole model by name; workers call together, worker 0 gets them."""
+        """All trained parameters and buffers of the whole model by name; workers call together, worker 0 gets them."""
         ...
 
 
@@ -88,6 +88,8 @@ def prepare(
     """
     check_runnable(plan)
     grouped = dist.is_initialized() and dist.get_world_size() > 1
+    if plan.zero_stage or plan.devices > plan.data:
+        _check_all_trained(workload)
     if plan.pipeline > 1:
         from datahall.compute.execute_pipeline import Pipelined
 
@@ -149,7 +151,7 @@ class DataParallel:
         self.optimiser.zero_grad(set_to_none=True)
 
     def tensors(self, *, complete: bool = False) -> dict[str, torch.Tensor]:
-        """Parameters, buffers and the optimiser's state."""
+        """What is trained, buffers and the optimiser's state; `build` makes what is frozen, the same every time."""
         if complete and not self.optimiser.state:
             allocate_state(self.optimiser)
         return {**_module_tensors(self.module), **_optimiser_tensors(self.optimiser)}
@@ -163,7 +165,7 @@ class DataParallel:
 
     def whole_weights(self) -> dict[str, torch.Tensor]:
         """As in Executor."""
-        return whole(dict(self.module.named_parameters()) | dict(self.module.named_buffers()))
+        return {name.removeprefix("model."): tensor for name, tensor in whole(_module_tensors(self.module)).items()}
 
     def _exchanging(self, *, last: bool) -> AbstractContextManager[Any]:
         if last or not isinstance(self.replica, DistributedDataParallel):
@@ -175,6 +177,15 @@ class DataParallel:
             return self.loss(model, to_device(batch, self.device))
         with torch.autocast(self.device.type, dtype=self.precision):
             return self.loss(model, to_device(batch, self.device))
+
+
+def _check_all_trained(workload: Workload) -> None:
+    if any(not parameter.requires_grad for parameter in workload.model.parameters()):
+        raise Refused(
+            "a model with frozen parameters is run with plain data parallelism only.",
+            where="plan.compute",
+            hint="Adapters are small: leave out zero_stage, tensor and pipeline.",
+        )
 
 
 def make_optimiser(workload: Workload, module: nn.Module) -> torch.optim.Optimizer:
@@ -255,7 +266,8 @@ def to_device(batch: Any, device: torch.device) -> Any:
 
 
 def _module_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
-    parameters = {f"model.{name}": parameter.detach() for name, parameter in module.named_parameters()}
+    trained = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
+    parameters = {f"model.{name}": parameter.detach() for name, parameter in trained}
     return {**parameters, **{f"model.{name}": buffer for name, buffer in module.named_buffers()}}
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from datahall.case.model import ModelShape
+from datahall.compute.adapters import Adapters
 from datahall.compute.layout import stage_layers
 from datahall.compute.plan import ComputePlan
 
@@ -66,11 +67,16 @@ def countable(shape: ModelShape, plan: ComputePlan) -> bool:
     return ours and shape.mlp_matrices == 3 and run
 
 
-def handed_over(shape: ModelShape, sequence: int, plan: ComputePlan, stage: int) -> dict[str, Handed]:
+def handed_over(
+    shape: ModelShape, sequence: int, plan: ComputePlan, stage: int, adapters: Adapters | None = None
+) -> dict[str, Handed]:
     """What one worker of our language model hands over in a step, by kind of collective; {} for one worker.
 
-    Where gradients travel in buckets, one bucket is counted; more do not change the bytes.
+    Where gradients travel in buckets, one bucket is counted; more do not change the bytes.  With `adapters` (plain data
+    parallelism only) their gradients alone travel.
     """
+    if adapters is not None:
+        return {"all_reduce": (1, GRADIENT_BYTES * adapters.parameters(shape))} if plan.data > 1 else {}
     inventory = language_model_inventory(shape)
     if plan.pipeline > 1:
         return pipeline_handed(inventory, plan.micro_batch * sequence * shape.hidden, plan, stage)

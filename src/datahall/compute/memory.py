@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from datahall.base.formula import formula
+from datahall.compute.adapters import AdapterNumbers
 from datahall.compute.counts import ShapeCounts
 from datahall.compute.numbers import PlanNumbers
 
@@ -62,9 +63,13 @@ def memory(
     habits: MemoryHabits | None = None,
     *,
     trainable_share: Any = 1.0,
+    adapters: AdapterNumbers | None = None,
 ) -> MemoryBytes:
-    """Bytes that the fullest device holds at the peak of a step."""
-    habits = habits or MemoryHabits()
+    """Bytes that the fullest device holds at the peak of a step.
+
+    With `adapters` the rest is frozen: `trainable_share` of the parameters comes on top and has gradients and states.
+    """
+    habits, adapters = habits or MemoryHabits(), adapters or AdapterNumbers()
     word = np.maximum(2.0, np.minimum(4.0, np.asarray(plan.linear_bits) / 8.0))
     full = np.where(word > 2.0, 1.0, 0.0)  # a 32-bit run has no separate master copy
     parameters, layer = _parameters(counts, plan)
@@ -72,7 +77,8 @@ def memory(
     weights = np.maximum(habits.weight_bytes, word) * parameters / np.where(zero >= 3, shards, 1.0)
     gradients = habits.gradient_bytes * parameters * trainable_share / np.where(zero >= 2, shards, 1.0)
     states = (habits.optimiser_bytes - 4.0 * full) * parameters * trainable_share / np.where(zero >= 1, shards, 1.0)
-    activations = habits.activation_passes * _activations(counts, sequence, plan, habits, word)
+    weights = weights * (1.0 + np.where(np.asarray(adapters.rank) > 0, trainable_share, 0.0))
+    activations = habits.activation_passes * _activations(counts, sequence, plan, habits, word, adapters)
     gathered = np.where(zero >= 3, 2.0 * word * layer, 0.0)
     piped = (zero >= 3) & (np.asarray(plan.pipeline) > 1) & (np.asarray(shards) > 1)
     whole = np.where(piped, habits.pipeline_whole_bytes * parameters, 0.0)
@@ -104,7 +110,9 @@ def _parameters(counts: ShapeCounts, plan: PlanNumbers) -> tuple[Any, Any]:
     return own * layer + np.where(np.asarray(plan.pipeline) > 1, counts.head_weights / plan.tensor, ends), layer
 
 
-def _activations(counts: ShapeCounts, sequence: Any, plan: PlanNumbers, habits: MemoryHabits, word: Any) -> Any:
+def _activations(
+    counts: ShapeCounts, sequence: Any, plan: PlanNumbers, habits: MemoryHabits, word: Any, adapters: AdapterNumbers
+) -> Any:
     """Bytes kept for the backward pass, at the first stage's peak, and the logits where there is one stage."""
     tokens = plan.micro_batch * sequence / plan.context
     split = np.where(np.asarray(plan.sequence_parallel) > 0, plan.tensor, 1.0)
@@ -115,7 +123,11 @@ def _activations(counts: ShapeCounts, sequence: Any, plan: PlanNumbers, habits: 
         counts.experts_per_token * (factor * counts.expert_width + 2.0 * counts.hidden) + factor * counts.shared_width
     )
     inside = (1.0 - mixture) * factor * counts.dense_width + mixture * routed
-    layer = word * tokens * (4.0 * counts.hidden / split + (counts.attention_width + inside) / plan.tensor)
+    # A frozen MLP's products keep no inputs, since no gradient of their weights is asked for.
+    frozen = np.where((np.asarray(adapters.rank) > 0) & (np.asarray(adapters.mlp) == 0), 1.0 - mixture, 0.0)
+    inside = inside - frozen * counts.dense_width / np.maximum(counts.mlp_matrices - 1.0, 1.0)
+    stream = (4.0 - frozen) * counts.hidden / split
+    layer = word * tokens * (stream + (counts.attention_width + inside) / plan.tensor)
     inputs = word * tokens * counts.hidden / split
     recompute = np.asarray(plan.recompute)
     kept = np.where(recompute >= 2, inputs, np.where(recompute >= 1, habits.selective_kept * layer, layer))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from datahall.base.step_table import Component, Row, StepTable
 from datahall.case.model import ModelShape
+from datahall.compute.adapters import ALL, Adapters, trained_parameters
 from datahall.compute.counts import ShapeCounts
 from datahall.compute.handed import GRADIENT_BYTES, countable, handed_over
 from datahall.compute.layout import stage_layers
@@ -18,12 +19,19 @@ _BYTES = {"fp32": 4, "tf32": 4}
 
 
 def step_table(
-    shape: ModelShape, sequence: int, plan: ComputePlan, *, stage: int | None = None, fused_attention: bool = True
+    shape: ModelShape,
+    sequence: int,
+    plan: ComputePlan,
+    *,
+    stage: int | None = None,
+    fused_attention: bool = True,
+    adapters: Adapters | None = None,
 ) -> StepTable:
     """The rows of one optimiser step on one worker.
 
     `stage` picks the pipeline stage (default: the last, which also has the head); with tensor or context parallelism
     each worker has an equal share, counts rounded down.  `fused_attention` False counts four products backward.
+    With `adapters` everything else is frozen: its weights get no gradients, only inputs do.
     """
     counts = ShapeCounts.of(shape)
     last = plan.pipeline - 1
@@ -31,15 +39,25 @@ def step_table(
     own_layers, own_moe = _stage_layers(counts, plan.pipeline, stage)
     tokens = plan.accumulation * plan.micro_batch * sequence // plan.context
     word = _BYTES.get(plan.precision, 2)
-    rows = _layer_rows(counts, own_layers, own_moe, tokens, sequence, plan, word, fused_attention)
+    products = 2 if adapters is None else 1
+    rows = _layer_rows(counts, own_layers, own_moe, tokens, sequence, plan, word, fused_attention, products)
     if stage == 0:
         rows.append(_embedding_row(counts, tokens, word))
     if stage == last:
-        rows += _head_rows(counts, tokens, plan, word)
-    last_products = 2 * tokens * (own_layers - own_moe) * counts.dense_weights // counts.mlp_matrices // plan.tensor
-    rows += _recompute_rows(rows, plan, last_products)
-    rows += _exchange_rows(shape, sequence, plan, stage, own_layers, word)
-    rows.append(_optimiser_row(shape, plan, own_layers))
+        rows += _head_rows(counts, tokens, plan, word, products)
+    last_weights = counts.dense_weights // counts.mlp_matrices
+    if adapters is not None:
+        rows += _adapter_rows(shape, adapters, tokens, plan, stage, own_layers, word)
+        last_weights = adapters.rank * counts.hidden if adapters.targets == ALL else last_weights
+    rows += _recompute_rows(rows, plan, 2 * tokens * (own_layers - own_moe) * last_weights // plan.tensor)
+    trained = trained_parameters(shape, adapters)
+    exact = countable(shape, plan) and (adapters is None or plan.zero_stage + plan.tensor + plan.pipeline == 2)
+    if exact:
+        handed = handed_over(shape, sequence, plan, stage, adapters)
+        rows += [Row(kind, Component.TRANSFER, 0, size, messages=calls) for kind, (calls, size) in handed.items()]
+    else:
+        rows += _exchange_rows(shape, sequence, plan, own_layers, word, trained)
+    rows.append(_optimiser_row(trained, plan, own_layers))
     return StepTable(tuple(row for row in rows if row.flops or row.bytes))
 
 
@@ -50,8 +68,17 @@ def _stage_layers(counts: ShapeCounts, stages: int, stage: int) -> tuple[int, in
 
 
 def _layer_rows(
-    counts: ShapeCounts, layers: int, moe: int, tokens: int, sequence: int, plan: ComputePlan, word: int, fused: bool
+    counts: ShapeCounts,
+    layers: int,
+    moe: int,
+    tokens: int,
+    sequence: int,
+    plan: ComputePlan,
+    word: int,
+    fused: bool,
+    products: int,
 ) -> list[Row]:
+    """Rows of the layers; `products` is matrix products backward for each forward (1 where weights are frozen)."""
     rows: list[Row] = []
     tensor, micro_steps = plan.tensor, plan.accumulation
     dense = layers - moe
@@ -61,7 +88,8 @@ def _layer_rows(
         moved = word * count * (weights * micro_steps + tokens * (2 * counts.hidden + width) * share) // tensor
         launches = kernels * count * micro_steps
         rows.append(Row(f"{name} forward", Component.COMPUTE, flops, moved, kernels=launches))
-        rows.append(Row(f"{name} backward", Component.COMPUTE, 2 * flops, 2 * moved, kernels=2 * launches))
+        backward = (products * flops, products * moved)
+        rows.append(Row(f"{name} backward", Component.COMPUTE, *backward, kernels=products * launches))
 
     product("attention projections", layers, counts.attention_weights, counts.attention_width, 4)
     _attention_core(rows, counts, layers, tokens, sequence, plan, word, fused)
@@ -104,7 +132,22 @@ def _embedding_row(counts: ShapeCounts, tokens: int, word: int) -> Row:
     return Row("embedding", Component.COMPUTE, 0, 4 * word * tokens * counts.hidden, kernels=3)
 
 
-def _head_rows(counts: ShapeCounts, tokens: int, plan: ComputePlan, word: int) -> list[Row]:
+def _adapter_rows(
+    shape: ModelShape, adapters: Adapters, tokens: int, plan: ComputePlan, stage: int, own_layers: int, word: int
+) -> list[Row]:
+    """The thin products, and what the first layer spares of its own and theirs (in the row of the backward pass)."""
+    flops = adapters.forward_flops(shape, tokens) * own_layers // shape.layers
+    moved = 3 * word * tokens * own_layers * adapters.width(shape)
+    launches = 4 * len(adapters.matrices(shape)) * own_layers * plan.accumulation
+    spared = adapters.spared_flops(shape, tokens) if stage == 0 else 0
+    backward = (2 * flops - spared) // plan.tensor
+    return [
+        Row("adapters forward", Component.COMPUTE, flops // plan.tensor, moved // plan.tensor, kernels=launches),
+        Row("adapters backward", Component.COMPUTE, backward, 2 * moved // plan.tensor, kernels=2 * launches),
+    ]
+
+
+def _head_rows(counts: ShapeCounts, tokens: int, plan: ComputePlan, word: int, products: int) -> list[Row]:
     flops = 2 * tokens * counts.head_weights // plan.tensor
     moved = (
         word * (counts.head_weights * plan.accumulation + tokens * counts.vocab) + 8 * tokens * counts.vocab
@@ -112,7 +155,7 @@ def _head_rows(counts: ShapeCounts, tokens: int, plan: ComputePlan, word: int) -
     launches = 3 * plan.accumulation
     return [
         Row("logits forward", Component.COMPUTE, flops, moved, kernels=launches),
-        Row("logits backward", Component.COMPUTE, 2 * flops, 2 * moved, kernels=2 * launches),
+        Row("logits backward", Component.COMPUTE, products * flops, products * moved, kernels=products * launches),
     ]
 
 
@@ -139,19 +182,17 @@ def _recomputed(name: str, rows: list[Row], without_flops: int) -> Row:
 
 
 def _exchange_rows(
-    shape: ModelShape, sequence: int, plan: ComputePlan, stage: int, own_layers: int, word: int
+    shape: ModelShape, sequence: int, plan: ComputePlan, own_layers: int, word: int, trained: int
 ) -> list[Row]:
-    """What the worker hands over: exactly where datahall runs the split itself, else for an even share of the model."""
-    if countable(shape, plan):
-        handed = handed_over(shape, sequence, plan, stage)
-        return [Row(kind, Component.TRANSFER, 0, size, messages=calls) for kind, (calls, size) in handed.items()]
-    parameters = shape.parameters() // (plan.tensor * plan.pipeline)
+    """What the worker hands over, for an even share of the model: splits that datahall does not run itself."""
+    share = plan.tensor * plan.pipeline
+    parameters = shape.parameters() // share
     ranks = plan.data * plan.context
     shards = min(plan.shard_group or ranks, ranks)
     rows: list[Row] = []
     if ranks > 1:
         kind = "reduce_scatter" if plan.zero_stage else "all_reduce"
-        rows.append(Row(kind, Component.TRANSFER, 0, GRADIENT_BYTES * parameters, messages=1))
+        rows.append(Row(kind, Component.TRANSFER, 0, GRADIENT_BYTES * (trained // share), messages=1))
     if plan.zero_stage == 3 and shards > 1:
         gathers = plan.accumulation * 2
         moved = gathers * word * parameters // shards
@@ -163,8 +204,8 @@ def _exchange_rows(
     return rows
 
 
-def _optimiser_row(shape: ModelShape, plan: ComputePlan, own_layers: int) -> Row:
-    parameters = shape.parameters() // (plan.tensor * plan.pipeline)
+def _optimiser_row(trained: int, plan: ComputePlan, own_layers: int) -> Row:
+    parameters = trained // (plan.tensor * plan.pipeline)
     ranks = plan.data * plan.context
     shards = min(plan.shard_group or ranks, ranks) if plan.zero_stage else 1
     return Row("optimiser", Component.OPTIMISER, 0, 7 * 4 * parameters // shards, kernels=10 * own_layers)

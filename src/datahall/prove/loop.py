@@ -18,8 +18,6 @@ from datahall.base.score import HeldOutScore
 from datahall.calibrate.machine import Machine
 from datahall.case.question import Case
 from datahall.case.site_file import write_site
-from datahall.compute.counts import ShapeCounts
-from datahall.compute.memory import memory
 from datahall.compute.numbers import PlanNumbers
 from datahall.decisions.plan import Plan
 from datahall.prove import blind, heldout, planning, recovery, seal
@@ -37,6 +35,7 @@ from datahall.report.comparison import Machine as ComparedMachine
 from datahall.report.data import Memory
 from datahall.report.write import write_report
 from datahall.virtual.calibration import Uncalibrated
+from datahall.virtual.training import held_bytes
 
 OnEvent = Callable[[Event], None]
 LEAST_NOISE_SHARE = 0.03
@@ -268,7 +267,7 @@ def _speedup(baseline: Sequence[Measurement], measured: Sequence[Measurement]) -
 def memory_items(case: Case, plan: Plan, machine: Machine, measured: Result) -> Memory:
     """The itemised forecast of one process's memory beside the measured peak."""
     inputs = machine.inputs(case, plan.compute)
-    held = memory(ShapeCounts.of(case.model), case.application.sequence, PlanNumbers.of(plan.compute), inputs.memory)
+    held = held_bytes(inputs, PlanNumbers.of(plan.compute))
     items = {name: float(value) for name, value in asdict(held).items() if float(value) > 0}
     return Memory(items, (measured.metrics["peak_memory"].value,))
 

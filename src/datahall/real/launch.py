@@ -28,6 +28,7 @@ from datahall.real.job import EXIT_LOST_PEER, Job
 POLL_S = 0.05
 START_TIMEOUT_S = 180.0
 HANG_TIMEOUT_S = 60.0
+_LONG_PHASES = ("start", "observe")  # nothing is noted while a model is built, or evaluated at the end
 _GRACE_S = 1.0  # after one worker ended badly, for the others to show why
 
 OnEvent = Callable[[Event], None]
@@ -205,7 +206,7 @@ class _Watch:
             for rank, note in enumerate(notes)
             if codes[rank] is None
             and now_s - max(note.time_s, self.began_s)
-            > (START_TIMEOUT_S if note.phase == "start" else self.hang_timeout_s)
+            > (START_TIMEOUT_S if note.phase in _LONG_PHASES else self.hang_timeout_s)
         ]
         if not silent:
             return None

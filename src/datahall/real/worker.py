@@ -83,6 +83,7 @@ def _run(job: Job, rank: int) -> None:
     recorder.event("ready", step=first, idle_bytes=memory.idle_bytes, memory_exact=memory.exact)
     loop.train(job, workload, executor, recorder, counter, checkpoints, first)
     recorder.event("trained", peak_bytes=memory.peak_bytes())
+    recorder.mark("observe")
     _observe(job, workload, executor, recorder)
     if dist.is_initialized():
         dist.barrier()

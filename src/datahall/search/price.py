@@ -61,8 +61,8 @@ def price(case: Case, plans: Space, calibration: Calibration, *, only_fitting: b
 
 def memory_bytes(case: Case, counts: ShapeCounts, numbers: PlanNumbers, inputs: StepInputs) -> Any:
     """Bytes on the fullest device."""
-    share = inputs.trainable_share
-    return memory(counts, case.application.sequence, numbers, inputs.memory, trainable_share=share).total
+    share, adapters, sequence = inputs.trainable_share, inputs.adapters, case.application.sequence
+    return memory(counts, sequence, numbers, inputs.memory, trainable_share=share, adapters=adapters).total
 
 
 def whole_plan(case: Case, compute: ComputePlan, step_s: float) -> Plan:

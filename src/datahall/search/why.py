@@ -15,13 +15,13 @@ from datahall.base.result import Result
 from datahall.calibrate.ledger import LedgerCalibration
 from datahall.case.question import Case
 from datahall.case.site import Accelerator, Link, Site
-from datahall.compute.memory import MemoryBytes, memory
+from datahall.compute.memory import MemoryBytes
 from datahall.compute.numbers import PlanNumbers
 from datahall.compute.plan import ComputePlan
 from datahall.search.rank import Ranking, goal_values, search
 from datahall.virtual.calibration import Calibration
 from datahall.virtual.step_time import StepSeconds, step_time
-from datahall.virtual.training import forecast
+from datahall.virtual.training import forecast, held_bytes
 
 _LEARNT = ("step_time", "total_time", "tokens_per_s", "mfu", "cost", "energy")
 COMPONENTS = ("compute", "transfer", "waiting", "input", "optimiser")
@@ -84,8 +84,7 @@ def step_items(case: Case, compute: ComputePlan, calibration: Calibration) -> St
 def memory_items(case: Case, compute: ComputePlan, calibration: Calibration) -> MemoryBytes:
     """Bytes on the fullest device, item by item."""
     inputs = calibration.inputs(case, compute)
-    numbers, share = PlanNumbers.of(compute), inputs.trainable_share
-    return memory(inputs.counts, case.application.sequence, numbers, inputs.memory, trainable_share=share)
+    return held_bytes(inputs, PlanNumbers.of(compute))
 
 
 def losses(ranking: Ranking, most: int) -> list[Loss]:

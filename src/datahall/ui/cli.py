@@ -23,6 +23,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "probe": ("datahall.ui.probe:probe", "measure this machine and write it as a site"),
     "prove": ("datahall.ui.prove:prove", "probe, plan, seal, run, compare, calibrate and report, in one command"),
     "gpu-check": ("datahall.ui.gpu_check:gpu_check", "measure the GPUs here, as a file that can be shared"),
+    "weights": ("datahall.ui.weights:weights", "fetch a small pretrained model to fine-tune"),
     "run": ("datahall.ui.run:run", "train a case here by a given plan"),
     "validate": ("datahall.ui.validate:validate", "forecasts beside published measurements, scored"),
     "report": ("datahall.ui.report:report", "write the page and the trace of a run again"),

@@ -24,7 +24,7 @@ def probe(out: Path | None, quick: bool, as_json: bool) -> None:
 
     Writes a site file in base units with the origin of each number, and its rates beside it (.rates.json).
     """
-    from datahall.case.local import site_path
+    from datahall.case.local import rates_path, site_path
     from datahall.case.site_file import write_site
     from datahall.real.probe import probe as measure
 
@@ -38,11 +38,6 @@ def probe(out: Path | None, quick: bool, as_json: bool) -> None:
         click.echo(text)
     else:
         click.echo(f"{path}\n{rates_path(path)}")
-
-
-def rates_path(site: Path) -> Path:
-    """Where the rates that belong to the site file `site` stand."""
-    return site.with_suffix(".rates.json")
 
 
 def _tell(event: Event) -> None:

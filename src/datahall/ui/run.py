@@ -25,6 +25,7 @@ from datahall.prove.folder import new_folder, write_json
 from datahall.storage.plan import StoragePlan
 
 if TYPE_CHECKING:
+    from datahall.prove.beside import Sealed
     from datahall.real.training import Measurement
 
 
@@ -57,7 +58,7 @@ def run(
         proposal = load_proposal(what)
         case, plan = proposal.case, proposal.plan
     else:
-        case = load(what, sets)
+        case = shortened(load(what, sets), steps)
         plan = given_plan(case, workers, micro_batch, checkpoint_every, split)
     try:
         from datahall.real import training
@@ -71,10 +72,23 @@ def run(
     write_json(folder / "case.json", case.to_json())
     write_json(folder / "plan.json", plan.to_json())
     paths = [str(what.resolve().parent)]
+    sealed = _sealed(case, plan, folder) if steps in (None, case.application.steps) else None
     measured = training.run(case, plan, folder / "real", steps=steps, on_event=_tell, import_paths=paths)
     write_json(folder / "real" / "result.json", measured.result.to_json())
-    click.echo(_table(measured))
+    if sealed is None:
+        click.echo(_table(measured))
+    else:
+        _show_beside(sealed, measured, folder)
     click.echo(folder)
+
+
+def shortened(case: Case, steps: int | None) -> Case:
+    """The case with as many tokens as `steps` steps take; the case itself for None."""
+    if steps is None:
+        return case
+    application = case.application
+    tokens = float(steps * application.global_batch * application.sequence)
+    return replace(case, application=replace(application, tokens=tokens))
 
 
 def given_plan(
@@ -122,6 +136,29 @@ def _field(text: str) -> tuple[str, int | str]:
         where="--split",
         hint=f"Write {', '.join(f'{name}=2' for name in _SPLIT_NUMBERS)} or {', '.join(_SPLIT_WORDS)}=WORD.",
     )
+
+
+def _sealed(case: Case, plan: Plan, folder: Path) -> Sealed | None:
+    """The forecast, written before the run, where this machine was probed and what draws the comparison is there."""
+    try:
+        from datahall.prove.beside import probed_machine, seal_forecast
+    except ModuleNotFoundError:
+        return None
+    machine = probed_machine(case)
+    if machine is None:
+        click.echo("no forecast: `datahall probe` measures this machine first, for a case with `site: local`", err=True)
+        return None
+    return seal_forecast(case, plan, machine, folder)
+
+
+def _show_beside(sealed: Sealed, measured: Measurement, folder: Path) -> None:
+    from datahall.prove.beside import lay_beside
+    from datahall.report.terminal import comparison_table, counts_table, show
+
+    compared = lay_beside(sealed, measured, folder)
+    show(comparison_table(compared), counts_table(compared))
+    if measured.losses:
+        click.echo(f"loss {measured.losses[0]:.4f} to {measured.losses[-1]:.4f}")
 
 
 def _tell(event: Event) -> None:

@@ -11,6 +11,7 @@ from datahall.base.errors import Incompatible
 from datahall.base.label import Label
 from datahall.case.question import Case
 from datahall.case.site import Accelerator, Site
+from datahall.compute.adapters import AdapterNumbers, adapters_of, trained_parameters
 from datahall.compute.counts import ShapeCounts
 from datahall.compute.estimate import DeviceRates
 from datahall.compute.plan import ComputePlan
@@ -50,7 +51,9 @@ class Uncalibrated:
         rates = typical_rates(case.site.accelerator, plan.precision)
         share = trainable_share(case)
         counts = ShapeCounts.of(case.model)
-        return StepInputs(counts, case.application.sequence, rates, site_links(case.site), StackHabits(), share)
+        adapters = adapter_numbers(case)
+        links, sequence = site_links(case.site), case.application.sequence
+        return StepInputs(counts, sequence, rates, links, StackHabits(), share, adapters=adapters)
 
     def spread(self, component: str) -> tuple[float, float]:
         """Half and double for parts; the total of published families left out lay within 0.65 to 1.5."""
@@ -58,13 +61,14 @@ class Uncalibrated:
 
 
 def trainable_share(case: Case) -> float:
-    """Share of the parameters that are trained: all, or LoRA's two thin matrices beside each projection."""
-    rank = case.application.lora_rank
-    if case.application.method != "lora" or not rank:
-        return 1.0
-    shape = case.model
-    width = 2 * shape.heads * shape.head_dim + 2 * shape.kv_heads * shape.head_dim + 4 * shape.hidden
-    return min(1.0, rank * width * shape.layers / shape.parameters())
+    """What is trained, as a share of the model's parameters: all of them, or LoRA's adapters beside them."""
+    return trained_parameters(case.model, adapters_of(case.application)) / case.model.parameters()
+
+
+def adapter_numbers(case: Case) -> AdapterNumbers:
+    """The adapters that the case asks for, as numbers."""
+    adapters = adapters_of(case.application)
+    return adapters.numbers(case.model) if adapters else AdapterNumbers()
 
 
 def peak_flops_per_s(accelerator: Accelerator, precision: str) -> float:

@@ -57,14 +57,15 @@ def exchange_s(
     word_bytes: Any,
     plan: PlanNumbers,
     one: MicroStep,
+    trainable_share: Any = 1.0,
 ) -> Exchange:
-    """What a step of `plan` exchanges."""
+    """What a step of `plan` exchanges; of the gradients, those of the share that is trained."""
     tokens = plan.micro_batch * sequence / plan.context
     chunk = plan.pipeline * plan.virtual_stages
     layers = np.ceil(counts.layers / chunk) * plan.virtual_stages
     mixture = layers * counts.moe_layers / counts.layers
     again = 1.0 + 0.5 * np.where(np.asarray(plan.recompute) >= 2, 1.0, 0.0)
-    shard, gradient = _state_s(counts, links, habits, word_bytes, plan, one)
+    shard, gradient = _state_s(counts, links, habits, word_bytes, plan, one, trainable_share)
     return Exchange(
         tensor=habits.tensor_exposed * again * _tensor_s(counts, tokens, layers, mixture, links, word_bytes, plan),
         context=_context_s(counts, tokens, layers, links, habits, word_bytes, plan, one),
@@ -123,7 +124,13 @@ def _expert_s(counts: ShapeCounts, tokens: Any, mixture: Any, links: LinkRates, 
 
 
 def _state_s(
-    counts: ShapeCounts, links: LinkRates, habits: StackHabits, word: Any, plan: PlanNumbers, one: MicroStep
+    counts: ShapeCounts,
+    links: LinkRates,
+    habits: StackHabits,
+    word: Any,
+    plan: PlanNumbers,
+    one: MicroStep,
+    trainable_share: Any,
 ) -> tuple[Any, Any]:
     """Parameters gathered and gradients scattered every micro-step (stage 3), and once a step."""
     shards = plan.shards
@@ -138,10 +145,13 @@ def _state_s(
     reduced = reduced + _scatter_s(habits.gradient_bytes * experts, expert_ranks, plan.tensor * plan.expert, links)
     replicas = every / shards
     across = 2.0 * _gather_s(habits.gradient_bytes * (dense + experts) / shards, replicas, plan.tensor * shards, links)
+    reduced, across = trainable_share * reduced, trainable_share * across
     sharded = np.asarray(plan.zero_stage) >= 3
     forward = hidden_s(gathered, one.forward, habits.shard_exposed)
     backward = hidden_s(gathered + reduced, one.backward, habits.shard_exposed)
-    return np.where(sharded, forward + backward, 0.0), across + np.where(sharded, 0.0, gathered + reduced)
+    return np.where(sharded, forward + backward, 0.0), across + np.where(
+        sharded, 0.0, trainable_share * gathered + reduced
+    )
 
 
 def _pipeline_s(

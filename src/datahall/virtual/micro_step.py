@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from datahall.compute.adapters import AdapterNumbers
 from datahall.compute.counts import ShapeCounts
 from datahall.compute.estimate import DeviceRates, product_s, traffic_s
 from datahall.compute.numbers import PlanNumbers
@@ -42,19 +43,27 @@ class MicroStep:
 
 
 def micro_step(
-    counts: ShapeCounts, sequence: Any, rates: DeviceRates, habits: StackHabits, plan: PlanNumbers, trainable_share: Any
+    counts: ShapeCounts,
+    sequence: Any,
+    rates: DeviceRates,
+    habits: StackHabits,
+    plan: PlanNumbers,
+    adapters: AdapterNumbers,
 ) -> MicroStep:
-    """The micro-step of `plan` on its slowest stage."""
+    """The micro-step of `plan` on its slowest stage; with `adapters` everything else is frozen."""
     tokens = plan.micro_batch * sequence / plan.context
     chunk = plan.pipeline * plan.virtual_stages
     layers = np.ceil(counts.layers / chunk) * plan.virtual_stages
     mixture = layers * counts.moe_layers / counts.layers
-    grads = 1.0 + np.minimum(1.0, np.ceil(trainable_share * 4.0) / 4.0)  # LoRA's own products are a small share
+    grads = np.where(np.asarray(adapters.rank) > 0, 1.0, 2.0)  # products backward: inputs', and weights' if trained
     linear, linear_launch = _linear_s(counts, tokens, layers, mixture, rates, plan)
     experts, permute = _experts_s(counts, tokens, mixture, rates, plan)
     attend = _attention_s(counts, sequence, tokens, layers, rates, plan)
     element = _element_s(counts, tokens, layers, mixture, rates, plan)
-    logits = _logits_s(counts, tokens, rates, plan) * np.where(np.asarray(plan.pipeline) > 1, habits.head_exposed, 1.0)
+    thin = layers * _adapter_s(tokens, rates, plan, adapters)
+    logits = _logits_s(counts, tokens, rates, plan, grads) * np.where(
+        np.asarray(plan.pipeline) > 1, habits.head_exposed, 1.0
+    )
     attend_back = attend / rates.attention_backward_share * 2.5
     again_linear = np.where(
         np.asarray(plan.recompute) >= 2, 1.0, np.where(np.asarray(plan.recompute) >= 1, habits.selective_linear, 0.0)
@@ -65,17 +74,22 @@ def micro_step(
     recompute = again_linear * (linear + linear_launch + experts + permute + element) + again_core * attend
     apart = mixture * habits.expert_kernels * _local_experts(counts, plan)
     collectives = 2.0 * rates.collective_kernels * np.minimum(plan.tensor - 1.0, 1.0)
-    kernels = layers * (_LAYER_KERNELS + collectives) + mixture * _MIXTURE_KERNELS + apart
+    kernels = layers * (_LAYER_KERNELS + collectives + 4.0 * adapters.matrices) + mixture * _MIXTURE_KERNELS + apart
     return MicroStep(
-        linear=(1.0 + grads) * linear + 3.0 * linear_launch,
+        linear=(1.0 + grads) * (linear + linear_launch) + 3.0 * thin,
         attention=attend + attend_back,
         elementwise=3.0 * element,
         experts=(1.0 + grads) * experts + 2.0 * permute,
         logits=logits,
         recompute=recompute,
         host=kernels * (3.0 + again_linear) * rates.launch_s,
-        forward=linear + linear_launch + attend + element + experts + permute,
-        backward=grads * (linear + experts) + 2.0 * linear_launch + attend_back + 2.0 * element + permute + recompute,
+        forward=linear + linear_launch + thin + attend + element + experts + permute,
+        backward=grads * (linear + linear_launch + experts)
+        + 2.0 * thin
+        + attend_back
+        + 2.0 * element
+        + permute
+        + recompute,
     )
 
 
@@ -160,10 +174,18 @@ def _element_s(
     return traffic_s(rates.element_passes * moved, rates.memory_bytes_per_s, rates.kernel_s, 6.0 * layers)
 
 
-def _logits_s(counts: ShapeCounts, tokens: Any, rates: DeviceRates, plan: PlanNumbers) -> Any:
+def _adapter_s(tokens: Any, rates: DeviceRates, plan: PlanNumbers, adapters: AdapterNumbers) -> Any:
+    """Forward seconds of one layer's adapters: thin products, and their outputs added to the frozen ones'."""
+    flops = 2.0 * tokens * adapters.rank * adapters.width / plan.tensor
+    moved = 3.0 * rates.word_bytes * tokens * adapters.width / plan.tensor
+    kernels = adapters.matrices
+    return product_s(flops, moved, rates.linear_flops_per_s, rates.memory_bytes_per_s, rates.kernel_s, kernels)
+
+
+def _logits_s(counts: ShapeCounts, tokens: Any, rates: DeviceRates, plan: PlanNumbers, grads: Any) -> Any:
     """Forward and backward seconds of head and loss (scores in 32 bits, read and written about four times)."""
-    flops = 6.0 * tokens * counts.head_weights / plan.tensor
-    moved = 3.0 * rates.word_bytes * (counts.head_weights / plan.tensor + tokens * counts.hidden)
+    flops = 2.0 * (1.0 + grads) * tokens * counts.head_weights / plan.tensor
+    moved = (1.0 + grads) * rates.word_bytes * (counts.head_weights / plan.tensor + tokens * counts.hidden)
     softmax = 16.0 * tokens * counts.vocab / plan.tensor
-    product = product_s(flops, moved, rates.wide_flops_per_s, rates.memory_bytes_per_s, rates.kernel_s, 3.0)
+    product = product_s(flops, moved, rates.wide_flops_per_s, rates.memory_bytes_per_s, rates.kernel_s, 1.0 + grads)
     return product + traffic_s(softmax, rates.memory_bytes_per_s)

@@ -14,6 +14,7 @@ import numpy as np
 
 from datahall.case.site import Accelerator
 from datahall.catalog import accelerators
+from datahall.compute.adapters import AdapterNumbers
 from datahall.compute.counts import ShapeCounts
 from datahall.compute.estimate import DeviceRates
 from datahall.compute.memory import MemoryHabits
@@ -95,7 +96,12 @@ def stack_settings(settings: Sequence[Setting]) -> Setting:
 
 
 def step_inputs(
-    counts: ShapeCounts, sequence: Any, setting: Setting, constants: Mapping[str, Any], trainable_share: Any = 1.0
+    counts: ShapeCounts,
+    sequence: Any,
+    setting: Setting,
+    constants: Mapping[str, Any],
+    trainable_share: Any = 1.0,
+    adapters: AdapterNumbers | None = None,
 ) -> StepInputs:
     """What a step follows from."""
     return StepInputs(
@@ -106,6 +112,7 @@ def step_inputs(
         _habits(setting, constants),
         trainable_share,
         memory_habits(setting),
+        adapters or AdapterNumbers(),
     )
 
 

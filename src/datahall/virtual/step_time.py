@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from datahall.base.formula import formula
+from datahall.compute.adapters import AdapterNumbers
 from datahall.compute.counts import ShapeCounts
 from datahall.compute.estimate import DeviceRates, issued_s
 from datahall.compute.memory import MemoryHabits, held_parameters
@@ -34,6 +35,7 @@ class StepInputs:
     habits: StackHabits
     trainable_share: Any = 1.0  # of the parameters that get gradients (1: all; LoRA: a percent)
     memory: MemoryHabits = field(default_factory=MemoryHabits)
+    adapters: AdapterNumbers = field(default_factory=AdapterNumbers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +84,12 @@ def bubble_share(stages: Any, micro_batches: Any, virtual_stages: Any = 1) -> An
 
 def step_time(inputs: StepInputs, plan: PlanNumbers) -> StepSeconds:
     """Seconds of one optimiser step of `plan`; element i of an array answer is the scalar answer."""
-    one = micro_step(inputs.counts, inputs.sequence, inputs.rates, inputs.habits, plan, inputs.trainable_share)
+    one = micro_step(inputs.counts, inputs.sequence, inputs.rates, inputs.habits, plan, inputs.adapters)
     device = one.device
     issued = issued_s(device, one.host)
     cover = _cover(one, issued - device, plan)
-    sent = exchange_s(inputs.counts, inputs.sequence, inputs.links, inputs.habits, inputs.rates.word_bytes, plan, cover)
+    trained, word = inputs.trainable_share, inputs.rates.word_bytes
+    sent = exchange_s(inputs.counts, inputs.sequence, inputs.links, inputs.habits, word, plan, cover, trained)
     steady = issued + sent.per_micro_step
     steps = plan.accumulation
     jitter = inputs.habits.jitter_share * np.where(np.asarray(plan.data) > 1, steps * issued, 0.0)

@@ -21,8 +21,9 @@ from datahall.base.result import Result
 from datahall.base.step_table import Component
 from datahall.case.question import Case
 from datahall.case.site import Site
+from datahall.compute.adapters import adapters_of, trained_parameters
 from datahall.compute.counts import ShapeCounts
-from datahall.compute.memory import memory
+from datahall.compute.memory import MemoryBytes, memory
 from datahall.compute.mfu import mfu
 from datahall.compute.numbers import PlanNumbers
 from datahall.compute.plan import ComputePlan
@@ -145,14 +146,20 @@ def power_w(site: Site, busy_share: Any) -> Any:
 
 
 def checkpoint_bytes(case: Case) -> int:
-    """Bytes of a full checkpoint: 32-bit master weights and Adam's two moments, 12 bytes a parameter."""
-    return 12 * case.model.parameters()
+    """Bytes of a full checkpoint: 32-bit master weights and Adam's two moments, 12 bytes a trained parameter."""
+    return 12 * trained_parameters(case.model, adapters_of(case.application))
 
 
 def checkpoint_write_s(case: Case, plan: Plan) -> float:
     """Seconds to write one checkpoint, each node writing its shards through its own disk."""
     writers = max(1, min(plan.storage.shards, case.site.nodes))
     return case.site.disk.latency_s + checkpoint_bytes(case) / (case.site.disk.write_bytes_per_s * writers)
+
+
+def held_bytes(inputs: StepInputs, plan: PlanNumbers) -> MemoryBytes:
+    """What the fullest device holds at the peak of a step, item by item."""
+    share, adapters = inputs.trainable_share, inputs.adapters
+    return memory(inputs.counts, inputs.sequence, plan, inputs.memory, trainable_share=share, adapters=adapters)
 
 
 def _values(
@@ -164,8 +171,7 @@ def _values(
     peak = peak_flops_per_s(site.accelerator, compute.precision)
     write = checkpoint_write_s(case, plan)
     watts = power_w(site, float(seconds.compute) / step_s)
-    numbers, share = PlanNumbers.of(compute), inputs.trainable_share
-    held = memory(inputs.counts, inputs.sequence, numbers, inputs.memory, trainable_share=share)
+    held = held_bytes(inputs, PlanNumbers.of(compute))
     return {
         "compute": ("seconds", float(seconds.compute) + float(seconds.fixed)),
         "transfer": ("seconds", float(seconds.transfer)),
@@ -215,7 +221,8 @@ def _metric(name: str, unit: str, value: float, calibration: Calibration, label:
 
 def _counts(case: Case, plan: Plan) -> dict[str, int]:
     steps = case.application.steps
-    table = step_table(case.model, case.application.sequence, plan.compute)
+    adapters = adapters_of(case.application)
+    table = step_table(case.model, case.application.sequence, plan.compute, adapters=adapters)
     core = sum(row.flops for row in table.rows if row.name.startswith("attention core"))
     samples = steps * plan.compute.global_batch
     checkpoints = steps // plan.storage.interval_steps if plan.storage.interval_steps else 0

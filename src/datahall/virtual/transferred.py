@@ -17,7 +17,7 @@ from datahall.case.question import Case
 from datahall.catalog.calibrations import calibration
 from datahall.compute.counts import ShapeCounts
 from datahall.compute.plan import ComputePlan
-from datahall.virtual.calibration import Calibration, Uncalibrated, trainable_share
+from datahall.virtual.calibration import Calibration, Uncalibrated, adapter_numbers, trainable_share
 from datahall.virtual.links import LinkRates
 from datahall.virtual.pricing import setting_of, step_inputs
 from datahall.virtual.step_time import StepInputs
@@ -56,7 +56,8 @@ class Transferred:
         )
         setting = setting_of(site.accelerator, plan.precision, self.traits, links)
         counts = ShapeCounts.of(case.model)
-        found = step_inputs(counts, case.application.sequence, setting, self.constants, trainable_share(case))
+        share, adapters = trainable_share(case), adapter_numbers(case)
+        found = step_inputs(counts, case.application.sequence, setting, self.constants, share, adapters)
         return slower(found, math.exp(self.log_effect))
 
     def spread(self, component: str) -> tuple[float, float]:

@@ -14,11 +14,12 @@ from datahall.base.workload import Workload
 from datahall.case.question import Case
 
 OURS = "datahall.workloads.language_model:build"
+OURS_PRETRAINED = "datahall.workloads.pretrained:build"
 
 
 def build(case: Case, import_paths: Sequence[str] = ()) -> Workload:
     """The case's workload.  `import_paths` are folders to look in first; UsageError if the entry is not there."""
-    entry = case.application.entry or OURS
+    entry = case.application.entry or (OURS_PRETRAINED if case.application.weights else OURS)
     workload = find(entry, import_paths)(case)
     if not isinstance(workload, Workload):
         raise UsageError(

@@ -6,6 +6,9 @@ seed alone, so that every worker builds the same model.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn import functional
@@ -14,9 +17,10 @@ from datahall.base.errors import Refused, UsageError
 from datahall.base.workload import Workload
 from datahall.case.model import ModelShape
 from datahall.case.question import Case
+from datahall.workloads.lora import add_adapters
 from datahall.workloads.text import VOCABULARY, TextSamples, held_out_text, training_text
 
-_ROTARY_BASE = 10_000.0
+ROTARY_BASE = 10_000.0
 _NORM_EPSILON = 1e-5
 _VALIDATION_SAMPLES = 64
 TENSOR_CUTS = {
@@ -36,11 +40,23 @@ TENSOR_CUTS = {
 
 def build(case: Case) -> Workload:
     """The language model of the case on Python's standard library.  Refused for shapes that it cannot run."""
-    sequence = case.application.sequence
+    sequence, dataset = case.application.sequence, case.application.dataset
     torch.manual_seed(case.application.seed)
     model = LanguageModel(case.model)
-    dataset = case.application.dataset
-    samples, held_out = training_text(sequence, dataset), held_out_text(sequence, dataset)
+    add_adapters(model, case.application)
+    return language_workload(case, model, training_text(sequence, dataset), held_out_text(sequence, dataset))
+
+
+def language_workload(
+    case: Case,
+    model: LanguageModel,
+    samples: TextSamples,
+    held_out: TextSamples,
+    optimiser: Callable[[Any], torch.optim.Optimizer] | None = None,
+    validated: int = _VALIDATION_SAMPLES,
+) -> Workload:
+    """The workload of `model` on these samples, judged on up to `validated` held-out ones; UsageError without any."""
+    sequence = case.application.sequence
     if not len(samples) or not len(held_out):
         raise UsageError(
             f"the text is too short for samples of {sequence} tokens.",
@@ -53,12 +69,13 @@ def build(case: Case) -> Workload:
         data=samples,
         loss=next_token_loss,
         tokens_per_sample=sequence,
-        metrics={"validation_loss": lambda trained: validation_loss(trained, held_out)},
+        metrics={"validation_loss": lambda trained: validation_loss(trained, held_out, validated)},
         cut_points=tuple(f"blocks.{index}" for index in range(case.model.layers)),
         cut=LanguageModelPart,
         split=lambda batch: (batch[:, :-1], batch[:, 1:]),
         criterion=token_cross_entropy,
         tensor_cuts=TENSOR_CUTS,
+        optimiser=optimiser,
     )
 
 
@@ -73,9 +90,9 @@ def token_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Te
 
 
 @torch.no_grad()
-def validation_loss(model: nn.Module, samples: TextSamples) -> float:
-    """Loss on up to 64 held-out samples, spread evenly over the held-out text."""
-    count = min(_VALIDATION_SAMPLES, len(samples))
+def validation_loss(model: nn.Module, samples: TextSamples, most: int = _VALIDATION_SAMPLES) -> float:
+    """Loss on up to `most` held-out samples, spread evenly over the held-out text."""
+    count = min(most, len(samples))
     ids = [index * len(samples) // count for index in range(count)]
     losses = [next_token_loss(model, samples.batch(ids[at : at + 16])).item() for at in range(0, count, 16)]
     return sum(losses) / len(losses)
@@ -84,10 +101,10 @@ def validation_loss(model: nn.Module, samples: TextSamples) -> float:
 class LanguageModel(nn.Module):
     """Token ids (batch, sequence) to logits (batch, sequence, vocabulary)."""
 
-    def __init__(self, shape: ModelShape) -> None:
+    def __init__(self, shape: ModelShape, rotary_base: float = ROTARY_BASE) -> None:
         super().__init__()
         _check_runnable(shape)
-        self.shape = shape
+        self.shape, self.rotary_base = shape, rotary_base
         self.embedding = nn.Embedding(shape.vocab, shape.hidden)
         self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.layers))
         self.norm = nn.RMSNorm(shape.hidden, eps=_NORM_EPSILON)
@@ -98,7 +115,7 @@ class LanguageModel(nn.Module):
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         hidden = self.embedding(tokens)
-        rotation = rotary_table(tokens.shape[1], self.shape.head_dim, hidden.device)
+        rotation = rotary_table(tokens.shape[1], self.shape.head_dim, hidden.device, self.rotary_base)
         for block in self.blocks:
             hidden = block(hidden, rotation)
         return self.head(self.norm(hidden))
@@ -115,7 +132,7 @@ class LanguageModelPart(nn.Module):
                 where="model.tied_embeddings",
                 hint="Untie them, or choose a plan without a pipeline.",
             )
-        self.shape = model.shape
+        self.shape, self.rotary_base = model.shape, model.rotary_base
         self.blocks = nn.ModuleDict({str(index): model.blocks[index] for index in range(start, stop)})
         self.embedding = model.embedding if start == 0 else None
         last = stop == model.shape.layers
@@ -124,7 +141,7 @@ class LanguageModelPart(nn.Module):
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         if self.embedding is not None:
             hidden = self.embedding(hidden)
-        rotation = rotary_table(hidden.shape[1], self.shape.head_dim, hidden.device)
+        rotation = rotary_table(hidden.shape[1], self.shape.head_dim, hidden.device, self.rotary_base)
         for block in self.blocks.values():
             hidden = block(hidden, rotation)
         return hidden if self.norm is None or self.head is None else self.head(self.norm(hidden))
@@ -181,10 +198,12 @@ class GatedMlp(nn.Module):
         return self.down(functional.silu(self.gate(hidden)) * self.up(hidden))
 
 
-def rotary_table(sequence: int, head_dim: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def rotary_table(
+    sequence: int, head_dim: int, device: torch.device, base: float = ROTARY_BASE
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Cosines and sines of rotary positions (arXiv 2104.09864), shape (sequence, head_dim / 2)."""
     pairs = torch.arange(0, head_dim, 2, device=device, dtype=torch.float32)
-    angles = torch.outer(torch.arange(sequence, device=device), _ROTARY_BASE ** (-pairs / head_dim))
+    angles = torch.outer(torch.arange(sequence, device=device), base ** (-pairs / head_dim))
     return angles.cos(), angles.sin()
 
 

@@ -24,7 +24,7 @@ _LEFT_OUT = {"test", "tests", "site-packages", "dist-packages", "__pycache__", "
 
 
 class TextSamples:
-    """Windows of `sequence` + 1 bytes of a text, one every `sequence` bytes: inputs and the next bytes as targets."""
+    """Windows of `sequence` + 1 bytes (or tokens), one every `sequence`: inputs, and the next ones as targets."""
 
     def __init__(self, text: np.ndarray, sequence: int) -> None:
         self.text = text
@@ -39,6 +39,11 @@ class TextSamples:
         return torch.from_numpy(self.text[starts + np.arange(self.sequence + 1)].astype(np.int64))
 
 
+def cut(text: np.ndarray, sequence: int) -> tuple[TextSamples, TextSamples]:
+    """Bytes or tokens of a text as samples: to train on, and held out."""
+    return TextSamples(text[: _boundary(text)], sequence), TextSamples(text[_boundary(text) :], sequence)
+
+
 def training_text(sequence: int, dataset: str = "") -> TextSamples:
     """The text to train on, as samples: `dataset` is a text file, or "stdlib" (also empty)."""
     text = _text(dataset)
@@ -49,6 +54,11 @@ def held_out_text(sequence: int, dataset: str = "") -> TextSamples:
     """Text that training never sees, as samples."""
     text = _text(dataset)
     return TextSamples(text[_boundary(text) :], sequence)
+
+
+def raw_text(dataset: str = "") -> bytes:
+    """The whole text."""
+    return _text(dataset).tobytes()
 
 
 def text_digest() -> str:

@@ -1,0 +1,78 @@
+"""LoRA by counting: which matrices get adapters, how many parameters those have, and what a step needs of them.
+
+An adapter is two thin matrices beside a frozen one: y = W x + (alpha / rank) B A x (arXiv 2106.09685, section 4.1).
+No seconds here; the modules themselves are `workloads.lora`'s.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from datahall.case.model import ModelShape
+from datahall.case.question import Training
+
+ATTENTION, ALL = "attention", "all"
+
+
+@dataclass(frozen=True, slots=True)
+class Adapters:
+    """Adapters of rank `rank` beside the attention's four projections, or beside every matrix of a layer ("all")."""
+
+    rank: int
+    targets: str = ATTENTION
+
+    def matrices(self, shape: ModelShape) -> tuple[tuple[int, int], ...]:
+        """Inputs and outputs of each adapted matrix of one layer; queries, keys and values first."""
+        query, kept = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+        found = [(shape.hidden, query), (shape.hidden, kept), (shape.hidden, kept), (query, shape.hidden)]
+        if self.targets == ALL:
+            found += [(shape.hidden, shape.ffn)] * (shape.mlp_matrices - 1) + [(shape.ffn, shape.hidden)]
+        return tuple(found)
+
+    def parameters(self, shape: ModelShape) -> int:
+        """Parameters of all adapters."""
+        return shape.layers * self.rank * self.width(shape)
+
+    def width(self, shape: ModelShape) -> int:
+        """Inputs and outputs of one layer's adapted matrices, summed."""
+        return sum(inputs + outputs for inputs, outputs in self.matrices(shape))
+
+    def forward_flops(self, shape: ModelShape, tokens: int) -> int:
+        """FLOPs of all adapters forward; backward takes twice that, less `spared_flops`."""
+        return 2 * tokens * self.parameters(shape)
+
+    def spared_flops(self, shape: ModelShape, tokens: int) -> int:
+        """Backward FLOPs that the first layer spares: nothing before its queries, keys and values is trained."""
+        first = self.matrices(shape)[:3]
+        return 2 * tokens * sum(inputs * (outputs + self.rank) for inputs, outputs in first)
+
+    def numbers(self, shape: ModelShape) -> AdapterNumbers:
+        """What a step's time and memory follow from."""
+        return AdapterNumbers(self.rank, self.width(shape), len(self.matrices(shape)), float(self.targets == ALL))
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterNumbers:
+    """Adapters as plain numbers or arrays; all zero: none, and every parameter is trained.
+
+    `width` sums inputs and outputs of a layer's adapted matrices, of which there are `matrices`; `mlp` is 1 where those
+    of the MLP are among them.
+    """
+
+    rank: Any = 0.0
+    width: Any = 0.0
+    matrices: Any = 0.0
+    mlp: Any = 0.0
+
+
+def adapters_of(application: Training) -> Adapters | None:
+    """The adapters that a case asks for, None where all parameters are trained."""
+    if application.method != "lora" or not application.lora_rank:
+        return None
+    return Adapters(application.lora_rank, application.lora_targets)
+
+
+def trained_parameters(shape: ModelShape, adapters: Adapters | None) -> int:
+    """Parameters that get gradients."""
+    return shape.parameters() if adapters is None else adapters.parameters(shape)
