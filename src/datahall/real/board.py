@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-PHASES = ("start", "input", "forward", "backward", "exchange", "optimiser", "checkpoint", "idle", "done")
+PHASES = ("start", "input", "forward", "backward", "exchange", "optimiser", "checkpoint", "idle", "observe", "done")
 _NUMBER = {phase: number for number, phase in enumerate(PHASES)}
 _ENTRY = struct.Struct("qqd")
 
