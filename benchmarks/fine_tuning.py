@@ -19,7 +19,7 @@ from datahall.calibrate.machine import Machine
 from datahall.case.door import load
 from datahall.real.probe import probe
 from datahall.real.training import run
-from datahall.ui.run import given_plan, shortened
+from datahall.ui.given_plan import given_plan, shortened
 from datahall.virtual.training import forecast
 from datahall.workloads.fetch import fetch
 

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from datahall.base.errors import UsageError
 from datahall.ui.exchange import exchange
+from datahall.ui.run import run
 
 PAGE = (Path(__file__).parents[2] / "docs" / "links.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^    datahall exchange (.*)$", PAGE, re.MULTILINE)
@@ -20,6 +21,14 @@ def test_every_command_of_the_page_works(command: str) -> None:
     done = CliRunner().invoke(exchange, shlex.split(command))
     assert done.exit_code == 0, done.output
     assert "Pick:" in done.output
+
+
+def test_the_slow_link_case_runs_over_loopback(tmp_path: Path) -> None:
+    case = Path(__file__).parents[2] / "cases" / "slow-link.yaml"
+    words = ["--workers", "2", "--exchange", "local_steps=2", "--steps", "4", "--no-forecast", "--runs", str(tmp_path)]
+    done = CliRunner().invoke(run, [str(case), *words])
+    assert done.exit_code == 0, done.output
+    assert "collective_calls              2" in done.output
 
 
 def answer(link: str) -> dict[str, dict[str, float]]:

@@ -9,7 +9,7 @@ from datahall.base.errors import Refused
 from datahall.case.door import load
 from datahall.real import training
 from datahall.ui.cli import VERBS, main
-from datahall.ui.run import given_plan
+from datahall.ui.given_plan import given_plan
 
 ROOT = Path(__file__).parents[2]
 

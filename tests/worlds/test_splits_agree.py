@@ -45,6 +45,12 @@ NARROW = {
     "pipeline bf16": replace(LONG["1f1b"], precision="bf16"),
 }
 
+PLAIN = {"data": ComputePlan(data=2, micro_batch=2, accumulation=2, precision="fp32")}
+OTHERS = {
+    "mlp": [*PLAIN, *BRIEF, *LONG],
+    "recommender": ["data", "zero1", "zero2", "zero3", "hybrid"],
+}
+
 
 @pytest.fixture(scope="module")
 def case():
@@ -97,28 +103,28 @@ def test_a_split_goes_on_from_its_checkpoint(case, alone, tmp_path_factory, name
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("kind", ["mlp", "recommender"])
+@pytest.mark.parametrize("kind", OTHERS)
 def test_other_models_split_alike(tmp_path_factory, kind):
-    shape = replace(SHAPE, vocab=10 if kind == "mlp" else 1000)
+    shape = replace(SHAPE, layers=4, vocab=10 if kind == "mlp" else 1000)
     case = small_case(shape, entry=f"datahall.workloads.{kind}:build")
-    tokens = STEPS * case.application.global_batch * case.application.sequence
-    case = replace(case, application=replace(case.application, tokens=tokens))
+    case = replace(case, site=replace(case.site, nodes=4))
     inventory = perceptron_inventory(shape) if kind == "mlp" else recommender_inventory(shape)
-    one = _run(case, ComputePlan(micro_batch=8, precision="fp32"), tmp_path_factory)
-    for name in ("zero1", "zero3"):
-        run = _run(case, BRIEF[name], tmp_path_factory)
-        assert parity.between(run, one).holds
-        assert {seen for step in run.steps for worker in step.workers for seen in worker.kinds.items()} == set(
-            sharded_handed(inventory, BRIEF[name]).items()
-        )
+    one = _run(case, ComputePlan(micro_batch=8, precision="fp32"), tmp_path_factory, steps=STEPS)
+    for name in OTHERS[kind]:
+        compute = {**BRIEF, **LONG, **PLAIN}[name]
+        run = _run(case, compute, tmp_path_factory, steps=STEPS)
+        assert parity.between(run, one).holds, name
+        if compute.zero_stage:
+            kinds = [worker.kinds for step in run.steps for worker in step.workers]
+            assert kinds == [sharded_handed(inventory, compute)] * len(kinds), name
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("name", ["tensor", "1f1b"])
-def test_a_perceptron_is_cut_by_column_and_by_stage(tmp_path_factory, name):
-    case = small_case(replace(SHAPE, vocab=10), entry="datahall.workloads.mlp:build")
-    one = _run(case, ComputePlan(micro_batch=8, precision="fp32"), tmp_path_factory, steps=STEPS)
-    assert parity.between(_run(case, {**BRIEF, **LONG}[name], tmp_path_factory, steps=STEPS), one).holds
+def test_a_recommender_has_no_cuts_for_tensor_ranks_and_stages(tmp_path_factory, name):
+    case = small_case(replace(SHAPE, vocab=1000), entry="datahall.workloads.recommender:build")
+    with pytest.raises(Refused, match="does not say how"):
+        _run(case, {**BRIEF, **LONG}[name], tmp_path_factory, steps=STEPS)
 
 
 def _run(case, compute, folders, steps=None, storage=None, injection=None):

@@ -18,6 +18,7 @@ import numpy as np
 from datahall.base.errors import Refused
 from datahall.base.label import Label
 from datahall.base.result import Result
+from datahall.calibrate.eager_splits import eager_habits, eager_memory, split_costs
 from datahall.calibrate.local import LocalCalibration, Observation, conformal_quantile, fit_local
 from datahall.calibrate.memory_fit import MemoryFit, fit_memory
 from datahall.case.question import Case
@@ -70,19 +71,23 @@ class Machine:
     def probed(self, case: Case, compute: ComputePlan) -> StepInputs:
         """The inputs as the probe alone gives them."""
         device = DeviceRates(**self._device(compute))
+        counts = ShapeCounts.of(case.model)
+        costs = split_costs(counts, compute, float(device.memory_bytes_per_s), float(device.kernel_s))
+        device = replace(device, fixed_s=costs.fixed_s)
         link = self.rates.get("link", {"bytes_per_s": 1e9, "latency_s": 1e-4})
         links = LinkRates(
             link["bytes_per_s"], link["latency_s"], case.site.devices, link["bytes_per_s"], link["latency_s"]
         )
         return StepInputs(
-            ShapeCounts.of(case.model),
+            counts,
             case.application.sequence,
             device,
             links,
-            self._habits(compute, float(device.memory_bytes_per_s)),
+            eager_habits(self._habits(compute, float(device.memory_bytes_per_s)), compute),
             trainable_share=trainable_share(case),
-            memory=self.memory_habits(compute),
+            memory=eager_memory(self.memory_habits(compute), costs),
             adapters=adapter_numbers(case),
+            cores=self._cores(case) / compute.threads,
         )
 
     def peaks(self) -> dict[str, float]:
@@ -127,7 +132,9 @@ class Machine:
     def _setting(self, compute: ComputePlan) -> Mapping[str, float]:
         """Rates of one worker while the others compute too; a setting not measured: the nearest that was."""
         settings = self.rates["device"]
-        for threads, processes in ((compute.threads, compute.data), (compute.threads, 1), (1, 1)):
+        most = int(self.rates.get("machine", {}).get("cores", compute.devices)) // compute.threads
+        together = max(1, min(compute.devices, most))  # more than the cores take turns, which `cores` says
+        for threads, processes in ((compute.threads, together), (compute.threads, 1), (1, 1)):
             found = settings.get(f"{compute.precision}/{threads} threads/{processes} processes")
             if found:
                 return found
@@ -136,6 +143,9 @@ class Machine:
             where="plan.compute.precision",
             hint="Run `datahall probe` again, or choose one of the precisions that it lists.",
         )
+
+    def _cores(self, case: Case) -> float:
+        return float(self.rates.get("machine", {}).get("cores", case.site.devices))
 
     def _device(self, compute: ComputePlan) -> dict[str, float]:
         known = {name: v for name, v in self._setting(compute).items() if name in DeviceRates.__dataclass_fields__}
@@ -150,8 +160,6 @@ class Machine:
     def _habits(self, compute: ComputePlan, memory_bytes_per_s: float) -> StackHabits:
         optimiser_bytes_per_s = self._setting(compute)["optimiser_bytes_per_s"]
         return StackHabits(
-            gradient_exposed=1.0,  # every core computes, so nothing is left that could hide a transfer
-            gradient_cover=0.0,
             gradient_bytes=4.0,
             update_bytes=UPDATED_BYTES * memory_bytes_per_s / optimiser_bytes_per_s,
             jitter_share=self.rates.get("noise", {}).get("within_run_share", 0.03),
@@ -240,6 +248,7 @@ def scaled(inputs: StepInputs, multipliers: Mapping[str, Any], precision: str) -
             memory_bytes_per_s=rates.memory_bytes_per_s / times["memory"],
             element_passes=rates.element_passes * times["element"] / times["memory"],
             kernel_s=rates.kernel_s * times["kernel"],
+            fixed_s=rates.fixed_s * times["memory"],
         ),
         links=replace(
             links,
@@ -270,7 +279,8 @@ def position_of(case: Case, compute: ComputePlan) -> tuple[float, ...]:
 def memory_point(machine: Machine, run: MeasuredRun) -> tuple[float, float, float]:
     """Bytes of states, bytes of activations (one pass), and measured peak."""
     inputs = machine.probed(run.case, run.compute)
-    plain = replace(inputs.memory, activation_passes=1.0, reserved_bytes=0.0)
+    own = inputs.memory.reserved_bytes - machine.memory.reserved_bytes  # the split's own buffers
+    plain = replace(inputs.memory, activation_passes=1.0, reserved_bytes=own)
     numbers, share = PlanNumbers.of(run.compute), inputs.trainable_share
     held = memory(inputs.counts, inputs.sequence, numbers, plain, trainable_share=share, adapters=inputs.adapters)
     activations = float(held.activations)

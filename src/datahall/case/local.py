@@ -30,7 +30,7 @@ def site_path() -> Path:
 
 
 def rates_path(site: Path) -> Path:
-    """Where the rates that belong to the site file `site` stand."""
+    """Where the probe leaves the rates that belong to the site file `site`."""
     return site.with_suffix(".rates.json")
 
 

@@ -87,26 +87,39 @@ def prepare(
     Refused for splits that datahall plans but does not run.
     """
     check_runnable(plan)
-    grouped = dist.is_initialized() and dist.get_world_size() > 1
     if plan.zero_stage or plan.devices > plan.data:
         _check_all_trained(workload)
+    made: Any = executor_class(plan)
+    if plan.pipeline > 1 or plan.tensor > 1:
+        return made(workload, plan, bucket_bytes, device)
+    return (
+        made(workload, plan, bucket_bytes, device, exchange) if made is DataParallel else made(workload, plan, device)
+    )
+
+
+def executor_class(plan: ComputePlan) -> type[Executor]:
+    """The class that carries out `plan`'s split; loads the libraries that it needs."""
     if plan.pipeline > 1:
         from datahall.compute.execute_pipeline import Pipelined
 
-        return Pipelined(workload, plan, bucket_bytes, device)
+        return Pipelined
     if plan.tensor > 1:
         from datahall.compute.execute_tensor import TensorParallel
 
-        return TensorParallel(workload, plan, bucket_bytes, device)
+        return TensorParallel
+    grouped = dist.is_initialized() and dist.get_world_size() > 1
     if plan.zero_stage == 1 or (plan.zero_stage and grouped):
         from datahall.compute.execute_sharded import FullySharded, ShardedOptimiser
 
-        return (ShardedOptimiser if plan.zero_stage == 1 else FullySharded)(workload, plan, device)
-    return DataParallel(workload, plan, bucket_bytes, device, exchange)
+        return ShardedOptimiser if plan.zero_stage == 1 else FullySharded
+    return DataParallel
 
 
 class DataParallel:
-    """One copy of the model per worker; gradients are summed bucket by bucket while the backward pass still runs."""
+    """One copy of the model per worker; gradients are summed bucket by bucket while the backward pass still runs.
+
+    With `alone` nothing is summed: each worker goes its own way until somebody makes the copies equal again.
+    """
 
     logs_samples = True
     group_key = 0
@@ -114,13 +127,20 @@ class DataParallel:
     actions: list[tuple[str, int, int]] | None = None
 
     def __init__(
-        self, workload: Workload, plan: ComputePlan, bucket_bytes: int, device: torch.device, exchange: Exchange | None
+        self,
+        workload: Workload,
+        plan: ComputePlan,
+        bucket_bytes: int,
+        device: torch.device,
+        exchange: Exchange | None,
+        *,
+        alone: bool = False,
     ) -> None:
         self.loss, self.device = workload.loss, device
         self.precision = autocast_dtype(plan.precision)
         self.module: nn.Module = workload.model.to(device)
         recompute_blocks(self.module, workload.cut_points, plan.recompute)
-        grouped = dist.is_initialized() and dist.get_world_size() > 1
+        grouped = dist.is_initialized() and dist.get_world_size() > 1 and not alone
         self.data_rank = dist.get_rank() if grouped else 0
         self.data_world = dist.get_world_size() if grouped else 1
         self.replica = _replicate(self.module, bucket_bytes, exchange) if grouped else self.module

@@ -54,7 +54,7 @@ class MemoryBytes:
 @formula(
     equation="states = P (w + g + o), each divided by the ranks that ZeRO shards it over",
     source="ZeRO (arXiv 1910.02054), section 3.1; activations as Korthikanti et al. 2022 (arXiv 2205.05198)",
-    holds="fused attention (no stored scores); 1F1B keeps min(m, p) micro-batches",
+    holds="fused attention (no stored scores); 1F1B keeps min(m, p) micro-batches, GPipe m",
 )
 def memory(
     counts: ShapeCounts,
@@ -135,7 +135,8 @@ def _activations(
     warm = 1.0 + np.where(
         np.asarray(plan.virtual_stages) > 1, (plan.pipeline - 1.0) / (plan.pipeline * plan.virtual_stages), 0.0
     )
-    flight = np.where(np.asarray(plan.pipeline) > 1, np.minimum(plan.accumulation, plan.pipeline * warm), 1.0)
+    most = np.where(np.asarray(plan.keeps_all) > 0, plan.accumulation, plan.pipeline * warm)
+    flight = np.where(np.asarray(plan.pipeline) > 1, np.minimum(plan.accumulation, most), 1.0)
     logits = np.where(np.asarray(plan.pipeline) > 1, 0.0, habits.logit_bytes * tokens * counts.vocab / plan.tensor)
     gathered = np.where(np.asarray(plan.tensor) > 1, habits.gathered_copies * word * tokens * counts.hidden, 0.0)
     return own * flight * kept + alive + logits + gathered

@@ -25,7 +25,8 @@ class PlanNumbers:
 
     `recompute` is 0 none, 1 selective, 2 full; `zero_stage` 0 to 3; `shard_group` ranks that share one copy (0: all);
     `bubble_share` scales the pipeline bubble of 1F1B; `sequence_parallel` 0 or 1; `linear_bits` is the width of the
-    operands of the linear layers' products.
+    operands of the linear layers' products; `keeps_all` 1 where a pipeline holds all
+    micro-batches until the last (GPipe).
     """
 
     data: Any = 1
@@ -42,6 +43,7 @@ class PlanNumbers:
     bubble_share: Any = 1.0
     sequence_parallel: Any = 1
     linear_bits: Any = 16
+    keeps_all: Any = 0
 
     @classmethod
     def of(cls, plan: ComputePlan) -> PlanNumbers:
@@ -54,6 +56,7 @@ class PlanNumbers:
         same = {field.name: getattr(plan, field.name) for field in fields(cls) if hasattr(plan, field.name)}
         same.update(recompute=recompute, bubble_share=bubble, linear_bits=bits)
         same["sequence_parallel"] = int(plan.sequence_parallel)
+        same["keeps_all"] = int(plan.schedule == "gpipe")
         return cls(**same)
 
     @property

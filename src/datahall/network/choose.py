@@ -90,6 +90,17 @@ def shipped_candidates(parameters: int) -> list[Candidate]:
     return [Candidate(name, plan, steps, rate * parameters) for name, (plan, steps, rate) in SHIPPED.items()]
 
 
+def coding_s(plan: NetworkPlan, parameters: int) -> float:
+    """Seconds of coding an exchange on one core, by the shipped way that is most like `plan`."""
+    wanted = (plan.compression, plan.local_steps > 1, plan.outer_momentum > 0)
+
+    def unlike(way: NetworkPlan) -> int:
+        ways = (way.compression, way.local_steps > 1, way.outer_momentum > 0)
+        return sum(weight * (one != other) for weight, one, other in zip((4, 2, 1), wanted, ways, strict=True))
+
+    return min((unlike(way), rate) for way, _, rate in SHIPPED.values())[1] * parameters
+
+
 def options(
     shapes: Sequence[Shape], ranks: int, link: LinkModel, compute_s: float, candidates: Sequence[Candidate]
 ) -> tuple[Option, ...]:
@@ -103,14 +114,14 @@ def rounds_and_wire(plan: NetworkPlan, shapes: Sequence[Shape], ranks: int, link
     """Rounds of one exchange and the bytes that it puts on the wire in one direction, at one rank."""
     rounds, wire = 0, 0.0
     for call in calls(codec_of(plan), shapes):
-        each, payload = _rounds(call, ranks)
+        each, payload = rounds_and_payload(call, ranks)
         rounds += each
         wire += float(wire_bytes(payload, payload, each, link.mtu_bytes, link.acks_per_segment))
         wire += each * link.round_bytes
     return rounds, wire
 
 
-def _rounds(call: Call, ranks: int) -> tuple[int, float]:
+def rounds_and_payload(call: Call, ranks: int) -> tuple[int, float]:
     """Rounds and bytes sent by one rank when the library goes round a ring."""
     if call.kind == "all-reduce":
         return 2 * (ranks - 1), 2 * (ranks - 1) * call.bytes / ranks

@@ -68,7 +68,7 @@ class LocalUpdates:
         self._plan = plan
         self._exchange = Exchange(codec_of(plan), group)
         self._anchor = self._flat()
-        self._momentum = torch.zeros_like(self._anchor)
+        self.momentum = torch.zeros_like(self._anchor)
 
     def after_step(self, step: int) -> bool:
         """Call after optimiser step `step` (counted from 1); True when the ranks exchanged."""
@@ -77,13 +77,18 @@ class LocalUpdates:
         self.exchange()
         return True
 
+    def begin(self, momentum: Tensor) -> None:
+        """Begin a period from the parameters as they are, with the outer momentum of an earlier one."""
+        self._anchor = self._flat()
+        self.momentum.copy_(momentum)
+
     @torch.no_grad()
     def exchange(self) -> None:
         """Move all ranks to the anchor minus the outer step; also the way to end a run whose last period is short."""
         moved = self._anchor - self._flat()
         mean = self._exchange.start(0, moved, [tuple(p.shape) for p in self._parameters]).wait()
-        self._momentum.mul_(self._plan.outer_momentum).add_(mean)
-        step = mean + self._plan.outer_momentum * self._momentum if self._plan.outer_momentum else mean
+        self.momentum.mul_(self._plan.outer_momentum).add_(mean)
+        step = mean + self._plan.outer_momentum * self.momentum if self._plan.outer_momentum else mean
         self._anchor -= self._plan.outer_rate * step
         offset = 0
         for parameter in self._parameters:

@@ -8,24 +8,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from datahall.base.event import Event
-from datahall.base.result import Result
 from datahall.base.score import HeldOutScore
 from datahall.calibrate.machine import Machine
 from datahall.case.question import Case
 from datahall.case.site_file import write_site
-from datahall.compute.numbers import PlanNumbers
 from datahall.decisions.plan import Plan
+from datahall.network.plan import NetworkPlan
 from datahall.prove import blind, heldout, planning, recovery, seal
 from datahall.prove.carry_over import carry_over
 from datahall.prove.configurations import HELD_OUT, SEEN, configurations
 from datahall.prove.effort import Effort
 from datahall.prove.folder import write_json
 from datahall.prove.planning import PricedPlan
+from datahall.prove.sealed_run import memory_items
 from datahall.real import parity
 from datahall.real.probe import Probed, probe
 from datahall.real.training import Measurement, run
@@ -35,7 +35,6 @@ from datahall.report.comparison import Machine as ComparedMachine
 from datahall.report.data import Memory
 from datahall.report.write import write_report
 from datahall.virtual.calibration import Uncalibrated
-from datahall.virtual.training import held_bytes
 
 OnEvent = Callable[[Event], None]
 LEAST_NOISE_SHARE = 0.03
@@ -64,6 +63,7 @@ class Settings:
     on_event: OnEvent
     import_paths: tuple[str, ...] = ()
     seed: int = 0
+    network: NetworkPlan = field(default_factory=NetworkPlan)  # how several workers exchange gradients
 
     def tell(self, kind: str, **data: Any) -> None:
         """Let whoever watches know."""
@@ -83,7 +83,9 @@ def prove(case: Case, settings: Settings) -> Proof:
     chosen, priced = _plan(case, precisions, machine, settings)
     digest = _seal(case, chosen, settings)
     baseline, measured = _run(case, _baseline_plan(case, precisions), chosen, settings)
-    memory_of = memory_items(case, chosen.plan, machine, measured[0].result)
+    memory_of = Memory(
+        memory_items(case, chosen.plan.compute, machine), (measured[0].result.metrics["peak_memory"].value,)
+    )
     write_json(settings.folder / "memory.json", memory_of.to_json())
     settings.tell("stage", name="compare")
     split = _split_plan(priced)
@@ -124,7 +126,7 @@ def _precisions(case: Case) -> tuple[str, ...]:
 
 def _first_table(case: Case, precisions: Sequence[str], settings: Settings) -> None:
     """Before anything is measured: the plans by guessed rates, labelled so."""
-    plans = planning.candidates(case, precisions)
+    plans = planning.candidates(case, precisions, settings.network)
     priced = planning.price(case, plans, lambda _case, _compute: Uncalibrated())
     settings.tell("plans", plans=planning.considered(priced), origin=str(priced[0].forecast.metrics["step_time"].label))
 
@@ -138,7 +140,7 @@ def _probe(case: Case, settings: Settings) -> Probed:
             better = Machine(event.data)
             core = replace(case.site.accelerator, peak_flops_per_s=better.peaks())
             seen = replace(case, site=replace(case.site, accelerator=core))
-            priced = planning.price(seen, planning.candidates(seen, ("fp32",)), better.at)
+            priced = planning.price(seen, planning.candidates(seen, ("fp32",), settings.network), better.at)
             settings.tell("plans", plans=planning.considered(priced), origin="measured so far")
 
     probed = probe(settings.folder / "probe", quick=settings.effort.quick_probe, on_event=hear)
@@ -152,7 +154,7 @@ def _plan(
 ) -> tuple[PricedPlan, list[PricedPlan]]:
     """The chosen plan, and all that were priced."""
     settings.tell("stage", name="plan")
-    priced = planning.price(case, planning.candidates(case, precisions), machine.at)
+    priced = planning.price(case, planning.candidates(case, precisions, settings.network), machine.at)
     first = planning.best(case, priced)
     considered = planning.considered(priced)
     flip = planning.what_would_flip(case, priced)
@@ -213,7 +215,7 @@ def _split_plan(priced: Sequence[PricedPlan]) -> Plan:
 def _parity(case: Case, split: Plan, settings: Settings) -> dict[str, Any]:
     found = parity.compare(
         case,
-        split,
+        replace(split, network=NetworkPlan()),  # a lossy or rarer exchange is not one process's training, by design
         settings.folder / "parity",
         steps=settings.effort.parity_steps,
         import_paths=settings.import_paths,
@@ -262,14 +264,6 @@ def _speedup(baseline: Sequence[Measurement], measured: Sequence[Measurement]) -
     middle = len(ratios) // 2
     median = ratios[middle] if len(ratios) % 2 else (ratios[middle - 1] + ratios[middle]) / 2
     return median, ratios[0], ratios[-1]
-
-
-def memory_items(case: Case, plan: Plan, machine: Machine, measured: Result) -> Memory:
-    """The itemised forecast of one process's memory beside the measured peak."""
-    inputs = machine.inputs(case, plan.compute)
-    held = held_bytes(inputs, PlanNumbers.of(plan.compute))
-    items = {name: float(value) for name, value in asdict(held).items() if float(value) > 0}
-    return Memory(items, (measured.metrics["peak_memory"].value,))
 
 
 def _quiet(_event: Event) -> None:

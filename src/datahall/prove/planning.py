@@ -44,8 +44,12 @@ class PricedPlan:
         return f"{workers}{threads}, micro-batch {batch}, {compute.precision}"
 
 
-def candidates(case: Case, precisions: Sequence[str]) -> list[Plan]:
-    """One worker or several, threads within the cores, every micro-batch that divides the share, each precision."""
+def candidates(case: Case, precisions: Sequence[str], network: NetworkPlan | None = None) -> list[Plan]:
+    """One worker or several, threads within the cores, every micro-batch that divides the share, each precision.
+
+    `network` is how several workers exchange gradients.
+    """
+    network = network or NetworkPlan()
     cores, batch = case.site.devices, case.application.global_batch
     found: list[Plan] = []
     for workers in (count for count in range(1, min(cores, 4) + 1) if batch % count == 0):
@@ -59,14 +63,19 @@ def candidates(case: Case, precisions: Sequence[str]) -> list[Plan]:
                         accumulation=batch // workers // size,
                         precision=precision,
                     )
-                    storage = StoragePlan(interval_steps=checkpoint_interval(case), shards=workers)
-                    found.append(Plan(compute, storage, NetworkPlan(), case.hash()))
+                    travels = network if workers > 1 else NetworkPlan()
+                    interval = checkpoint_interval(case, travels.local_steps)
+                    storage = StoragePlan(interval_steps=interval, shards=workers)
+                    found.append(Plan(compute, storage, travels, case.hash()))
     return found
 
 
-def checkpoint_interval(case: Case) -> int:
-    """Steps between checkpoints: this machine states no failure rate, so one in the middle, to have one to resume."""
-    return max(1, case.application.steps // 2)
+def checkpoint_interval(case: Case, period: int = 1) -> int:
+    """Steps between checkpoints: this machine states no failure rate, so one in the middle, to have one to resume.
+
+    A multiple of `period`, the steps between two meetings of workers with local updates.
+    """
+    return max(1, case.application.steps // 2 // period) * period
 
 
 def price(case: Case, plans: Sequence[Plan], calibration_at: CalibrationAt) -> list[PricedPlan]:

@@ -41,7 +41,9 @@ class Recovery:
 
 def kill_and_resume(case: Case, plan: Plan, folder: Path, on_event: OnEvent, import_paths: Sequence[str]) -> Recovery:
     """Train `plan` with a worker killed in the middle, and the same without; compare what their loaders handed out."""
-    plan = replace(plan, storage=replace(plan.storage, interval_steps=CHECKPOINT_EVERY))
+    period = plan.network.local_steps
+    every = -(-CHECKPOINT_EVERY // period) * period  # local updates have checkpoints where workers meet
+    plan = replace(plan, storage=replace(plan.storage, interval_steps=every))
     victim = plan.compute.data - 1
     told: dict[str, Any] = {
         "steps": STEPS,
@@ -57,7 +59,7 @@ def kill_and_resume(case: Case, plan: Plan, folder: Path, on_event: OnEvent, imp
     return Recovery(
         killed_worker=killed.lost[0].rank if killed.lost else -1,
         killed_in_step=killed.lost[0].step if killed.lost else -1,
-        resumed_after_step=KILLED_IN // CHECKPOINT_EVERY * CHECKPOINT_EVERY,
+        resumed_after_step=KILLED_IN // every * every,
         samples_lost=lost,
         samples_repeated=len(read) - len(set(read)),
         steps=len(killed.steps),

@@ -25,7 +25,8 @@ class Job:
 
     Training runs from the newest committed checkpoint in `folder` (or step 0) up to `stop` completed steps.
     `origin_s` is the run's start on the monotonic clock, which all workers of a machine share.  `rendezvous` is an
-    init_method of torch.distributed and `interface` the network device that collectives use.
+    init_method of torch.distributed and `interface` the network device that collectives use.  `hosts` are network
+    namespaces, one a worker (none: all workers on this machine's own network).
     """
 
     case: Case
@@ -38,6 +39,7 @@ class Job:
     parent: int
     rendezvous: str
     interface: str = "lo"
+    hosts: tuple[str, ...] = ()
     injection: Injection | None = None
     import_paths: tuple[str, ...] = ()
     checkpoint_at_stop: bool = False
@@ -69,7 +71,7 @@ def load_job(path: Path) -> Job:
         case=case_from_json(values["case"]), plan=plan_from_json(values["plan"]), folder=Path(values["folder"])
     )
     values["injection"] = Injection(**values["injection"]) if values["injection"] else None
-    values["import_paths"] = tuple(values["import_paths"])
+    values["import_paths"], values["hosts"] = tuple(values["import_paths"]), tuple(values["hosts"])
     return Job(**values)
 
 

@@ -84,7 +84,7 @@ def _workers(job: Job, path: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
     (job.folder / "board.bin").unlink(missing_ok=True)
     try:
         for rank in range(job.workers):
-            processes.append(_start(job, path, rank))
+            processes.append(start_worker(job, path, rank))
         yield processes
     finally:
         for process in processes:
@@ -94,12 +94,14 @@ def _workers(job: Job, path: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
             process.wait()
 
 
-def _start(job: Job, path: Path, rank: int) -> subprocess.Popen[bytes]:
+def start_worker(job: Job, path: Path, rank: int, module: str = "datahall.real.worker") -> subprocess.Popen[bytes]:
+    """Start worker `rank` of the job saved at `path`; WorldFailed where this machine cannot."""
     environment = worker_environment(job.plan.compute.threads, job.interface)
+    inside = ["ip", "netns", "exec", job.hosts[rank]] if job.hosts else []
     with (path.parent / f"{rank}.out").open("ab") as output:
         try:
             return subprocess.Popen(
-                [sys.executable, "-m", "datahall.real.worker", str(path), str(rank)],
+                [*inside, sys.executable, "-m", module, str(path), str(rank)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

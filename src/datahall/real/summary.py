@@ -26,9 +26,12 @@ def view_rank(steps: Iterable[Step]) -> int:
     return max(waited, key=lambda rank: (waited[rank], -rank), default=0)
 
 
-def step_metrics(steps: Sequence[Step], view: int, tokens_per_step: int) -> list[Metric]:
-    """Components, step_time, cpu_time and (where a step has tokens) tokens_per_s, as worker `view` saw them."""
-    seen = middle_half([step.workers[view] for step in steps if step.steady and view < len(step.workers)])
+def step_metrics(steps: Sequence[Step], view: int, tokens_per_step: int, period: int = 1) -> list[Metric]:
+    """Components, step_time, cpu_time and (where a step has tokens) tokens_per_s, as worker `view` saw them.
+
+    `period` steps belong together where workers exchange only every so often: means are over whole periods.
+    """
+    seen = middle_half([step.workers[view] for step in steps if step.steady and view < len(step.workers)], period)
     seen = seen or [step.workers[0] for step in steps]
     found = [_mean("step_time", [worker.step_s for worker in seen])]
     found += [_mean(name, [worker.seconds[name] for worker in seen]) for name in COMPONENTS]
@@ -84,11 +87,12 @@ def counts_of(
     return counts
 
 
-def middle_half(workers: Sequence[WorkerStep]) -> list[WorkerStep]:
-    """The steps left when the quickest and the slowest quarter are put aside."""
-    ordered = sorted(workers, key=lambda worker: worker.step_s)
+def middle_half(workers: Sequence[WorkerStep], period: int = 1) -> list[WorkerStep]:
+    """The steps left when the quickest and the slowest quarter of periods are put aside; all without a whole period."""
+    periods = [list(workers[at : at + period]) for at in range(0, len(workers) - period + 1, period)] or [list(workers)]
+    ordered = sorted(periods, key=lambda steps: sum(worker.step_s for worker in steps))
     aside = len(ordered) // 4
-    return ordered[aside : len(ordered) - aside]
+    return [worker for steps in ordered[aside : len(ordered) - aside] for worker in steps]
 
 
 def _mean(name: str, values: Sequence[float]) -> Metric:

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from datahall.base.errors import UsageError, WorldFailed
+from datahall.base.errors import Refused, UsageError, WorldFailed
 from datahall.base.event import Event
 from datahall.base.metric import exactly
 from datahall.base.result import Result
 from datahall.case.question import Case
 from datahall.compute.layout import check_runnable
 from datahall.decisions.plan import Plan
+from datahall.network.execute_namespaces import INTERFACE, LinkShape, hosts
 from datahall.real.injection import Injection
 from datahall.real.job import Job
 from datahall.real.launch import HANG_TIMEOUT_S, Loss, OnEvent, run_attempt
@@ -60,6 +62,7 @@ def run(
     injection: Injection | None = None,
     on_event: OnEvent | None = None,
     workers_from: Mapping[int, int] | None = None,
+    link: LinkShape | None = None,
     import_paths: Sequence[str] = (),
     keep_weights: bool = False,
     count_flops: bool = True,
@@ -70,20 +73,24 @@ def run(
 
     `on_event` hears what happens as it happens (kinds: launched, ready, step, checkpoint, lost, trained, finished).
     `workers_from` changes the number of workers: {8: 1, 16: 2} goes on with one worker after 8 steps and with two again
-    after 16, the global batch unchanged.  UsageError for a plan of another case; WorldFailed when the world does not
-    hold; the user's own error comes back with the place of the worker's output.
+    after 16, the global batch unchanged.  `link` puts every worker on a host of its own (a network namespace; root)
+    with such a link.  UsageError for a plan of another case; WorldFailed when the world does not hold; the user's own
+    error comes back with the place of the worker's output.
     """
     plan.check_belongs_to(case)
     check_runnable(plan.compute)
     check_batches(plan, [plan.compute.devices, *(workers_from or {}).values()])
+    check_exchange(plan, workers_from)
     stop = steps if steps is not None else case.application.steps
     load_before = load_average()
-    with turn(lambda: _say(on_event, Event(0.0, "waiting_for_turn"))):
+    most = max(plan.compute.devices, *(workers_from or {}).values(), 1)
+    with turn(lambda: _say(on_event, Event(0.0, "waiting_for_turn"))), _on_hosts(most, link) as placed:
         session = _Session(case, plan, _made(folder), stop, injection, on_event, dict(workers_from or {}))
         session.options = {
             "import_paths": tuple(import_paths),
             "keep_weights": keep_weights,
             "count_flops": count_flops,
+            **placed,
         }
         lost = session.play(hang_timeout_s, max_restarts)
         ended_s = time.monotonic() - session.origin_s
@@ -104,6 +111,26 @@ def check_batches(plan: Plan, workers: Sequence[int]) -> None:
             )
 
 
+def check_exchange(plan: Plan, workers_from: Mapping[int, int] | None = None) -> None:
+    """Refused unless local updates run so: data parallelism only, checkpoints where workers meet, always as many."""
+    compute, every = plan.compute, plan.network.local_steps
+    if every == 1:
+        return
+    if max(compute.tensor, compute.pipeline) > 1 or compute.zero_stage or workers_from:
+        raise Refused(
+            "local updates run with plain data parallelism and a fixed number of workers only.",
+            where="plan.network.local_steps",
+            hint="Set zero_stage 0, tensor 1 and pipeline 1, or local_steps 1.",
+        )
+    if plan.storage.interval_steps % every:
+        raise Refused(
+            f"a checkpoint every {plan.storage.interval_steps} steps would fall between two meetings of the workers, "
+            f"which are {every} steps apart.",
+            where="plan.storage.interval_steps",
+            hint="Choose a multiple of local_steps.",
+        )
+
+
 def measurement(
     case: Case, plan: Plan, folder: Path, lost: Sequence[Loss], ended_s: float, load: tuple[float, float]
 ) -> Measurement:
@@ -113,7 +140,11 @@ def measurement(
     view = view_rank(steps)
     metrics = {key: value for event in read_kind(folder, "metrics") for key, value in _own(event).items()}
     tokens = plan.compute.global_batch * case.application.sequence
-    found = [*step_metrics(steps, view, tokens), *run_metrics(folder, steps), exactly("total_time", "seconds", ended_s)]
+    found = [
+        *step_metrics(steps, view, tokens, plan.network.local_steps),
+        *run_metrics(folder, steps),
+        exactly("total_time", "seconds", ended_s),
+    ]
     result = Result(
         "real",
         {metric.name: metric for metric in found},
@@ -181,6 +212,16 @@ class _Session:
 
     def _say(self, kind: str, **data: object) -> None:
         _say(self.on_event, Event(time.monotonic() - self.origin_s, kind, dict(data)))
+
+
+@contextmanager
+def _on_hosts(workers: int, link: LinkShape | None) -> Iterator[dict[str, object]]:
+    """Where the workers of a job are: on this machine's own network, or each on a host with such a link."""
+    if link is None:
+        yield {}
+        return
+    with hosts(workers, link) as made:
+        yield {"hosts": tuple(made.name(rank) for rank in range(workers)), "interface": INTERFACE}
 
 
 def _own(event: Event) -> dict[str, float]:

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 from torch.nn import functional
 
-from datahall.base.errors import DatahallError, Refused
+from datahall.base.errors import DatahallError
 from datahall.base.workload import Workload
 from datahall.compute import execute
 from datahall.real import loop
@@ -27,6 +27,7 @@ from datahall.real.device_clock import CudaClock
 from datahall.real.exchange import TimedExchange
 from datahall.real.injection import disturbed
 from datahall.real.job import EXIT_LOST_PEER, Job, load_job
+from datahall.real.local_updates import LocallyUpdated
 from datahall.real.observe import MemoryWatch, count_flops, die_with_parent
 from datahall.real.observe_collectives import CollectiveCounter
 from datahall.real.record import Recorder
@@ -51,12 +52,6 @@ def main(path: str, rank: int) -> int:
 
 
 def _run(job: Job, rank: int) -> None:
-    if job.plan.network.local_steps > 1:
-        raise Refused(
-            "local updates are not run by this loop yet: its checkpoints hold one worker's weights.",
-            where="plan.network.local_steps",
-            hint="Use datahall.network.execute_compress.LocalUpdates in your own loop, or local_steps 1.",
-        )
     torch.set_num_threads(job.plan.compute.threads)
     recorder = Recorder(job.folder, rank, job.workers, job.attempt, job.origin_s)
     recorder.mark("start")
@@ -66,15 +61,10 @@ def _run(job: Job, rank: int) -> None:
     device = _start_group(job, rank)
     recorder.event("grouped")
     _touch_libraries(job.plan.compute.precision, device)
+    execute.executor_class(job.plan.compute)
     memory = MemoryWatch(device)
     workload = disturbed(entry.build(job.case, job.import_paths), job.injection, rank)
-    executor = execute.prepare(
-        workload,
-        job.plan.compute,
-        bucket_bytes=job.plan.network.bucket_bytes,
-        device=device,
-        exchange=TimedExchange(recorder, job.injection, job.plan.network),
-    )
+    executor = _executor(job, workload, device, recorder)
     checkpoints = Checkpoints(job, executor, recorder)
     first = checkpoints.resume()
     recorder.marks.clear()
@@ -89,6 +79,19 @@ def _run(job: Job, rank: int) -> None:
         dist.barrier()
         dist.destroy_process_group()
     recorder.close()
+
+
+def _executor(job: Job, workload: Workload, device: torch.device, recorder: Recorder) -> execute.Executor:
+    plan = job.plan
+    if plan.network.local_steps > 1 and job.workers > 1:
+        return LocallyUpdated(workload, plan, device, recorder)
+    return execute.prepare(
+        workload,
+        plan.compute,
+        bucket_bytes=plan.network.bucket_bytes,
+        device=device,
+        exchange=TimedExchange(recorder, job.injection, plan.network),
+    )
 
 
 def _start_group(job: Job, rank: int) -> torch.device:

@@ -15,7 +15,7 @@ from datahall.base.result import Result
 from datahall.base.score import HeldOutScore
 from datahall.base.units import human
 from datahall.report.comparison import Comparison, ComponentRow
-from datahall.report.data import CarryOver, ConsideredPlan
+from datahall.report.data import CarryOver, ConsideredPlan, Memory
 from datahall.report.words import signed_percent, words
 
 WIDTH = 100
@@ -83,6 +83,17 @@ def counts_table(comparison: Comparison) -> RenderableType:
     return table
 
 
+def memory_table(memory: Memory) -> RenderableType:
+    """One process's memory above idle: the forecast by item, and the measured peak of the fullest worker."""
+    total, peak = sum(memory.items.values()), max(memory.measured_peak_bytes, default=0.0)
+    table = _table("Memory of a process above idle", "item", "forecast", "measured", "error")
+    for name, size in memory.items.items():
+        table.add_row(Text(words(name)), human(size, "bytes"), "", "")
+    error = signed_percent((total - peak) / peak if peak else None)
+    table.add_row(Text("all, at the peak"), human(total, "bytes"), human(peak, "bytes"), error, style="bold")
+    return table
+
+
 def heldout_table(score: HeldOutScore) -> RenderableType:
     """How the forecast did on configurations that the fit has not seen, before and after calibration."""
     table = _table(f"{score.n} unseen configurations", "quantity", "before", "after")
@@ -126,7 +137,18 @@ def _table(title: str, *columns: str) -> Table:
     table = Table(
         title=Text(title), title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0)
     )
-    text_columns = {"component", "plan", "outcome", "judged", "from", "equal", "decided by", "count", "quantity"}
+    text_columns = {
+        "component",
+        "plan",
+        "outcome",
+        "judged",
+        "from",
+        "equal",
+        "decided by",
+        "count",
+        "quantity",
+        "item",
+    }
     for column in columns:
         is_text = column in text_columns
         table.add_column(column, justify="left" if is_text else "right", header_style="dim", no_wrap=not is_text)

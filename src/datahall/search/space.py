@@ -19,7 +19,7 @@ from datahall.compute.plan import ComputePlan
 
 Numbers = NDArray[np.float64]
 _RECOMPUTE_NAMES = {code: name for name, code in RECOMPUTE_CODES.items()}
-_COLUMNS = tuple(field.name for field in fields(PlanNumbers) if field.name != "linear_bits")
+_COLUMNS = tuple(field.name for field in fields(PlanNumbers) if field.name not in ("linear_bits", "keeps_all"))
 _GROUPS = (4, 8, 16, 32, 64, 128)  # ranks that may share one copy, beside all of them
 _MOST_VIRTUAL = 12
 _MOST_CONTEXT = 64

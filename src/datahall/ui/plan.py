@@ -24,7 +24,7 @@ from datahall.virtual.calibration import Calibration
 from datahall.virtual.transferred import default_calibration
 
 FORMAT_VERSION = 1
-QUESTIONS = ("site", "hardware", "link", "checkpoint")
+QUESTIONS = ("site", "hardware", "link", "exchange", "checkpoint")
 
 
 @click.command("plan")
@@ -60,6 +60,7 @@ def plan(
     --ask site        the fewest nodes that meet goal.deadline
     --ask hardware    the catalogue's accelerators, as many devices each, by the goal and within the budget
     --ask link        is the network between nodes enough, and what is the least that is
+    --ask exchange    compressed or rarer exchange of gradients, by time to the same loss
     --ask checkpoint  how often to write checkpoints
     """
     started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""`datahall plan --ask`: sites, links and checkpoints, each as a short table or as JSON.
+"""`datahall plan --ask`: sites, links, exchanges and checkpoints, each as a short table or as JSON.
 
 The answers come from `search.ask`; only words are added here.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import click
@@ -20,6 +21,7 @@ from datahall.case.question import Case
 from datahall.case.site import Site
 from datahall.catalog import accelerators
 from datahall.search.ask import Offer, best_sites, checkpoint_interval, link_enough, smallest_site
+from datahall.search.exchanges import exchanges
 from datahall.search.rank import search
 from datahall.ui.plan_text import plain_table, shown, split_text, value_text
 from datahall.virtual.calibration import Calibration
@@ -123,6 +125,26 @@ def _checkpoint(case: Case, calibration: Calibration) -> Answer:
     return said, Group(text, table)
 
 
+def _exchange(case: Case, calibration: Calibration) -> Answer:
+    offers = exchanges(case, calibration)
+    first = offers[0]
+    text = Text()
+    text.append(f"{first.name}", style="bold")
+    text.append(f" reaches the loss first, with {split_text(first.plan.compute)}.\n")
+    text.append("Steps to the same loss are of one small model (docs/links.md): measure yours.\n", style="dim")
+    table = plain_table("Exchange", "handed over a step", "transfer", "a step", "time for one step of plain")
+    for offer in offers:
+        table.add_row(
+            offer.name,
+            human(offer.handed_bytes, "bytes"),
+            human_time(offer.transfer_s),
+            human_time(offer.step_s),
+            human_time(offer.equal_loss_s),
+        )
+    said = [{**asdict(offer), "plan": offer.plan.to_json()} for offer in offers]
+    return {"offers": said}, Group(text, table)
+
+
 def _catalogue_sites(case: Case) -> tuple[list[Site], int]:
     """Sites with as many devices of each accelerator of the catalogue, and how many kinds cannot be used."""
     sites: list[Site] = []
@@ -159,4 +181,5 @@ _ANSWERS: dict[str, Callable[[Case, Calibration], Answer]] = {
     "hardware": _hardware,
     "link": _link,
     "checkpoint": _checkpoint,
+    "exchange": _exchange,
 }

@@ -12,6 +12,7 @@ from datahall.base.event import Event
 from datahall.base.units import human
 from datahall.case.door import load
 from datahall.prove.folder import new_folder
+from datahall.ui.given_plan import network_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,15 +23,18 @@ if TYPE_CHECKING:
 @click.command("prove")
 @click.argument("case", type=click.Path(path_type=Path), default=Path("cases/first.yaml"))
 @click.option("--full", is_flag=True, help="All held-out configurations and the blind trials (about ten minutes).")
+@click.option(
+    "--exchange", multiple=True, metavar="KEY=VALUE", help="How gradients travel: compression=bf16, local_steps=8, ..."
+)
 @click.option("--set", "sets", multiple=True, metavar="PATH=VALUE", help="Change a value of the case.")
 @click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Where to.")
 @click.option("--json", "as_json", is_flag=True, help="comparison.json on stdout at the end.")
-def prove(case: Path, full: bool, sets: tuple[str, ...], runs: Path, as_json: bool) -> int:
+def prove(case: Path, full: bool, exchange: tuple[str, ...], sets: tuple[str, ...], runs: Path, as_json: bool) -> int:
     """Probe, plan, seal, run, compare, calibrate and report CASE on this machine.
 
     Exit code 4: the measurement fell outside the forecast, or counts differ.  Everything stays in runs/<time>-<name>/.
     """
-    asked = load(case, sets)
+    asked, network = load(case, sets), network_of(exchange)
     try:
         from datahall.prove.loop import Settings
         from datahall.prove.loop import prove as play
@@ -44,7 +48,7 @@ def prove(case: Path, full: bool, sets: tuple[str, ...], runs: Path, as_json: bo
 
     console = Console(stderr=True, highlight=False)
     folder = new_folder(runs, asked.name)
-    settings = Settings(folder, FULL if full else DEMO, Teller(console), (str(case.resolve().parent),))
+    settings = Settings(folder, FULL if full else DEMO, Teller(console), (str(case.resolve().parent),), network=network)
     with console.status("starting") as status:
         settings.on_event.status = status  # type: ignore[attr-defined]
         proof = play(asked, settings)

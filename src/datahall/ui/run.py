@@ -1,11 +1,10 @@
-"""`datahall run`: train a case on this machine by a plan that is given, and keep everything in a folder.
+"""`datahall run`: train a case on this machine by a plan that is given, with the forecast sealed before and beside it.
 
-It neither plans nor compares: `datahall plan` makes plan files, `datahall prove` does the whole loop.
+It does not choose the plan: `datahall plan` makes plan files, `datahall prove` does the whole loop.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,15 +16,14 @@ from datahall.base.units import human
 from datahall.case.door import load
 from datahall.case.question import Case
 from datahall.compute.layout import check_runnable
-from datahall.compute.plan import ComputePlan
 from datahall.decisions.plan import Plan
 from datahall.decisions.proposal import load_proposal
-from datahall.network.plan import NetworkPlan
+from datahall.network.execute_namespaces import LinkShape
 from datahall.prove.folder import new_folder, write_json
-from datahall.storage.plan import StoragePlan
+from datahall.ui.given_plan import given_plan, shortened
 
 if TYPE_CHECKING:
-    from datahall.prove.beside import Sealed
+    from datahall.prove.sealed_run import Bubble
     from datahall.real.training import Measurement
 
 
@@ -37,7 +35,17 @@ if TYPE_CHECKING:
 @click.option(
     "--split", "split", multiple=True, metavar="KEY=VALUE", help="How a case is cut: zero_stage=3, tensor=2, ..."
 )
+@click.option(
+    "--exchange", multiple=True, metavar="KEY=VALUE", help="How gradients travel: compression=bf16, local_steps=8, ..."
+)
+@click.option(
+    "--on-link", is_flag=True, help="Every worker on a host of its own, joined by links of the site's (root, Linux)."
+)
+@click.option(
+    "--recovery", type=click.Choice(["exact", "fast"]), default="exact", show_default=True, help="After a lost worker."
+)
 @click.option("--checkpoint-every", type=click.IntRange(0), default=0, show_default=True, help="Steps, for a case.")
+@click.option("--forecast/--no-forecast", default=True, show_default=True, help="Seal a forecast and compare.")
 @click.option("--set", "sets", multiple=True, metavar="PATH=VALUE", help="Change a value of the case.")
 @click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Where to.")
 def run(
@@ -46,20 +54,26 @@ def run(
     workers: int,
     micro_batch: int | None,
     split: tuple[str, ...],
+    exchange: tuple[str, ...],
+    on_link: bool,
+    recovery: str,
     checkpoint_every: int,
+    forecast: bool,
     sets: tuple[str, ...],
     runs: Path,
 ) -> None:
     """Train WHAT here: a plan file of `datahall plan --out`, or a case with the split given by options.
 
-    A killed worker is replaced from the last checkpoint.  Logs and results stay in runs/<time>-<name>/.
+    A forecast by component is sealed first (with rates of `datahall probe`, or of a quick probe where there are none)
+    and compared at the end.  A killed worker is replaced from the last checkpoint (--recovery exact), or while the
+    others go on (fast: what it would have read is dropped and counted).  Everything stays in runs/<time>-<name>/.
     """
     if what.suffix == ".json":
         proposal = load_proposal(what)
         case, plan = proposal.case, proposal.plan
     else:
         case = shortened(load(what, sets), steps)
-        plan = given_plan(case, workers, micro_batch, checkpoint_every, split)
+        plan = given_plan(case, workers, micro_batch, checkpoint_every, split, exchange)
     try:
         from datahall.real import training
     except ModuleNotFoundError as error:
@@ -68,105 +82,90 @@ def run(
         ) from error
     check_runnable(plan.compute)
     training.check_batches(plan, [plan.compute.devices])
+    training.check_exchange(plan)
+    link = LinkShape(case.site.scale_out.bytes_per_s * 8, 2 * case.site.scale_out.latency_s) if on_link else None
+    if recovery == "fast":
+        _check_fast(plan, link)
     folder = new_folder(runs, case.name)
     write_json(folder / "case.json", case.to_json())
     write_json(folder / "plan.json", plan.to_json())
     paths = [str(what.resolve().parent)]
-    sealed = _sealed(case, plan, folder) if steps in (None, case.application.steps) else None
-    measured = training.run(case, plan, folder / "real", steps=steps, on_event=_tell, import_paths=paths)
-    write_json(folder / "real" / "result.json", measured.result.to_json())
-    if sealed is None:
-        click.echo(_table(measured))
+    why = _no_forecast(case, recovery) if forecast else ""
+    if why:
+        click.echo(f"no forecast: {why}", err=True)
+    if recovery == "fast":
+        _fast(case, plan, folder, steps, paths)
+    elif forecast and not why:
+        _sealed(case, plan, folder, steps, link, paths)
     else:
-        _show_beside(sealed, measured, folder)
+        measured = training.run(case, plan, folder / "real", steps=steps, link=link, on_event=_tell, import_paths=paths)
+        write_json(folder / "real" / "result.json", measured.result.to_json())
+        click.echo(_table(measured))
     click.echo(folder)
 
 
-def shortened(case: Case, steps: int | None) -> Case:
-    """The case with as many tokens as `steps` steps take; the case itself for None."""
-    if steps is None:
-        return case
-    application = case.application
-    tokens = float(steps * application.global_batch * application.sequence)
-    return replace(case, application=replace(application, tokens=tokens))
+def _no_forecast(case: Case, recovery: str) -> str:
+    """Why there is none, in words; empty where there is one."""
+    if recovery == "fast":
+        return "what agreeing before each step takes is not in the forecast"
+    if case.application.entry:
+        return "the rates of the probe are those of language models, and this case brings its own model"
+    if case.site.accelerator.kind == "gpu":
+        return "rates of this machine's GPUs are not probed; `datahall plan` forecasts from the catalogue"
+    return ""
 
 
-def given_plan(
-    case: Case, workers: int, micro_batch: int | None, checkpoint_every: int, split: tuple[str, ...] = ()
-) -> Plan:
-    """The plan of `workers` processes cut by `split`, all of them data-parallel where it says nothing.
+def _check_fast(plan: Plan, link: LinkShape | None) -> None:
+    from datahall.real.fast import check_fast
 
-    UsageError when the global batch cannot be divided so.
-    """
-    fields = dict(_field(text) for text in split)
-    batch = case.application.global_batch
-    copies = max(1, workers // (int(fields.get("tensor", 1)) * int(fields.get("pipeline", 1))))
-    share, rest = divmod(batch, copies)
-    size = micro_batch or share
-    if rest or not share or share % size:
-        raise UsageError(
-            f"a global batch of {batch} sequences cannot be divided among {copies} workers in pieces of {size}.",
-            where="--workers, --micro-batch",
-            hint="Choose numbers whose product divides the global batch.",
-        )
-    precision = case.application.precision or "fp32"
-    compute = ComputePlan(data=copies, micro_batch=size, accumulation=share // size, precision=precision)
-    compute = replace(compute, sequence_parallel=False, **fields)  # pyright: ignore[reportArgumentType]
-    if compute.devices != workers:
-        raise UsageError(
-            f"this split needs {compute.devices} workers, not {workers}.",
-            where="--split, --workers",
-            hint="Workers are data x tensor x pipeline.",
-        )
-    return Plan(compute, StoragePlan(interval_steps=checkpoint_every), NetworkPlan(), case.hash())
+    if link is not None:
+        raise UsageError("fast recovery runs on this machine's own network only.", where="--on-link")
+    check_fast(plan)
 
 
-_SPLIT_NUMBERS = ("tensor", "pipeline", "virtual_stages", "zero_stage", "shard_group")
-_SPLIT_WORDS = ("schedule", "recompute", "precision")
+def _fast(case: Case, plan: Plan, folder: Path, steps: int | None, paths: list[str]) -> None:
+    from datahall.real.fast import run_fast
 
-
-def _field(text: str) -> tuple[str, int | str]:
-    name, equals, value = text.partition("=")
-    if equals and name in _SPLIT_NUMBERS and value.isdigit():
-        return name, int(value)
-    if equals and name in _SPLIT_WORDS and value:
-        return name, value
-    raise UsageError(
-        f"{text!r} does not say how to cut a model.",
-        where="--split",
-        hint=f"Write {', '.join(f'{name}=2' for name in _SPLIT_NUMBERS)} or {', '.join(_SPLIT_WORDS)}=WORD.",
+    done = run_fast(case, plan, folder / "real", steps=steps, on_event=_tell, import_paths=paths)
+    write_json(folder / "real" / "result.json", done.measured.result.to_json())
+    click.echo(_table(done.measured))
+    planned = len(done.measured.steps) * plan.compute.global_batch
+    click.echo(
+        f"{len(done.measured.lost)} workers lost; {done.dropped_samples:,} of {planned:,} samples dropped, in "
+        f"{len(done.dropped)} steps; longest step of a survivor {human(done.longest_step_s, 'seconds')}, usually "
+        f"{human(done.usual_step_s, 'seconds')}"
     )
 
 
-def _sealed(case: Case, plan: Plan, folder: Path) -> Sealed | None:
-    """The forecast, written before the run, where this machine was probed and what draws the comparison is there."""
-    try:
-        from datahall.prove.beside import probed_machine, seal_forecast
-    except ModuleNotFoundError:
-        return None
-    machine = probed_machine(case)
-    if machine is None:
-        click.echo("no forecast: `datahall probe` measures this machine first, for a case with `site: local`", err=True)
-        return None
-    return seal_forecast(case, plan, machine, folder)
+def _sealed(case: Case, plan: Plan, folder: Path, steps: int | None, link: LinkShape | None, paths: list[str]) -> None:
+    from datahall.prove.sealed_run import machine_here, sealed_run
+    from datahall.report.terminal import comparison_table, counts_table, memory_table, show
+
+    here = machine_here(folder, _tell)
+    click.echo(here.origin, err=True)
+    done = sealed_run(case, plan, here, folder, steps=steps, link=link, on_event=_tell, import_paths=paths)
+    show(comparison_table(done.comparison), counts_table(done.comparison), memory_table(done.memory))
+    if done.bubble is not None:
+        click.echo(_bubble_line(done.bubble))
+    if done.measured.losses:
+        click.echo(f"loss {done.measured.losses[0]:.4f} to {done.measured.losses[-1]:.4f}")
 
 
-def _show_beside(sealed: Sealed, measured: Measurement, folder: Path) -> None:
-    from datahall.prove.beside import lay_beside
-    from datahall.report.terminal import comparison_table, counts_table, show
-
-    compared = lay_beside(sealed, measured, folder)
-    show(comparison_table(compared), counts_table(compared))
-    if measured.losses:
-        click.echo(f"loss {measured.losses[0]:.4f} to {measured.losses[-1]:.4f}")
+def _bubble_line(bubble: Bubble) -> str:
+    return (
+        f"bubble: by the formula {bubble.formula:.1%}, by the order of the work done {bubble.by_order:.1%}; by the "
+        f"clock forecast {bubble.clock_forecast:.1%}, measured {bubble.by_clock:.1%} (waiting, mean of the stages)"
+    )
 
 
 def _tell(event: Event) -> None:
     data = event.data
     if event.kind == "step" and data["step"] % 10 == 0:
-        click.echo(f"{event.time_s:8.1f} s  step {data['step']:>6}  loss {data['loss']:.4f}", err=True)
+        click.echo(f"{event.time_s:8.1f} s  step {data['step']:>6}  loss {data['loss'] or float('nan'):.4f}", err=True)
     elif event.kind == "launched":
         click.echo(f"{event.time_s:8.1f} s  {data['workers']} workers start", err=True)
+    elif event.kind == "replaced":
+        click.echo(f"{event.time_s:8.1f} s  a new worker {data['worker']} starts; the others go on", err=True)
     elif event.kind == "lost":
         click.echo(
             f"{event.time_s:8.1f} s  worker {data['worker']} lost in step {data['step']}: {data['how']}", err=True

@@ -137,18 +137,23 @@ def _state_s(
     every = plan.data * plan.context
     dense, experts = held_parameters(counts, plan)
     expert_ranks = np.maximum(1.0, shards / plan.expert)
+    waits = np.where(np.asarray(counts.moe_layers) > 0, 1.0, habits.expert_latency)
     back = np.where(np.asarray(plan.zero_stage) == 0, habits.gradient_bytes, word)  # an all-reduce, or new parameters
-    gathered = _gather_s(back * dense, shards, plan.tensor, links) + _gather_s(
+    gathered = _gather_s(back * dense, shards, plan.tensor, links) + waits * _gather_s(
         back * experts, expert_ranks, plan.tensor * plan.expert, links
     )
     reduced = _scatter_s(habits.gradient_bytes * dense, shards, plan.tensor, links)
-    reduced = reduced + _scatter_s(habits.gradient_bytes * experts, expert_ranks, plan.tensor * plan.expert, links)
+    reduced = reduced + waits * _scatter_s(
+        habits.gradient_bytes * experts, expert_ranks, plan.tensor * plan.expert, links
+    )
     replicas = every / shards
     across = 2.0 * _gather_s(habits.gradient_bytes * (dense + experts) / shards, replicas, plan.tensor * shards, links)
     reduced, across = trainable_share * reduced, trainable_share * across
-    sharded = np.asarray(plan.zero_stage) >= 3
+    zero = np.asarray(plan.zero_stage)
+    sharded = zero >= habits.shard_from_stage
     forward = hidden_s(gathered, one.forward, habits.shard_exposed)
-    backward = hidden_s(gathered + reduced, one.backward, habits.shard_exposed)
+    again = np.where(zero >= 3, gathered, 0.0)  # stage 2 keeps what it gathered for the forward pass
+    backward = hidden_s(again + reduced, one.backward, habits.shard_exposed)
     return np.where(sharded, forward + backward, 0.0), across + np.where(
         sharded, 0.0, trainable_share * gathered + reduced
     )

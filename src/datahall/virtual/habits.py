@@ -21,14 +21,19 @@ class StackHabits:
     context_exposed: Any = 0.3
     expert_exposed: Any = 0.8
     shard_exposed: Any = 0.15
+    shard_from_stage: Any = 3.0  # the ZeRO stage from which gradients are summed in every micro-step, not once a step
     gradient_exposed: Any = 0.3
     gradient_cover: Any = 0.7  # of the last micro-step's backward that gradient exchange can run beside
     pipeline_exposed: Any = 0.5
+    sends_wait: Any = (
+        0.0  # 1 where a stage cannot tell a send from waiting for its neighbour, and both count as waiting
+    )
     head_exposed: Any = 0.6  # of the last stage's logits that the other stages wait for
     selective_linear: Any = 0.0
     selective_core: Any = 1.0
     gradient_bytes: Any = 2.0
     update_bytes: Any = 34.0
+    expert_latency: Any = 1.0  # 0 where experts that a model does not have wait for no message (fits: with it)
     expert_kernels: Any = 4.0  # launches of each local expert of a layer, forward
     straggler_share: Any = 0.0  # of a step's work that is lost at each doubling of the devices
     jitter_share: Any = 0.0  # of a step's arithmetic that data-parallel workers wait for one another

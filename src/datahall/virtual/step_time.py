@@ -36,6 +36,8 @@ class StepInputs:
     trainable_share: Any = 1.0  # of the parameters that get gradients (1: all; LoRA: a percent)
     memory: MemoryHabits = field(default_factory=MemoryHabits)
     adapters: AdapterNumbers = field(default_factory=AdapterNumbers)
+    gradient_s: Any = float("nan")  # of an exchange that is not plain, each step (`gradient_plan`); not a number: plain
+    cores: Any = float("inf")  # that the plan's workers share; infinite where each has a device of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,24 @@ def bubble_share(stages: Any, micro_batches: Any, virtual_stages: Any = 1) -> An
     return (stages - 1) / (virtual_stages * micro_batches + stages - 1)
 
 
+@formula(
+    equation="T = m t n/c + (q-1) t with q = max(1, p c/n); idle share of T: (p-1)/(m+p-1) (1 + (q-1)/(p-1)) / 2",
+    source="our own: n workers take turns on c cores, so that a stage's bubble is another stage's time",
+    holds="n > c; 1F1B and GPipe, stages of t equal seconds a micro-batch, cores shared evenly (a test plays it)",
+)
+def crowded_pipeline(stages: Any, micro_batches: Any, crowd: Any, bubble: Any) -> tuple[Any, Any]:
+    """A step in units of one stage's micro-batch: its length, and what of it a stage stands still.
+
+    `crowd` is workers for each core, at least one; `bubble` scales fill and drain (1 for 1F1B, less where chunks
+    interleave).
+    """
+    at_once = np.maximum(1.0, stages / crowd)
+    whole = micro_batches * crowd + bubble * (at_once - 1.0)
+    behind = np.maximum(stages - 1.0, 1.0)
+    share = bubble * (stages - 1.0) / (micro_batches + bubble * (stages - 1.0)) * (1.0 + (at_once - 1.0) / behind) / 2.0
+    return whole, np.where(np.asarray(crowd) > 1.0, share * whole, bubble * (stages - 1.0))
+
+
 def step_time(inputs: StepInputs, plan: PlanNumbers) -> StepSeconds:
     """Seconds of one optimiser step of `plan`; element i of an array answer is the scalar answer."""
     one = micro_step(inputs.counts, inputs.sequence, inputs.rates, inputs.habits, plan, inputs.adapters)
@@ -93,16 +113,20 @@ def step_time(inputs: StepInputs, plan: PlanNumbers) -> StepSeconds:
     steady = issued + sent.per_micro_step
     steps = plan.accumulation
     jitter = inputs.habits.jitter_share * np.where(np.asarray(plan.data) > 1, steps * issued, 0.0)
-    waiting = (plan.pipeline - 1) / plan.virtual_stages * plan.bubble_share * steady + jitter
+    crowd = np.maximum(1.0, plan.devices / np.asarray(inputs.cores))
+    whole, idle = crowded_pipeline(plan.pipeline, steps, crowd, plan.bubble_share / plan.virtual_stages)
+    stretch = (whole - idle) / steps
+    waiting = idle * steady + jitter * stretch
     waiting = waiting + inputs.habits.straggler_share * np.log2(plan.devices) * steps * steady
-    gradient = _gradient_exposed(inputs.habits, sent, cover)
+    plain = _gradient_exposed(inputs.habits, sent, cover)
+    gradient = crowd * np.where(np.isnan(inputs.gradient_s), plain, inputs.gradient_s)
     return StepSeconds(
-        compute=steps * issued,
-        transfer=steps * sent.per_micro_step + gradient,
-        waiting=waiting,
+        compute=steps * issued * stretch,
+        transfer=steps * stretch * (sent.per_micro_step - inputs.habits.sends_wait * sent.pipeline) + gradient,
+        waiting=waiting + inputs.habits.sends_wait * steps * stretch * sent.pipeline,
         input=inputs.habits.input_s_per_token * steps * plan.micro_batch * inputs.sequence,
-        optimiser=_update_s(inputs, plan),
-        fixed=inputs.rates.fixed_s + 0.0 * steps,
+        optimiser=_update_s(inputs, plan) * crowd,
+        fixed=inputs.rates.fixed_s * crowd + 0.0 * steps,
         linear=steps * one.linear,
         attention=steps * one.attention,
         elementwise=steps * one.elementwise,

@@ -31,6 +31,7 @@ from datahall.compute.step import step_table
 from datahall.decisions.plan import Plan
 from datahall.virtual.calibration import Calibration, peak_flops_per_s
 from datahall.virtual.failures import daly_interval_s, wall_over_work
+from datahall.virtual.gradient_plan import exchanged, is_plain, special, with_exchange
 from datahall.virtual.step_time import StepInputs, StepSeconds, step_time
 from datahall.virtual.transferred import default_calibration
 
@@ -64,19 +65,20 @@ class RunSeconds:
 def forecast(case: Case, plan: Plan, calibration: Calibration | None = None) -> Result:
     """What playing `plan` for `case` will give, each metric with a 90 % interval and the weakest label of its inputs.
 
-    Raises UsageError where the plan does not belong to the case or needs other devices than the site has, Incompatible
+    Raises UsageError where the plan does not belong to the case or needs other devices than the site has (where its
+    calibration does not know how workers share them), Incompatible
     where the accelerator lacks the precision.
     """
     plan.check_belongs_to(case)
     calibration = calibration or default_calibration(case)
     compute = plan.compute
-    if compute.processors > case.site.devices:
+    numbers = PlanNumbers.of(compute)
+    inputs = with_exchange(case, plan, calibration.inputs(case, compute))
+    if compute.processors > case.site.devices and np.isinf(inputs.cores):
         raise UsageError(
             f"the plan needs {compute.processors} devices and {case.site.name} has {case.site.devices}.",
             where="plan.compute",
         )
-    numbers = PlanNumbers.of(compute)
-    inputs = calibration.inputs(case, compute)
     seconds = step_time(inputs, numbers)
     run = run_seconds(case, plan, float(seconds.total), float(inputs.habits.startup_s))
     values = _values(case, plan, inputs, seconds, run)
@@ -166,6 +168,7 @@ def _values(
     case: Case, plan: Plan, inputs: StepInputs, seconds: StepSeconds, run: RunSeconds
 ) -> Mapping[str, tuple[str, float]]:
     compute, site = plan.compute, case.site
+    busy = min(compute.processors, site.devices)
     step_s = float(seconds.total)
     tokens = compute.global_batch * case.application.sequence
     peak = peak_flops_per_s(site.accelerator, compute.precision)
@@ -184,8 +187,8 @@ def _values(
         "step_time": ("seconds", step_s),
         "total_time": ("seconds", float(run.total)),
         "peak_memory": ("bytes", float(held.total)),
-        "energy": ("joules", float(watts * compute.processors * run.total)),
-        "cost": ("usd", site.accelerator.price_usd_per_h / 3600.0 * compute.processors * run.total),
+        "energy": ("joules", float(watts * busy * run.total)),
+        "cost": ("usd", site.accelerator.price_usd_per_h / 3600.0 * busy * run.total),
         "tokens_per_s": ("tokens_per_s", tokens / step_s),
         "mfu": ("share", _forecast_mfu(case, compute, step_s, peak)),
         "goodput": ("share", run.goodput_share),
@@ -196,11 +199,12 @@ def _forecast_mfu(case: Case, compute: ComputePlan, step_s: float, peak: float) 
     """MFU with attention counted in full; causally where a long sequence would make that more than the peak."""
     flops = model_flops_per_step(case, compute.global_batch)
     counts = ShapeCounts.of(case.model)
-    if flops > compute.processors * step_s * peak:
+    devices = min(compute.processors, case.site.devices)
+    if flops > devices * step_s * peak:
         sequence = case.application.sequence
         core = 6.0 * counts.layers * float(counts.keys(sequence)) * (counts.score_width + counts.value_width)
         flops -= 0.5 * compute.global_batch * sequence * core
-    return mfu_share(flops, compute.processors, step_s, peak)
+    return mfu_share(flops, devices, step_s, peak)
 
 
 def _label(case: Case, calibration: Calibration) -> Label:
@@ -226,14 +230,17 @@ def _counts(case: Case, plan: Plan) -> dict[str, int]:
     core = sum(row.flops for row in table.rows if row.name.startswith("attention core"))
     samples = steps * plan.compute.global_batch
     checkpoints = steps // plan.storage.interval_steps if plan.storage.interval_steps else 0
+    handed = sum(row.messages for row in table.rows) * steps, steps * table.total_bytes(Component.TRANSFER)
+    if special(plan):
+        handed = exchanged(case, plan).counts(steps)
     return {
         "samples": samples,
         "tokens": samples * case.application.sequence,
         "steps": steps,
         "matmul_flops": steps * (table.total_flops() - core),
         "attention_flops": steps * core,
-        "collective_bytes": steps * table.total_bytes(Component.TRANSFER),
-        "collective_calls": steps * sum(row.messages for row in table.rows),
+        "collective_bytes": handed[1],
+        "collective_calls": handed[0],
         "checkpoint_bytes": checkpoints * checkpoint_bytes(case),
         "checkpoints": checkpoints,
     }
@@ -241,8 +248,8 @@ def _counts(case: Case, plan: Plan) -> dict[str, int]:
 
 def _notes(case: Case, plan: Plan, run: RunSeconds) -> tuple[str, ...]:
     notes: list[str] = []
-    if plan.network.compression != "none" or plan.network.local_steps > 1:
-        notes.append("The forecast prices a plain exchange: `datahall exchange` prices compression and local steps.")
+    if not is_plain(plan.network):
+        notes.append("A lossy or rarer exchange may need more steps to the same loss: see `datahall exchange`.")
     if not case.site.accelerator.price_usd_per_h:
         notes.append("The site has no price, so the cost is 0.")
     if not case.site.accelerator.power_w:

@@ -1,0 +1,210 @@
+"""`kill -9` of a random worker at a random moment, many times in a row: what it costs, and whether anything is lost.
+
+    python benchmarks/kill_training.py [--kills 50]      (ten minutes; exit code 1 when anything was lost)
+
+A small language model, two workers, a checkpoint every so many steps.  The moment is drawn from the whole run, start-up
+and checkpoints included, and the signal comes from outside.  Undisturbed runs come first; from their step, checkpoint
+and start-up the cost of one kill is forecast (`virtual.interruptions`, many draws) before the first worker dies.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import signal
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from itertools import chain, repeat
+from pathlib import Path
+
+import psutil
+
+from datahall.base.event import Event
+from datahall.case.local import guessed_site
+from datahall.case.model import ModelShape
+from datahall.case.question import Case, Goal, Training
+from datahall.compute.plan import ComputePlan
+from datahall.decisions.plan import Plan
+from datahall.network.plan import NetworkPlan
+from datahall.real import parity
+from datahall.real.launch import POLL_S
+from datahall.real.measure import median, read_kind
+from datahall.real.training import Measurement, run
+from datahall.real.turns import load_average
+from datahall.storage.plan import StoragePlan
+from datahall.virtual.interruptions import run_with_failures
+
+WORKERS, STEPS, INTERVAL, CALM_RUNS, DRAWS = 2, 240, 20, 4, 4000
+RESTART_BAR_S = 10.0
+DETECTION_S = 3 * POLL_S  # the launcher looks this often, and once more after the others have ended
+SHAPE = ModelShape("killed", layers=2, hidden=96, heads=4, kv_heads=2, head_dim=24, ffn=256, vocab=256)
+
+
+@dataclass(frozen=True)
+class Calm:
+    """What undisturbed runs took: seconds of the start, of a step, of a checkpoint's stall, of the whole run."""
+
+    startup_s: float
+    step_s: float
+    stall_s: float
+    total_s: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Kill:
+    """One kill and what it cost."""
+
+    rank: int
+    step: int
+    lost_samples: int
+    repeated_samples: int
+    weights_share: float
+    weights_max: float
+    to_step_s: float
+    wall_s: float
+
+
+def main() -> int:
+    """Run, print the table; 1 when a kill cost a sample or changed the weights."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--kills", type=int, default=50)
+    wanted = parser.parse_args().kills
+    application = Training(float(8 * 64 * STEPS), 8, 64)
+    case = Case("killed", SHAPE, application, guessed_site()[0], Goal())
+    compute = ComputePlan(data=WORKERS, micro_batch=4, precision="fp32")
+    plan = Plan(compute, StoragePlan(interval_steps=INTERVAL), NetworkPlan(), case.hash())
+    load = load_average()
+    with tempfile.TemporaryDirectory(prefix="datahall-kills-") as folder:
+        calm_runs = [_run(case, plan, Path(folder) / f"calm-{number}") for number in range(CALM_RUNS)]
+        calm = _calm(calm_runs)
+        expected = _forecast(calm)
+        chance = random.Random(20)
+        kills: list[Kill] = []
+        for number in range(wanted):
+            kills.append(_killed(case, plan, Path(folder) / str(number), calm_runs[0], calm, chance))
+            print(f"{number + 1}/{wanted} {kills[-1]}", file=sys.stderr, flush=True)
+    return _print(kills, calm, expected, load)
+
+
+def _run(case: Case, plan: Plan, folder: Path, on_event=None) -> Measurement:
+    return run(case, plan, folder, keep_weights=True, count_flops=False, on_event=on_event)
+
+
+def _calm(runs: list[Measurement]) -> Calm:
+    def middle(name: str) -> float:
+        return median([one.result.metrics[name].value for one in runs])
+
+    trained = tuple(_trained_s(one) for one in runs)
+    steps = STEPS + STEPS // INTERVAL * middle("checkpoint") / middle("step_time")
+    step_s = (median(trained) - middle("startup")) / steps  # of all steps, the slow ones too
+    return Calm(middle("startup"), step_s, middle("checkpoint"), trained)
+
+
+def _trained_s(measured: Measurement) -> float:
+    """Seconds from launch to the end of the last step."""
+    return max(worker.end_s for worker in measured.steps[-1].workers)
+
+
+def _forecast(calm: Calm) -> tuple[float, float, float]:
+    """Seconds that one kill costs: the median and a 90 % interval over moments and the spread of calm runs."""
+    chance = random.Random(1)
+    work, interval = STEPS * calm.step_s, INTERVAL * calm.step_s
+    costs: list[float] = []
+    for _ in range(DRAWS):
+        moment = chance.uniform(0.0, median(calm.total_s))
+        spread = chance.choice(calm.total_s) - median(calm.total_s)
+        restart = calm.startup_s + DETECTION_S
+        if moment < calm.startup_s:
+            costs.append(moment + DETECTION_S + spread)
+            continue
+        draws = chain([moment - calm.startup_s], repeat(float("inf")))
+        played = run_with_failures(work, interval, calm.stall_s, calm.stall_s, restart, draws)
+        calm_wall = work + (STEPS // INTERVAL - 1) * calm.stall_s
+        costs.append(played.wall_s - calm_wall + spread)
+    costs.sort()
+    return median(costs), costs[int(0.05 * DRAWS)], costs[int(0.95 * DRAWS) - 1]
+
+
+def _killed(case: Case, plan: Plan, folder: Path, calm_run: Measurement, calm: Calm, chance: random.Random) -> Kill:
+    """One run in which the worker of one rank is killed at a moment drawn from the whole run."""
+    moment, rank = chance.uniform(0.05, 0.98) * median(calm.total_s), chance.randrange(WORKERS)
+    told: dict[str, float] = {}
+
+    def kill() -> None:
+        workers = [one for one in psutil.Process().children() if "datahall.real.worker" in one.cmdline()]
+        victims = [one for one in workers if one.cmdline()[-1] == str(rank)]
+        if victims:
+            os.kill(victims[0].pid, signal.SIGKILL)
+            told["killed"] = time.monotonic() - told["origin"]
+
+    def hear(event: Event) -> None:
+        if event.kind == "launched" and "origin" not in told:
+            told["origin"] = time.monotonic() - event.time_s
+            threading.Timer(moment, kill).start()
+
+    measured = _run(case, plan, folder, hear)
+    if not measured.lost:  # it was over before its moment
+        return _killed(case, plan, folder.with_name(folder.name + "-again"), calm_run, calm, chance)
+    expected = [sample for step in sorted(calm_run.samples) for sample in calm_run.samples[step]]
+    read = [sample for step in sorted(measured.samples) for sample in measured.samples[step]]
+    found = parity.between(measured, calm_run)
+    again = min(event.time_s for event in read_kind(folder, "step") if event.data["attempt"] == 1)
+    return Kill(
+        measured.lost[0].rank,
+        measured.lost[0].step,
+        len(set(expected) - set(read)),
+        len(read) - len(set(read)),
+        found.weights_share,
+        found.weights_max,
+        again - told["killed"],
+        _trained_s(measured),
+    )
+
+
+def _print(kills: list[Kill], calm: Calm, expected: tuple[float, float, float], load: float) -> int:
+    undisturbed = median(calm.total_s)
+    costs = [kill.wall_s - undisturbed for kill in kills]
+    middle, low, high = expected
+    inside = sum(low <= cost <= high for cost in costs)
+    work = STEPS * calm.step_s
+
+    def goodput(cost: float) -> str:
+        return f"{work / (undisturbed + cost):.2f}"
+
+    lost, repeated = sum(kill.lost_samples for kill in kills), sum(kill.repeated_samples for kill in kills)
+    same = sum(kill.weights_max == 0.0 for kill in kills)
+    worst = max(kill.weights_share for kill in kills)
+    restarts = [kill.to_step_s for kill in kills]
+    print("| what | forecast, 90 % interval | measured | bar |")
+    print("|---|---:|---:|---:|")
+    print(f"| kills in a row | | {len(kills)}, {sum(kill.step == 0 for kill in kills)} of them before step 1 | 50 |")
+    print(f"| samples lost, repeated | 0, 0 | {lost}, {repeated} | 0, 0 |")
+    tolerance = parity.WEIGHT_TOLERANCE_SHARE
+    print(
+        f"| final weights as undisturbed | | bit for bit in {same} of {len(kills)}, worst {worst:.1e} | {tolerance:g} |"
+    )
+    print(
+        f"| seconds that a kill costs | {middle:.1f} ({low:.1f} to {high:.1f}) | {median(costs):.1f} "
+        f"({min(costs):.1f} to {max(costs):.1f}), {inside} of {len(kills)} inside | |"
+    )
+    print(
+        f"| goodput of the run with its kill | {goodput(middle)} ({goodput(high)} to {goodput(low)}) | "
+        f"{goodput(median(costs))} | |"
+    )
+    print(
+        f"| seconds from kill to the end of the next step | | median {median(restarts):.1f}, longest "
+        f"{max(restarts):.1f} | {RESTART_BAR_S:g} |"
+    )
+    print(
+        f"\nTwo workers, {STEPS} steps of {1e3 * calm.step_s:.0f} ms, a checkpoint every {INTERVAL} steps, start-up "
+        f"{calm.startup_s:.1f} s; load average {load:.1f} before, {load_average():.1f} after."
+    )
+    return 1 if lost or repeated or worst > tolerance else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

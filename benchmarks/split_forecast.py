@@ -1,0 +1,134 @@
+"""The sealed forecast of every split beside its measurement: step by component, peak memory by item, the bubble.
+
+    python benchmarks/split_forecast.py [--steps 12] [NAME ...]      (about five minutes)
+
+One probe of this machine, then each split of a language model whose shape the constants of
+`calibrate.eager_splits` have not seen.  Nothing is fitted here: every forecast rests on the probe alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from datahall.base.metric import Metric
+from datahall.calibrate.machine import Machine
+from datahall.case.local import guessed_site
+from datahall.case.model import ModelShape
+from datahall.case.question import Case, Goal, Training
+from datahall.compute.plan import ComputePlan
+from datahall.decisions.plan import Plan
+from datahall.network.plan import NetworkPlan
+from datahall.prove.sealed_run import Here, SealedRun, sealed_run
+from datahall.real.measure import median
+from datahall.real.probe import probe
+from datahall.real.turns import load_average
+from datahall.storage.plan import StoragePlan
+
+SHAPE = ModelShape("held-out", layers=4, hidden=192, heads=6, kv_heads=2, head_dim=32, ffn=512, vocab=256)
+BATCH, SEQUENCE = 16, 96
+TWO = ComputePlan(data=2, micro_batch=4, accumulation=2, precision="fp32", sequence_parallel=False)
+PIPE = ComputePlan(pipeline=2, micro_batch=4, accumulation=4, precision="fp32", sequence_parallel=False)
+SPLITS = {
+    "one process": replace(TWO, data=1, accumulation=4),
+    "data x 2": TWO,
+    "ZeRO-1": replace(TWO, zero_stage=1),
+    "ZeRO-2": replace(TWO, zero_stage=2),
+    "ZeRO-3": replace(TWO, zero_stage=3),
+    "ZeRO-3 recomputed": replace(TWO, zero_stage=3, recompute="full"),
+    "ZeRO-3 bf16": replace(TWO, zero_stage=3, precision="bf16"),
+    "tensor x 2": replace(TWO, data=1, tensor=2, micro_batch=8),
+    "GPipe, 2 stages": replace(PIPE, schedule="gpipe"),
+    "1F1B, 2 stages": PIPE,
+    "interleaved, 2 x 2": replace(PIPE, virtual_stages=2, schedule="interleaved"),
+    "data x 4": replace(TWO, data=4, accumulation=1),
+    "hybrid 2 x 2": replace(TWO, data=4, zero_stage=3, shard_group=2, accumulation=1),
+    "1F1B, 4 stages": replace(PIPE, pipeline=4, micro_batch=2, accumulation=8),
+    "data x tensor": replace(TWO, tensor=2, accumulation=2),
+    "data x pipeline": replace(PIPE, data=2, micro_batch=2),
+}
+COMPONENTS = ("compute", "transfer", "waiting", "optimiser")
+
+
+def main() -> int:
+    """Probe, forecast and run every split, print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"Of {', '.join(SPLITS)}.")
+    parser.add_argument("--steps", type=int, default=12)
+    given = parser.parse_args()
+    load = load_average()
+    application = Training(float(BATCH * SEQUENCE * given.steps), BATCH, SEQUENCE)
+    case = Case("held-out", SHAPE, application, guessed_site()[0], Goal())
+    done: dict[str, SealedRun] = {}
+    with tempfile.TemporaryDirectory(prefix="datahall-splits-") as folder:
+        probed = probe(Path(folder) / "probe")
+        here = Here(probed.site, Machine(probed.rates), "probe")
+        for name in given.names or SPLITS:
+            print(name, file=sys.stderr, flush=True)
+            plan = Plan(SPLITS[name], StoragePlan(), NetworkPlan(), case.hash())
+            done[name] = sealed_run(case, plan, here, Path(folder) / name.replace(" ", "-"))
+    _steps(done)
+    _memory(done)
+    _bubbles(done)
+    print(
+        f"\nLanguage model of {SHAPE.parameters() / 1e6:.1f} M parameters, {BATCH} sequences of {SEQUENCE} a step; "
+        f"{given.steps} steps each; {here.site.devices} cores; load average {load:.1f} before, {load_average():.1f} "
+        "after.  Milliseconds and MB; forecast/measured."
+    )
+    return 0
+
+
+def _steps(done: dict[str, SealedRun]) -> None:
+    print("| split | step, 90 % interval | measured | error | " + " | ".join(COMPONENTS) + " | counts |")
+    print("|---|---:|---:|---:|" + "---:|" * len(COMPONENTS) + "---|")
+    errors: list[float] = []
+    inside = 0
+    for name, one in done.items():
+        said, seen = one.forecast.metrics, one.measured.result.metrics
+        step = said["step_time"]
+        errors.append(step.value / seen["step_time"].value - 1.0)
+        inside += step.low <= seen["step_time"].value <= step.high
+        parts = " | ".join(_pair(said[part], seen[part]) for part in COMPONENTS)
+        wrong = [row.name for row in one.comparison.counts if row.equal is False and row.decided_by == "datahall"]
+        print(
+            f"| {name} | {1e3 * step.value:.0f} ({1e3 * step.low:.0f} to {1e3 * step.high:.0f}) | "
+            f"{1e3 * seen['step_time'].value:.0f} | {errors[-1]:+.0%} | {parts} | {', '.join(wrong) or 'equal'} |"
+        )
+    typical = median([abs(error) for error in errors])
+    print(f"\nMedian error of the step {typical:.0%}; {inside} of {len(done)} inside the 90 % interval.\n")
+
+
+def _memory(done: dict[str, SealedRun]) -> None:
+    items = ("weights", "gradients", "optimiser", "activations", "buffers")
+    print("| split | " + " | ".join(items) + " | all | measured peak | error |")
+    print("|---|" + "---:|" * (len(items) + 3))
+    errors: list[float] = []
+    for name, one in done.items():
+        total, peak = sum(one.memory.items.values()), max(one.memory.measured_peak_bytes)
+        errors.append(total / peak - 1.0)
+        parts = " | ".join(f"{one.memory.items.get(item, 0.0) / 1e6:.0f}" for item in items)
+        print(f"| {name} | {parts} | {total / 1e6:.0f} | {peak / 1e6:.0f} | {errors[-1]:+.0%} |")
+    print(f"\nMedian error of the peak {median([abs(error) for error in errors]):.0%}.\n")
+
+
+def _bubbles(done: dict[str, SealedRun]) -> None:
+    print("| pipeline | bubble by the formula | by the order of the work done | clock, forecast | clock, measured |")
+    print("|---|---:|---:|---:|---:|")
+    for name, one in done.items():
+        if one.bubble is not None:
+            bubble = one.bubble
+            print(
+                f"| {name} | {bubble.formula:.1%} | {bubble.by_order:.1%} | {bubble.clock_forecast:.1%} | "
+                f"{bubble.by_clock:.1%} |"
+            )
+
+
+def _pair(said: Metric, seen: Metric) -> str:
+    return f"{1e3 * said.value:.0f}/{1e3 * seen.value:.0f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,199 @@
+"""One run with its forecast: rates of this machine, forecast, seal, run, and the two side by side.
+
+What `datahall run` does for any split.  It does not choose the plan and learns nothing from the difference: that is
+the proof's loop.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from datahall.base.event import Event
+from datahall.base.result import Result
+from datahall.calibrate.machine import Machine
+from datahall.case.local import rates_path, site_path
+from datahall.case.question import Case
+from datahall.case.site import Site
+from datahall.case.site_file import read_site
+from datahall.compute.numbers import PlanNumbers
+from datahall.compute.plan import ComputePlan
+from datahall.compute.schedule import Action, idle_share
+from datahall.decisions.plan import Plan
+from datahall.network.execute_namespaces import LinkShape
+from datahall.prove import seal
+from datahall.prove.folder import write_json
+from datahall.real.measure import read_kind
+from datahall.real.probe import probe
+from datahall.real.training import Measurement, run
+from datahall.report.comparison import Comparison, compare
+from datahall.report.comparison import Machine as ComparedMachine
+from datahall.report.data import Memory
+from datahall.virtual.step_time import StepInputs, bubble_share, step_time
+from datahall.virtual.training import forecast, held_bytes
+
+OnEvent = Callable[[Event], None]
+LEAST_NOISE_SHARE = 0.03
+PAYLOAD_SHARE = 1448 / 1514  # of a full Ethernet frame, after its headers
+
+
+@dataclass(frozen=True, slots=True)
+class Here:
+    """This machine: its site and its rates, `origin` says where they come from."""
+
+    site: Site
+    machine: Machine
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bubble:
+    """Share of a step that a pipeline's stages stand still.
+
+    By the schedule: the formula and the order in which the workers really worked.  By the clock, a mean over the
+    stages: the forecast knows how many workers share a core, and the measurement is of the event log.
+    """
+
+    formula: float
+    by_order: float
+    clock_forecast: float
+    by_clock: float
+
+
+@dataclass(frozen=True, slots=True)
+class SealedRun:
+    """A run, its sealed forecast and what came of both."""
+
+    measured: Measurement
+    forecast: Result
+    comparison: Comparison
+    memory: Memory
+    bubble: Bubble | None
+
+
+def machine_here(folder: Path, on_event: OnEvent | None = None) -> Here:
+    """What `datahall probe` left for this machine, or else a quick probe (about 15 s), kept in `folder`."""
+    stored, rates = site_path(), rates_path(site_path())
+    if stored.is_file() and rates.is_file():
+        found: Mapping[str, Any] = json.loads(rates.read_text(encoding="utf-8"))
+        return Here(read_site(stored), Machine(found), f"rates of {rates}")
+    probed = probe(folder / "probe", quick=True, on_event=on_event)
+    write_json(folder / "rates.json", probed.to_json())
+    return Here(probed.site, Machine(probed.rates), "a quick probe: run `datahall probe` once for better rates")
+
+
+def sealed_run(
+    case: Case,
+    plan: Plan,
+    here: Here,
+    folder: Path,
+    *,
+    steps: int | None = None,
+    link: LinkShape | None = None,
+    on_event: OnEvent | None = None,
+    import_paths: Sequence[str] = (),
+) -> SealedRun:
+    """Forecast `plan` on this machine, seal the forecast in `folder`, run it under `folder`/real, and compare.
+
+    `link` as in `training.run`.
+    """
+    here = over_link(here, link) if link is not None else here
+    said, items = foretell(case, plan, here, steps)
+    expected = _bubble_forecast(case, plan.compute, here.machine)
+    digest = seal.seal(
+        folder, {**said.to_json(), "plan": plan.to_json(), "memory": items, "bubble_share": expected, "by": here.origin}
+    )
+    write_json(folder / "virtual" / "result.json", said.to_json())
+    measured = run(case, plan, folder / "real", steps=steps, link=link, on_event=on_event, import_paths=import_paths)
+    seal.check(folder)
+    write_json(folder / "real" / "result.json", measured.result.to_json())
+    noise = max(LEAST_NOISE_SHARE, float(here.machine.rates.get("noise", {}).get("between_runs_share", 0.0)))
+    compared = compare(
+        said,
+        measured.result,
+        noise,
+        checkpoint_every_steps=plan.storage.interval_steps,
+        seal_sha256=digest,
+        machine=ComparedMachine(
+            os.cpu_count() or 1, measured.load_before, measured.load_during, here.site.accelerator.name
+        ),
+    )
+    held = Memory(
+        items, tuple(sorted(float(event.data["peak_bytes"]) for event in read_kind(measured.folder, "trained")))
+    )
+    write_json(folder / "comparison.json", compared.to_json())
+    write_json(folder / "memory.json", held.to_json())
+    _write_page(folder)
+    return SealedRun(measured, said, compared, held, _bubble(plan.compute, measured, expected))
+
+
+def over_link(here: Here, link: LinkShape) -> Here:
+    """This machine as hosts on such a link: its rate without headers, and a round trip for each round of a collective.
+
+    gloo asks before it sends, so that a round costs a round trip (docs/links.md).
+    """
+    probed = here.machine.rates.get("link", {"latency_s": 1e-4, "bytes_per_s": 1e9})
+    rate = min(link.bits_per_s / 8.0 * PAYLOAD_SHARE, probed["bytes_per_s"])
+    shaped = {**probed, "latency_s": probed["latency_s"] + link.round_trip_s, "bytes_per_s": rate}
+    return replace(here, machine=replace(here.machine, rates={**here.machine.rates, "link": shaped}))
+
+
+def foretell(case: Case, plan: Plan, here: Here, steps: int | None = None) -> tuple[Result, dict[str, float]]:
+    """The forecast of `plan` on this machine, and its bytes of memory by item.
+
+    The site of the case is set aside for this machine's, and its tokens for so many `steps`.
+    """
+    application = case.application
+    if steps is not None:
+        application = replace(application, tokens=float(steps * application.global_batch * application.sequence))
+    told = replace(case, site=here.site, application=application)
+    placed = here.machine.at(told, plan.compute)
+    said = forecast(told, replace(plan, case_hash=told.hash()), placed)
+    return said, memory_items(told, plan.compute, here.machine)
+
+
+def memory_items(case: Case, compute: ComputePlan, machine: Machine) -> dict[str, float]:
+    """The itemised forecast of one process's memory above idle, bytes."""
+    held = held_bytes(machine.inputs(case, compute), PlanNumbers.of(compute))
+    return {name: float(value) for name, value in asdict(held).items() if float(value) > 0}
+
+
+def _write_page(folder: Path) -> None:
+    """The run's page, where what draws it is installed."""
+    try:
+        from datahall.report.write import write_report
+    except ModuleNotFoundError:
+        return
+    write_report(folder)
+
+
+def _bubble_forecast(case: Case, compute: ComputePlan, machine: Machine) -> float:
+    """Share of a step that a stage stands still by the clock; 0 without a pipeline."""
+    if compute.pipeline == 1:
+        return 0.0
+    inputs: StepInputs = machine.inputs(case, compute)
+    seconds = step_time(inputs, PlanNumbers.of(compute))
+    return float(seconds.waiting) / float(seconds.total)
+
+
+def _bubble(compute: ComputePlan, measured: Measurement, expected: float) -> Bubble | None:
+    if compute.pipeline == 1:
+        return None
+    orders: dict[int, list[Action]] = {}
+    for event in read_kind(measured.folder, "order"):
+        orders[event.data["rank"]] = [(kind, stage, batch) for kind, stage, batch in event.data["actions"]]
+    copies = [[orders[rank] for rank in sorted(orders) if rank % compute.data == copy] for copy in range(compute.data)]
+    played = [idle_share(copy, compute.pipeline * compute.virtual_stages) for copy in copies]
+    steady = [step for step in measured.steps if step.steady] or list(measured.steps)
+    waited = sum(worker.seconds["waiting"] for step in steady for worker in step.workers)
+    whole = sum(worker.step_s for step in steady for worker in step.workers)
+    return Bubble(
+        float(bubble_share(compute.pipeline, compute.accumulation, compute.virtual_stages)),
+        sum(played) / len(played),
+        expected,
+        waited / whole,
+    )

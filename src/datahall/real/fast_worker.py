@@ -1,0 +1,184 @@
+"""One worker of a run with fast recovery: `python -m datahall.real.fast_worker job.json rank`.  Started by `fast`.
+
+Before each step torchft's manager agrees with the others on who takes part; after it they agree whether it counts.  A
+step that failed because somebody died is done again with who is left.  Everything listens on loopback only.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torchft.manager  # pyright: ignore[reportMissingImports]
+from safetensors.torch import save_file
+from torchft.process_group import ProcessGroupGloo  # pyright: ignore[reportMissingImports]
+
+from datahall.base.workload import Workload
+from datahall.compute.execute import DataParallel
+from datahall.real.fast_healing import FileTransport
+from datahall.real.job import Job, load_job
+from datahall.real.observe import MemoryWatch, die_with_parent
+from datahall.real.record import Recorder
+from datahall.real.sampling import step_samples, worker_share
+from datahall.workloads import entry
+
+LOOPBACK = "127.0.0.1"
+_COLLECTIVE_S = timedelta(seconds=10)
+_QUORUM_S = timedelta(seconds=60)
+
+
+def main(path: str, rank: int) -> int:
+    """Run worker `rank` of the job at `path`; returns the exit code."""
+    job = load_job(Path(path))
+    die_with_parent(job.parent)
+    try:
+        _run(job, rank)
+    except Exception:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def _run(job: Job, rank: int) -> None:
+    torch.set_num_threads(job.plan.compute.threads)
+    recorder = Recorder(job.folder, rank, job.workers, job.attempt, job.origin_s)
+    recorder.mark("start")
+    memory = MemoryWatch(torch.device("cpu"))
+    workload = entry.build(job.case, job.import_paths)
+    inner = DataParallel(workload, job.plan.compute, 0, torch.device("cpu"), None, alone=True)
+    store = _loopback_store()
+    manager = _manager(job, rank, store, inner)
+    recorder.marks.clear()
+    recorder.event("ready", step=0, idle_bytes=memory.idle_bytes, memory_exact=memory.exact)
+    worker = _Worker(job, rank, workload, inner, manager, recorder)
+    while manager.current_step() < job.stop:
+        worker.step()
+    recorder.event("trained", peak_bytes=memory.peak_bytes())
+    _observe(job, workload, inner, recorder)
+    recorder.close()
+
+
+class _Worker:
+    """The loop's state between steps."""
+
+    def __init__(
+        self, job: Job, rank: int, workload: Workload, inner: DataParallel, manager: Any, recorder: Recorder
+    ) -> None:
+        self.job, self.rank, self.workload, self.inner = job, rank, workload, inner
+        self.manager, self.recorder = manager, recorder
+        self.failed = 0
+
+    def step(self) -> None:
+        """One try at the next step; it is logged when it counts."""
+        recorder, manager, compute = self.recorder, self.manager, self.job.plan.compute
+        began_cpu_s = time.process_time()
+        manager.start_quorum()
+        recorder.step = number = manager.current_step()
+        seed = self.job.case.application.seed
+        torch.manual_seed(hash((seed, number, self.rank)))
+        recorder.mark("input")
+        samples = step_samples(seed, number, compute.global_batch, len(self.workload.data))
+        shares = worker_share(samples, self.rank, self.job.workers, compute.micro_batch)
+        batches = (self.workload.data.batch(ids) for ids in shares)
+        loss = self.inner.gradients(batches, len(shares), recorder.mark)
+        recorder.mark("exchange")
+        handed = self._mean_over_participants()
+        counted = manager.should_commit()
+        recorder.mark("optimiser")
+        took_part = manager.is_participating()
+        if counted:
+            self.inner.update()
+        else:
+            self.inner.optimiser.zero_grad(set_to_none=True)
+            self.failed += 1
+            return
+        recorder.step = manager.current_step() - 1  # a worker that was healed is where the others are
+        if took_part:
+            for ids in shares:
+                recorder.loaded(ids)
+        recorder.mark("idle")
+        recorder.end_step(
+            loss=loss if took_part else None,
+            calls=1,
+            bytes=handed,
+            group=0,
+            cpu_s=round(time.process_time() - began_cpu_s, 6),
+            participants=manager.num_participants(),
+            failed=self.failed,
+        )
+        self.failed = 0
+
+    def _mean_over_participants(self) -> int:
+        """Replace gradients by their mean over who takes part; bytes handed over."""
+        gradients = [p.grad for p in self.inner.module.parameters() if p.grad is not None]
+        flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+        self.manager.allreduce(flat).wait()
+        for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(part.view_as(gradient))
+        return flat.numel() * flat.element_size()
+
+
+def _loopback_store() -> Any:
+    """This worker's store for torchft, which others read; a socket of ours, since torch's would listen everywhere."""
+    listener = socket.create_server((LOOPBACK, 0))
+    port = listener.getsockname()[1]
+    store: Any = dist.TCPStore  # pyright: ignore[reportPrivateImportUsage]
+    return store(
+        LOOPBACK, port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach(), use_libuv=False
+    )
+
+
+def _manager(job: Job, rank: int, store: Any, inner: DataParallel) -> Any:
+    server: Callable[..., Any] = torchft.manager.ManagerServer
+
+    def on_loopback(**named: Any) -> Any:
+        return server(**{**named, "bind": f"{LOOPBACK}:0"})
+
+    torchft.manager.ManagerServer = on_loopback
+    return torchft.manager.Manager(
+        pg=ProcessGroupGloo(timeout=_COLLECTIVE_S),
+        load_state_dict=inner.restore,
+        state_dict=lambda: inner.tensors(complete=True),
+        min_replica_size=1,
+        timeout=_COLLECTIVE_S,
+        quorum_timeout=_QUORUM_S,
+        rank=0,
+        world_size=1,
+        store_addr=LOOPBACK,
+        store_port=store.port,
+        lighthouse_addr=job.rendezvous,
+        replica_id=f"worker_{rank}",
+        hostname=LOOPBACK,
+        checkpoint_transport=FileTransport(job.folder / "healing", rank),
+        init_sync=False,  # every worker begins with the weights of the same seed
+    )
+
+
+def _observe(job: Job, workload: Workload, inner: DataParallel, recorder: Recorder) -> None:
+    """The workload's metrics, and the weights: each worker has all of them, and the first to end writes."""
+    done = job.folder / "observed"
+    try:
+        os.close(os.open(done, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return
+    weights = inner.whole_weights()
+    recorder.event("metrics", **{name: float(metric(inner.module)) for name, metric in workload.metrics.items()})
+    if job.keep_weights:
+        named = {f"model.{name}": tensor.contiguous() for name, tensor in weights.items()}
+        save_file(named, job.folder / "weights.safetensors")
+
+
+if __name__ == "__main__":
+    status = main(sys.argv[1], int(sys.argv[2]))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

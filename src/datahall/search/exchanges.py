@@ -1,0 +1,62 @@
+"""Which way of exchanging gradients pays for a case: the best data-parallel plan, priced with each.
+
+By the same step as any plan, except that nothing of an exchange is hidden, not even of the plain one.  Steps to the
+same loss are the shipped factors of one small model (`network.choose`), so the order is a start and not a promise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from datahall.base.errors import NoPlan
+from datahall.case.question import Case
+from datahall.compute.numbers import PlanNumbers
+from datahall.decisions.plan import Plan
+from datahall.network.choose import SHIPPED
+from datahall.search.rank import Ranking, search
+from datahall.virtual.calibration import Calibration
+from datahall.virtual.gradient_plan import exchange_s, exchanged
+from datahall.virtual.step_time import step_time
+
+
+@dataclass(frozen=True, slots=True)
+class ExchangeOffer:
+    """One way: seconds and bytes handed over a step, and seconds for what plain learns in one step."""
+
+    name: str
+    plan: Plan
+    step_s: float
+    transfer_s: float
+    handed_bytes: float
+    equal_loss_s: float
+
+
+def exchanges(case: Case, calibration: Calibration | None = None) -> list[ExchangeOffer]:
+    """Every shipped way with the best data-parallel plan of the case, the shortest time to the same loss first.
+
+    NoPlan where no plan with data-parallel copies alone fits.
+    """
+    ranking = search(case, calibration)
+    plan = _data_parallel(ranking)
+    inputs, numbers = ranking.calibration.inputs(case, plan.compute), PlanNumbers.of(plan.compute)
+    made: list[ExchangeOffer] = []
+    for name, (network, factor, _) in SHIPPED.items():
+        one = replace(plan, network=network)
+        found = exchanged(case, one)
+        seconds = step_time(replace(inputs, gradient_s=exchange_s(case, one, found, inputs.links)), numbers)
+        step, handed = float(seconds.total), sum(call.bytes for call in found.calls) / found.every
+        made.append(ExchangeOffer(name, one, step, float(seconds.transfer), handed, factor * step))
+    return sorted(made, key=lambda offer: offer.equal_loss_s)
+
+
+def _data_parallel(ranking: Ranking) -> Plan:
+    for place in range(len(ranking.order)):
+        compute = ranking.compute(place)
+        alone = max(compute.tensor, compute.pipeline, compute.context, compute.expert) == 1
+        if alone and compute.data > 1 and not compute.zero_stage:
+            return ranking.plan(place)
+    raise NoPlan(
+        "no plan of data-parallel copies alone fits, and only their gradients can be compressed or exchanged rarer.",
+        reasons=dict(ranking.reasons),
+        hint="Ask `datahall plan` without --ask for the splits that fit.",
+    )

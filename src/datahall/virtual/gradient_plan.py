@@ -1,0 +1,103 @@
+"""Gradients that travel compressed or rarer (a NetworkPlan that is not plain): counts, seconds, memory.
+
+Plain data parallelism only.  The exchange is not hidden behind arithmetic.  How many more steps a lossy or rarer
+exchange needs to the same loss is not here: `network.choose` has measured factors of one small model.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from datahall.case.question import Case
+from datahall.compute.adapters import adapters_of
+from datahall.compute.handed import countable, language_model_inventory
+from datahall.compute.plan import ComputePlan
+from datahall.decisions.plan import Plan
+from datahall.network.choose import coding_s, rounds_and_payload
+from datahall.network.compress import Call, calls, codec_of
+from datahall.network.estimate import group_bytes_per_s, group_latency_s, ranks_inside
+from datahall.network.plan import NetworkPlan
+from datahall.virtual.links import LinkRates
+from datahall.virtual.step_time import StepInputs
+
+_WORD = 4  # bytes of a gradient or a parameter that travels
+
+
+@dataclass(frozen=True, slots=True)
+class Exchanged:
+    """The collective calls of one exchange, in one bucket, and every how many steps there is one."""
+
+    calls: tuple[Call, ...]
+    every: int
+
+    def counts(self, steps: int) -> tuple[int, int]:
+        """Calls and bytes that one worker hands over in so many steps."""
+        times = steps // self.every
+        return times * len(self.calls), times * sum(call.bytes for call in self.calls)
+
+
+def exchanged(case: Case, plan: Plan) -> Exchanged:
+    """What the workers of a data-parallel `plan` exchange, its plain exchange as well."""
+    return Exchanged(calls(codec_of(plan.network), _shapes(case, plan.compute)), plan.network.local_steps)
+
+
+def special(plan: Plan) -> bool:
+    """Whether the plan's exchange is not the plain one that every other formula means."""
+    return plan.compute.data > 1 and not is_plain(plan.network) and not _is_split(plan.compute)
+
+
+def is_plain(network: NetworkPlan) -> bool:
+    """Whether gradients travel whole in every step."""
+    return network.compression == "none" and network.local_steps == 1
+
+
+def with_exchange(case: Case, plan: Plan, inputs: StepInputs) -> StepInputs:
+    """`inputs` with the seconds and the bytes that the plan's exchange takes; as they are where it is plain."""
+    if not special(plan):
+        return inputs
+    found = exchanged(case, plan)
+    kept = kept_bytes(plan.network, case.model.parameters())
+    memory = replace(inputs.memory, reserved_bytes=inputs.memory.reserved_bytes + kept)
+    return replace(inputs, gradient_s=exchange_s(case, plan, found, inputs.links), memory=memory)
+
+
+def exchange_s(case: Case, plan: Plan, found: Exchanged, links: LinkRates) -> float:
+    """Seconds of the exchange for each step: coding, rounds and bytes, over the steps between two exchanges."""
+    ranks = plan.compute.data
+    inside = ranks_inside(ranks, 1.0, links.domain)
+    rate = group_bytes_per_s(ranks, inside, links.up_bytes_per_s, links.out_bytes_per_s, links.oversubscription)
+    hop = group_latency_s(ranks, inside, links.up_latency_s, links.out_latency_s)
+    rounds, payload = 0, 0.0
+    for call in found.calls:
+        each, sent = rounds_and_payload(call, ranks)
+        rounds, payload = rounds + each, payload + sent
+    coded = coding_s(plan.network, case.model.parameters())
+    return (coded + rounds * float(hop) + payload / float(rate)) / found.every
+
+
+def kept_bytes(network: NetworkPlan, parameters: int) -> float:
+    """What an exchange keeps between steps: what a codec left out; of local updates the last meeting and a momentum."""
+    copies = (network.compression in ("int8", "top-k", "powersgd")) + 2 * (network.local_steps > 1)
+    return float(copies * _WORD * parameters)
+
+
+def _is_split(compute: ComputePlan) -> bool:
+    return max(compute.tensor, compute.pipeline, compute.context, compute.expert) > 1 or compute.zero_stage > 0
+
+
+def _shapes(case: Case, compute: ComputePlan) -> list[tuple[int, ...]]:
+    """The model's tensors; of models whose tensors are not known one by one, as many square ones."""
+    adapters = adapters_of(case.application)
+    if adapters is not None:
+        made = [
+            ((adapters.rank, inputs), (outputs, adapters.rank)) for inputs, outputs in adapters.matrices(case.model)
+        ]
+        return [shape for pair in made * case.model.layers for shape in pair]
+    if countable(case.model, compute):
+        inventory = language_model_inventory(case.model)
+        return [shape for block in (*inventory.blocks, inventory.root) for shape in block]
+    hidden, count = case.model.hidden, case.model.parameters()
+    whole = count // hidden**2
+    rest = count - math.prod((whole, hidden, hidden))
+    return [*[(hidden, hidden)] * whole, *([(rest,)] if rest else [])]
