@@ -46,7 +46,7 @@ def test_the_evidence_is_there_and_sealed(proof):
     done, _ = proof
     for name in ("case.json", "plan.json", "site.yaml", "plans.json", "heldout.json", "comparison.json", "report.html",
                  "parity.json", "recovery.json", "memory.json", "carry_over.json", "virtual/result.json",
-                 "real/result.json", "baseline/result.json", "trace.json.gz"):  # fmt: skip
+                 "real/result.json", "baseline/result.json", "again/again.json", "trace.json.gz"):  # fmt: skip
         assert (done.folder / name).is_file(), name
     assert seal.check(done.folder) == done.comparison.seal_sha256
 
@@ -63,6 +63,24 @@ def test_two_workers_learn_what_one_learns_and_a_kill_loses_nothing(proof):
     assert done.comparison.parity.holds
     assert done.recovery.holds
     assert done.recovery.killed_worker >= 0
+
+
+def test_the_second_choice_ran_beside_its_rivals_under_its_own_seal(proof):
+    done, _ = proof
+    assert seal.check(done.folder / "again") == done.again.seal_sha256
+    assert len(done.again.contenders) >= 2
+    chosen, *others = done.again.contenders
+    assert chosen.forecast_s <= min(one.forecast_s for one in others)
+    assert done.again.regret_share == chosen.measured_s / min(one.measured_s for one in done.again.contenders) - 1
+    assert chosen.name in done.page.read_text()
+
+
+def test_how_well_the_time_was_used_stands_on_both_sides(proof):
+    done, _ = proof
+    measured = {row.name: row.measured for row in done.comparison.components}
+    assert 0 < measured["mfu"] < 1
+    spent = measured["step_time"] * 8 / measured["total_time"]  # 16 Ki tokens in 8 steps
+    assert spent * 0.5 < measured["goodput"] < min(1.0, spent * 2)
 
 
 def test_comparison_json_has_the_promised_keys(proof):

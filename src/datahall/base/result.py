@@ -18,6 +18,7 @@ run, so that a slow colleague shows as waiting):
     energy, cost      joules and USD for the whole run
     tokens_per_s      tokens per second of steady steps
     mfu               model FLOPs per second over the dense peak of the plan's precision (share)
+    goodput           share of total_time in which committed steps moved the training forward
 
 Counts: samples, tokens, steps, matmul_flops, attention_flops (one worker's whole run), collective_bytes and
 collective_calls (handed to collectives by one worker), checkpoint_bytes.

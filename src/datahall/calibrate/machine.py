@@ -34,7 +34,8 @@ from datahall.virtual.step_time import StepInputs, step_time
 
 COMPONENTS = ("compute", "transfer", "waiting", "input", "optimiser")
 CONSTANTS = (
-    "product", "attention", "memory", "element", "kernel", "optimiser", "latency", "bandwidth", "jitter", "input",
+    "product", "attention", "memory", "element", "threads", "kernel", "optimiser", "latency", "bandwidth", "jitter",
+    "input",
 )  # fmt: skip
 UPDATED_BYTES = 28.0  # what the probe's optimiser moves a parameter: four arrays read, three written, 4 bytes each
 PART_LOG_SPREAD = 0.9  # before any run: a part within a factor of 2.5, the step within 1.6
@@ -66,7 +67,7 @@ class Machine:
 
     def inputs(self, case: Case, plan: ComputePlan) -> StepInputs:
         """What a step of `case` under `plan` follows from, multipliers applied."""
-        return scaled(self.probed(case, plan), self.local.multipliers, plan.precision)
+        return scaled(self.probed(case, plan), self.local.multipliers, plan)
 
     def probed(self, case: Case, compute: ComputePlan) -> StepInputs:
         """The inputs as the probe alone gives them."""
@@ -203,23 +204,23 @@ def observation(machine: Machine, run: MeasuredRun) -> Observation:
     measured = {name: run.measured.metrics[name].value for name in COMPONENTS if name in run.measured.metrics}
     probed, numbers = machine.probed(run.case, run.compute), PlanNumbers.of(run.compute)
     return Observation(
-        lambda multipliers: terms(probed, numbers, run.compute.precision, multipliers),
+        lambda multipliers: terms(probed, numbers, run.compute, multipliers),
         measured,
         position_of(run.case, run.compute),
     )
 
 
 def terms(
-    inputs: StepInputs, numbers: PlanNumbers, precision: str, multipliers: Mapping[str, float]
+    inputs: StepInputs, numbers: PlanNumbers, compute: ComputePlan, multipliers: Mapping[str, float]
 ) -> dict[str, dict[str, float]]:
     """Seconds of each component by constant: the derivative to the logarithm of the constant (Euler's theorem)."""
     count = len(CONSTANTS)
     factors = np.concatenate([1.0 + _EPSILON * np.eye(count), 1.0 - _EPSILON * np.eye(count)], axis=1)
     now = {**multipliers}
     for row, constant in zip(factors, CONSTANTS, strict=True):
-        name = _name(constant, precision)
+        name = _name(constant, compute.precision)
         now[name] = multipliers.get(name, 1.0) * row
-    seconds = step_time(scaled(inputs, now, precision), numbers)
+    seconds = step_time(scaled(inputs, now, compute), numbers)
     found: dict[str, dict[str, float]] = {}
     for component in COMPONENTS:
         whole = getattr(seconds, component) + (seconds.fixed if component == "compute" else 0.0)
@@ -227,16 +228,22 @@ def terms(
         slopes = (values[:count] - values[count:]) / (2 * _EPSILON)
         # Waiting is a share of the arithmetic: the share is its constant, and the arithmetic is counted elsewhere.
         found[component] = {
-            _name(constant, precision): float(slope)
+            _name(constant, compute.precision): float(slope)
             for constant, slope in zip(CONSTANTS, slopes, strict=True)
             if slope > 1e-12 and (component != "waiting" or constant == "jitter")
         }
     return found
 
 
-def scaled(inputs: StepInputs, multipliers: Mapping[str, Any], precision: str) -> StepInputs:
-    """`inputs` with each constant's time multiplied (2: twice as slow); products have one multiplier a precision."""
-    times = {constant: multipliers.get(_name(constant, precision), 1.0) for constant in CONSTANTS}
+def scaled(inputs: StepInputs, multipliers: Mapping[str, Any], compute: ComputePlan) -> StepInputs:
+    """`inputs` with each constant's time multiplied (2: twice as slow); products have one multiplier a precision.
+
+    "threads" is what element-wise work loses where a worker has several: the probe's large arrays divide well among
+    them, a step's many small ones do not.
+    """
+    times = {constant: multipliers.get(_name(constant, compute.precision), 1.0) for constant in CONSTANTS}
+    if compute.threads > 1:
+        times["element"] = times["element"] * times["threads"]
     rates, links, habits = inputs.rates, inputs.links, inputs.habits
     return replace(
         inputs,

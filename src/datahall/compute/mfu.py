@@ -12,6 +12,7 @@ import numpy as np
 
 from datahall.base.errors import UsageError
 from datahall.base.formula import formula
+from datahall.compute.counts import ShapeCounts
 
 Number = TypeVar("Number", float, np.ndarray)
 
@@ -40,6 +41,24 @@ def mfu(model_flops_per_s: Number, peak_flops_per_s: Number) -> Number:
     return share
 
 
+def model_flops_per_step(counts: ShapeCounts, sequence: int, sequences: int) -> float:
+    """Forward and backward FLOPs of a step as MFU counts them: 6 per weight and token, 12 s h per layer in full."""
+    weights = 6.0 * (counts.layer_weights + counts.head_weights)
+    return sequences * (sequence * weights + _core_flops(counts, sequence))
+
+
+def step_mfu(counts: ShapeCounts, sequence: int, sequences: int, step_s: float, peak_flops_per_s: float) -> float:
+    """MFU of a step of `sequences` against the peak of all devices together.
+
+    The numerator is a definition and no count of what was done; attention is taken causally where a long sequence in
+    full would make more than the peak.  UsageError above 1 even so.
+    """
+    flops = model_flops_per_step(counts, sequence, sequences)
+    if flops > step_s * peak_flops_per_s:
+        flops -= 0.5 * sequences * _core_flops(counts, sequence)
+    return float(mfu(flops / step_s, peak_flops_per_s))
+
+
 @formula(
     equation="T = 6 N D / (devices x peak x MFU)",
     source="Scaling Laws for Neural Language Models (arXiv 2001.08361), section 2.1: 6 FLOPs a parameter and token",
@@ -63,3 +82,8 @@ def adam_mixed_precision_bytes(parameters: Number) -> Number:
 def weight_bytes(parameters: Number, precision: str) -> Number:
     """Bytes of `parameters` weights stored in `precision`, without scales; FP4 is half a byte each."""
     return parameters * BITS_OF[precision] / 8
+
+
+def _core_flops(counts: ShapeCounts, sequence: int) -> float:
+    """Of one sequence's attention, scores and values, forward and backward."""
+    return sequence * 6.0 * counts.layers * float(counts.keys(sequence)) * (counts.score_width + counts.value_width)

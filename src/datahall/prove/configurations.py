@@ -17,6 +17,7 @@ from datahall.network.plan import NetworkPlan
 from datahall.storage.plan import StoragePlan
 
 HEAD_DIM = 32
+_WAYS = ((1, 1), (2, 1), (1, 2))  # workers, and threads of each
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,22 +51,24 @@ class Configuration:
 
 
 def configurations(case: Case, grid: Grid, count: int, seed: int, precisions: tuple[str, ...]) -> list[Configuration]:
-    """`count` different configurations from `grid`: alternately one worker and two, precisions in turn."""
+    """`count` different configurations from `grid`: ways to use the cores in turn, and precisions in turn."""
     chance = random.Random(f"{seed}:{grid.hidden}")
+    ways = _WAYS if case.site.devices > 1 else _WAYS[:1]
     made: dict[str, Configuration] = {}
     while len(made) < count:
-        workers = 1 + len(made) % 2
-        precision = precisions[(len(made) // 2) % len(precisions)]
-        one = _draw(case, grid, chance, workers, precision)
+        workers, threads = ways[len(made) % len(ways)]
+        precision = precisions[(len(made) // len(ways)) % len(precisions)]
+        one = _draw(case, grid, chance, ComputePlan(data=workers, threads=threads, precision=precision))
         made.setdefault(one.name, one)
     return list(made.values())
 
 
-def _draw(case: Case, grid: Grid, chance: random.Random, workers: int, precision: str) -> Configuration:
+def _draw(case: Case, grid: Grid, chance: random.Random, way: ComputePlan) -> Configuration:
+    workers = way.data
     hidden, layers = chance.choice(grid.hidden), chance.choice(grid.layers)
     sequence, batch = chance.choice(grid.sequence), chance.choice(grid.sequences_per_worker)
     accumulation = chance.choice((1, 1, 2)) if batch % 2 == 0 else 1
-    name = f"h{hidden}-l{layers}-s{sequence}-b{batch}x{accumulation}-{precision}-w{workers}"
+    name = f"h{hidden}-l{layers}-s{sequence}-b{batch}x{accumulation}-{way.precision}-w{workers}t{way.threads}"
     model = replace(
         case.model,
         name=name,
@@ -80,9 +83,7 @@ def _draw(case: Case, grid: Grid, chance: random.Random, workers: int, precision
         case.application, sequence=sequence, global_batch=workers * batch, tokens=float(workers * batch * sequence)
     )
     varied = replace(case, name=name, model=model, application=application)
-    compute = ComputePlan(
-        data=workers, micro_batch=batch // accumulation, accumulation=accumulation, precision=precision, threads=1
-    )
+    compute = replace(way, micro_batch=batch // accumulation, accumulation=accumulation)
     return Configuration(name, varied, Plan(compute, StoragePlan(), NetworkPlan(), varied.hash()))
 
 

@@ -3,7 +3,7 @@
     runs/<time>-<name>/
       case.json  plan.json  site.yaml  forecast.json  seal.json
       virtual/result.json  real/result.json  real/…events.jsonl
-      comparison.json  heldout.json  report.html  trace.json.gz
+      comparison.json  heldout.json  again/again.json  report.html  trace.json.gz
 
 This module knows names and atomic writes; what stands in the files is the business of those who write them.
 """

@@ -20,6 +20,7 @@ from datahall.case.site_file import write_site
 from datahall.decisions.plan import Plan
 from datahall.network.plan import NetworkPlan
 from datahall.prove import blind, heldout, planning, recovery, seal
+from datahall.prove.again import choose_again
 from datahall.prove.carry_over import carry_over
 from datahall.prove.configurations import HELD_OUT, SEEN, configurations
 from datahall.prove.effort import Effort
@@ -32,13 +33,13 @@ from datahall.real.training import Measurement, run
 from datahall.real.turns import load_average
 from datahall.report.comparison import Comparison, ParityRecord, compare
 from datahall.report.comparison import Machine as ComparedMachine
-from datahall.report.data import Memory
+from datahall.report.data import ChoiceAgain, Memory
 from datahall.report.write import write_report
 from datahall.virtual.calibration import Uncalibrated
 
 OnEvent = Callable[[Event], None]
 LEAST_NOISE_SHARE = 0.03
-STAGES = ("probe", "plan", "seal", "run", "compare", "calibrate", "carry over", "report")
+STAGES = ("probe", "plan", "seal", "run", "compare", "calibrate", "choose again", "carry over", "report")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,7 @@ class Proof:
     scores: dict[str, HeldOutScore]
     speedup: tuple[float, float, float]  # baseline over plan: median, smallest and largest of the paired rounds
     recovery: recovery.Recovery
+    again: ChoiceAgain
     trials: tuple[blind.Trial, ...]
 
 
@@ -94,6 +96,7 @@ def prove(case: Case, settings: Settings) -> Proof:
     write_json(settings.folder / "recovery.json", recovered.to_json())
     settings.tell("recovery", **recovered.to_json())
     fitted, scores = _calibrate(case, precisions, machine, settings)
+    again = _choose_again(case, precisions, fitted, chosen.plan, settings)
     trials = _blind(case, split, fitted, probed, settings)
     comparison = compare(
         chosen.forecast,
@@ -112,7 +115,9 @@ def prove(case: Case, settings: Settings) -> Proof:
     _carry_over(scores["step_time"], settings)
     settings.tell("stage", name="report")
     page = write_report(settings.folder)
-    return Proof(settings.folder, page, comparison, scores, _speedup(baseline, measured), recovered, tuple(trials))
+    return Proof(
+        settings.folder, page, comparison, scores, _speedup(baseline, measured), recovered, again, tuple(trials)
+    )
 
 
 def noise_share(rates: Any) -> float:
@@ -237,6 +242,15 @@ def _calibrate(
     write_json(settings.folder / "heldout.json", judged.scores["step_time"].to_json())
     settings.tell("heldout", scores=judged.scores)
     return fitted, judged.scores
+
+
+def _choose_again(
+    case: Case, precisions: Sequence[str], fitted: Machine, sealed: Plan, settings: Settings
+) -> ChoiceAgain:
+    settings.tell("stage", name="choose again")
+    plans = planning.candidates(case, precisions)
+    where, paths = settings.folder / "again", settings.import_paths
+    return choose_again(case, plans, fitted, sealed, settings.effort, where, settings.on_event, paths)
 
 
 def _blind(case: Case, split: Plan, fitted: Machine, probed: Probed, settings: Settings) -> list[blind.Trial]:

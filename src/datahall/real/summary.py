@@ -9,9 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from datahall.base.label import Label
+from datahall.base.errors import UsageError
+from datahall.base.label import Label, weakest
 from datahall.base.metric import Metric, exactly
+from datahall.case.question import Case
+from datahall.compute.counts import ShapeCounts
 from datahall.compute.layout import Layout
+from datahall.compute.mfu import step_mfu
 from datahall.compute.plan import ComputePlan
 from datahall.real.measure import COMPONENTS, Step, WorkerStep, median, median_interval, read_kind
 
@@ -39,7 +43,7 @@ def step_metrics(steps: Sequence[Step], view: int, tokens_per_step: int, period:
     whole = found[0]
     if tokens_per_step and whole.low > 0:
         rate, low, high = (tokens_per_step / seconds for seconds in (whole.value, whole.high, whole.low))
-        found.append(Metric("tokens_per_s", "count", rate, low, high, Label.MEASURED))
+        found.append(Metric("tokens_per_s", "tokens_per_s", rate, low, high, Label.MEASURED))
     return found
 
 
@@ -55,6 +59,31 @@ def run_metrics(folder: Path, steps: Sequence[Step]) -> list[Metric]:
         found.append(exactly("startup", "seconds", max(worker.begin_s for worker in steps[0].workers)))
     peaks = [event.data["peak_bytes"] for event in read_kind(folder, "trained")]
     found.append(exactly("peak_memory", "bytes", max(peaks, default=0)))
+    return found
+
+
+def use_metrics(case: Case, compute: ComputePlan, steps: Sequence[Step], step: Metric, ended_s: float) -> list[Metric]:
+    """How well the time was used: mfu, where the site states a peak (its label is the peak's), and goodput.
+
+    Goodput is the share of the seconds from launch to the end in which the committed steps moved the training forward:
+    start, checkpoints, and steps that were run again do not count.
+    """
+    found: list[Metric] = []
+    peak = case.site.accelerator.peak_flops_per_s.get(compute.precision, 0.0)
+    peak *= min(compute.processors, case.site.devices)
+    counts, sequence = ShapeCounts.of(case.model), case.application.sequence
+    try:
+        low, value, high = (
+            step_mfu(counts, sequence, compute.global_batch, seconds, peak)
+            for seconds in (step.high, step.value, step.low)
+        )
+        label = weakest((Label.MEASURED, case.site.label("accelerator.peak_flops_per_s")))
+        found.append(Metric("mfu", "share", value, low, high, label))
+    except (UsageError, ZeroDivisionError):
+        pass  # the stated peak is missing or was passed: a share of it would say nothing
+    forward_s = sum(max(worker.step_s for worker in each.workers) for each in steps)
+    if ended_s > 0:
+        found.append(exactly("goodput", "share", min(1.0, forward_s / ended_s)))
     return found
 
 

@@ -25,7 +25,7 @@ from datahall.real.injection import Injection
 from datahall.real.job import Job
 from datahall.real.launch import HANG_TIMEOUT_S, Loss, OnEvent, run_attempt
 from datahall.real.measure import Step, read_kind, read_samples, read_steps
-from datahall.real.summary import counts_of, run_metrics, step_metrics, view_rank
+from datahall.real.summary import counts_of, run_metrics, step_metrics, use_metrics, view_rank
 from datahall.real.turns import load_average, turn
 
 MAX_RESTARTS = 3
@@ -145,6 +145,7 @@ def measurement(
         *run_metrics(folder, steps),
         exactly("total_time", "seconds", ended_s),
     ]
+    found += use_metrics(case, plan.compute, steps, found[0], ended_s)
     result = Result(
         "real",
         {metric.name: metric for metric in found},

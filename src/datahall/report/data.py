@@ -93,6 +93,52 @@ class CarryOver:
 
 
 @dataclass(frozen=True, slots=True)
+class Contender:
+    """A plan of the second choice: its part in it, its calibrated forecast and its measurement, seconds a step."""
+
+    role: str
+    name: str
+    forecast_s: float
+    low_s: float
+    high_s: float
+    measured_s: float
+
+    @property
+    def error_share(self) -> float:
+        """Forecast against measurement, as a share of the measurement."""
+        return self.forecast_s / self.measured_s - 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceAgain:
+    """The plan that the calibrated rates choose (first) and its rivals, run in turn under a seal of their own."""
+
+    contenders: tuple[Contender, ...]
+    seal_sha256: str
+
+    @property
+    def regret_share(self) -> float:
+        """How much slower the choice measured than the best of all that ran; 0 where it was the best."""
+        return self.contenders[0].measured_s / min(one.measured_s for one in self.contenders) - 1.0
+
+    @property
+    def sentence(self) -> str:
+        """What came of choosing again."""
+        chosen = self.contenders[0].name
+        if not self.regret_share:
+            return f"{chosen} was chosen and measured the fastest."
+        return f"{chosen} was chosen and measured {100 * self.regret_share:.0f} % slower than the fastest."
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of again.json."""
+        return {
+            "contenders": [asdict(one) for one in self.contenders],
+            "regret_share": self.regret_share,
+            "seal_sha256": self.seal_sha256,
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class ReportData:
     """One run, ready to be shown.
 
@@ -111,6 +157,7 @@ class ReportData:
     losses: tuple[LossCurve, ...] = ()
     memory: Memory | None = None
     heldout: HeldOutScore | None = None
+    again: ChoiceAgain | None = None
     carry_over: CarryOver | None = None
     sealed_at: str = ""
     missing: tuple[str, ...] = ()

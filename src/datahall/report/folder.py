@@ -8,6 +8,7 @@ Files, all of them optional except that there must be one:
     real/workers/*.jsonl, baseline/workers/*.jsonl   the workers' logs: time lines and losses
     comparison.json heldout.json                     see report.comparison and base.score
     plans.json memory.json carry_over.json           fields of ConsideredPlan, Memory and CarryOver
+    again/again.json                                 fields of ChoiceAgain
 
 A part that is there and cannot be read is an error; a part that is not there is named in `missing`.
 """
@@ -24,7 +25,7 @@ from datahall.base.metric import Metric
 from datahall.base.result import Result, result_from_json
 from datahall.base.score import heldout_from_json
 from datahall.report.comparison import comparison_from_json
-from datahall.report.data import CarryOver, ConsideredPlan, Memory, ReportData
+from datahall.report.data import CarryOver, ChoiceAgain, ConsideredPlan, Contender, Memory, ReportData
 from datahall.report.time_line import loss_curve, read_logs, spans_of
 
 T = TypeVar("T")
@@ -54,6 +55,7 @@ def load_run(folder: Path) -> ReportData:
         losses=tuple(curve for play, log in logs.items() for curve in loss_curve(play, log)),
         memory=parts.read("memory.json", _memory),
         heldout=heldout,
+        again=parts.read("again/again.json", _again),
         carry_over=parts.read("carry_over.json", _carry_over),
         sealed_at=str((parts.read("seal.json", dict) or {}).get("sealed_at", "")),
         missing=tuple(parts.missing),
@@ -103,6 +105,10 @@ def _considered(data: Mapping[str, Iterable[Mapping[str, Any]]]) -> tuple[Consid
 
 def _memory(data: Mapping[str, Any]) -> Memory:
     return Memory(data.get("items", {}), tuple(data.get("measured_peak_bytes", ())))
+
+
+def _again(data: Mapping[str, Any]) -> ChoiceAgain:
+    return ChoiceAgain(tuple(Contender(**entry) for entry in data["contenders"]), data["seal_sha256"])
 
 
 def _carry_over(data: Mapping[str, Any]) -> CarryOver:

@@ -15,7 +15,7 @@ from datahall.base.result import Result
 from datahall.base.score import HeldOutScore
 from datahall.base.units import human
 from datahall.report.comparison import Comparison, ComponentRow
-from datahall.report.data import CarryOver, ConsideredPlan, Memory
+from datahall.report.data import CarryOver, ChoiceAgain, ConsideredPlan, Memory
 from datahall.report.words import signed_percent, words
 
 WIDTH = 100
@@ -125,6 +125,21 @@ def plans_table(considered: Sequence[ConsideredPlan], limit: int = 8) -> Rendera
         )
     rest = len(ordered) - limit
     return Group(table, *([_note(f"and {rest:,} more")] if rest > 0 else []))
+
+
+def again_table(again: ChoiceAgain) -> RenderableType:
+    """The plan that the calibrated rates choose beside its rivals."""
+    table = _table("Chosen again", "plan", "part", "forecast", "90 % interval", "measured", "error")
+    for one in again.contenders:
+        table.add_row(
+            Text(one.name),
+            Text(one.role),
+            human(one.forecast_s, "seconds"),
+            _interval(one.low_s, one.high_s, "seconds"),
+            human(one.measured_s, "seconds"),
+            signed_percent(one.error_share),
+        )
+    return Group(table, Text(again.sentence))
 
 
 def carry_over_table(carry: CarryOver) -> RenderableType:

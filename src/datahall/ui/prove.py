@@ -137,6 +137,9 @@ class Teller:
             f"{error:+.0%}"
         )
 
+    def _contender(self, data: dict[str, Any]) -> None:
+        self.console.print(f"[dim]{data['role']:<21}[/dim] {data['name']}, {human(data['step_s'], 'seconds')} a step")
+
     def _trial(self, data: dict[str, Any]) -> None:
         done = f"{data['kind'] or 'control'} x {data['dose']:g}"
         self.console.print(
@@ -149,12 +152,13 @@ class Teller:
 
 
 def _show(proof: Proof, console: Console) -> None:
-    from datahall.report.terminal import comparison_table, counts_table, heldout_table
+    from datahall.report.terminal import again_table, comparison_table, counts_table, heldout_table
 
     console.print(comparison_table(proof.comparison))
     console.print(counts_table(proof.comparison))
     console.print(heldout_table(proof.scores["step_time"]))
     memory = proof.scores["peak_memory"]
     console.print(f"peak memory of the same configurations: median error {memory.median_error_share:.1%}")
+    console.print(again_table(proof.again))
     median, low, high = proof.speedup
     console.print(f"plan against baseline, paired: {median:.2f} times as fast ({low:.2f} to {high:.2f})")

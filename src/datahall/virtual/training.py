@@ -22,11 +22,9 @@ from datahall.base.step_table import Component
 from datahall.case.question import Case
 from datahall.case.site import Site
 from datahall.compute.adapters import adapters_of, trained_parameters
-from datahall.compute.counts import ShapeCounts
 from datahall.compute.memory import MemoryBytes, memory
-from datahall.compute.mfu import mfu
+from datahall.compute.mfu import step_mfu
 from datahall.compute.numbers import PlanNumbers
-from datahall.compute.plan import ComputePlan
 from datahall.compute.step import step_table
 from datahall.decisions.plan import Plan
 from datahall.virtual.calibration import Calibration, peak_flops_per_s
@@ -92,16 +90,6 @@ def forecast(case: Case, plan: Plan, calibration: Calibration | None = None) -> 
 
 
 @formula(
-    equation="MFU = model FLOPs of a step / (devices x step time x dense peak)",
-    source="PaLM (arXiv 2204.02311), appendix B; attention counted in full, recomputation not at all",
-    holds="the peak is the dense one of the precision of the linear layers; over 1 is an error",
-)
-def mfu_share(model_flops: float, devices: int, step_s: float, peak: float) -> float:
-    """Model FLOPs utilisation as a share; UsageError above 1."""
-    return mfu(model_flops / (devices * step_s), peak)
-
-
-@formula(
     equation="T = P / (C N)",
     source="the ideal limit: FLOPs of the run over devices times peak; everything else in datahall makes it longer",
     holds="no communication, bubble, memory traffic, overhead, failure; products at peak",
@@ -109,14 +97,6 @@ def mfu_share(model_flops: float, devices: int, step_s: float, peak: float) -> f
 def ideal_run_s(run_flops: float, devices: int, peak: float) -> float:
     """Seconds of a run at the peak of every device."""
     return run_flops / (peak * devices)
-
-
-def model_flops_per_step(case: Case, sequences: int) -> float:
-    """Forward and backward FLOPs of one step as MFU counts them: 6 per weight and token, 12 s h per layer in full."""
-    counts = ShapeCounts.of(case.model)
-    sequence = case.application.sequence
-    core = 6.0 * counts.layers * float(counts.keys(sequence)) * (counts.score_width + counts.value_width)
-    return sequences * sequence * (6.0 * (counts.layer_weights + counts.head_weights) + core)
 
 
 def run_seconds(case: Case, plan: Plan, step_s: float, startup_s: float = 60.0) -> RunSeconds:
@@ -190,21 +170,12 @@ def _values(
         "energy": ("joules", float(watts * busy * run.total)),
         "cost": ("usd", site.accelerator.price_usd_per_h / 3600.0 * busy * run.total),
         "tokens_per_s": ("tokens_per_s", tokens / step_s),
-        "mfu": ("share", _forecast_mfu(case, compute, step_s, peak)),
-        "goodput": ("share", run.goodput_share),
+        "mfu": (
+            "share",
+            step_mfu(inputs.counts, inputs.sequence, compute.global_batch, step_s, peak * busy),
+        ),
+        "goodput": ("share", float(run.goodput_share)),
     }
-
-
-def _forecast_mfu(case: Case, compute: ComputePlan, step_s: float, peak: float) -> float:
-    """MFU with attention counted in full; causally where a long sequence would make that more than the peak."""
-    flops = model_flops_per_step(case, compute.global_batch)
-    counts = ShapeCounts.of(case.model)
-    devices = min(compute.processors, case.site.devices)
-    if flops > devices * step_s * peak:
-        sequence = case.application.sequence
-        core = 6.0 * counts.layers * float(counts.keys(sequence)) * (counts.score_width + counts.value_width)
-        flops -= 0.5 * compute.global_batch * sequence * core
-    return mfu_share(flops, devices, step_s, peak)
 
 
 def _label(case: Case, calibration: Calibration) -> Label:

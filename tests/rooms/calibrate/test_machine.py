@@ -64,7 +64,7 @@ def test_terms_of_a_component_sum_to_it(factors):
     machine = Machine(RATES, local=replace(Machine(RATES).local, multipliers=multipliers))
     result = forecast(one.case, one.plan, machine.at(one.case, one.plan.compute)).metrics
     probed = machine.probed(one.case, one.plan.compute)
-    for component, parts in terms(probed, PlanNumbers.of(one.plan.compute), "fp32", multipliers).items():
+    for component, parts in terms(probed, PlanNumbers.of(one.plan.compute), one.plan.compute, multipliers).items():
         assert sum(parts.values()) == pytest.approx(result[component].value, rel=1e-4)
 
 

@@ -16,6 +16,7 @@ from datahall.case.named_site import accelerator_of
 from datahall.catalog import accelerators
 from datahall.compute.counts import ShapeCounts, stack_counts
 from datahall.compute.memory import memory
+from datahall.compute.mfu import model_flops_per_step
 from datahall.compute.numbers import PlanNumbers, stack_plans
 from datahall.compute.plan import ComputePlan
 from datahall.decisions import Plan
@@ -25,7 +26,7 @@ from datahall.virtual.constants import CONSTANTS, expected
 from datahall.virtual.links import LinkRates
 from datahall.virtual.pricing import Setting, setting_of, stack_settings, step_inputs
 from datahall.virtual.step_time import StepSeconds, step_time
-from datahall.virtual.training import forecast, ideal_run_s, model_flops_per_step
+from datahall.virtual.training import forecast, ideal_run_s
 from datahall.virtual.traits import traits_of
 
 MODELS = ("gpt2", "llama-3.1-8b", "llama-3.1-70b", "mixtral-8x7b", "deepseek-v3", "gpt-oss-120b")
@@ -117,5 +118,5 @@ def test_a_catalogue_site_is_forecast_by_transferred_constants_and_slower_than_t
     assert step.label is Label.TRANSFERRED
     assert step.low < step.value < step.high < 2 * step.value
     assert 0.3 < result.metrics["mfu"].value < 0.6
-    flops = model_flops_per_step(case, batch)
+    flops = model_flops_per_step(ShapeCounts.of(case.model), case.application.sequence, batch)
     assert step.value > ideal_run_s(flops, 16, 989.5e12)
