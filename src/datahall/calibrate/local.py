@@ -1,7 +1,7 @@
 """Fit a few multipliers to runs made here, and say how far forecasts of other configurations can be trusted.
 
-A component's forecast is the sum of its terms, one for each named constant (matrix products, attention, launches,
-bytes, ...).  One multiplier a constant is fitted to what was measured, each held near one by a prior, so that a
+A component's forecast depends on a few named constants (matrix products, attention, launches, bytes, ...).  One
+multiplier a constant is fitted to what was measured, each held near one by a prior, so that a
 constant that the runs hardly show stays where the probe put it.  Intervals are quantiles of left-out residuals, never
 of the fit's own.  Nothing here runs anything.
 """
@@ -24,19 +24,25 @@ LEAST_SHARE = 0.02  # components below this share of the step do not steer the f
 
 
 Floats = NDArray[np.float64]
-Terms = Mapping[str, Mapping[str, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Sensitivity:
+    """A component's forecast seconds, and by constant its derivative to the logarithm of that constant."""
+
+    seconds: float
+    slopes: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
 class Observation:
     """One configuration: its forecast as a function of multipliers, and its measured components, seconds per step.
 
-    `terms_at` maps multipliers by constant to component to constant to seconds: the derivative of the component to the
-    logarithm of the constant, so that the terms of a component sum to it.  `position` places the configuration (logs of
-    its width, depth, ...) for the distance that widens intervals.
+    `forecast_at` maps multipliers by constant to the forecast by component.  `position` places the configuration (logs
+    of its width, depth, ...) for the distance that widens intervals.
     """
 
-    terms_at: Callable[[Mapping[str, float]], Terms]
+    forecast_at: Callable[[Mapping[str, float]], Mapping[str, Sensitivity]]
     measured: Mapping[str, float]
     position: tuple[float, ...]
 
@@ -104,7 +110,7 @@ def fit_local(observations: Sequence[Observation], total: str = "step_time") -> 
 
 def log_errors(multipliers: Mapping[str, float], observation: Observation, total: str) -> dict[str, float]:
     """Logarithm of measured over forecast, by component that matters, and of the sum under the name `total`."""
-    forecast = {name: sum(parts.values()) for name, parts in observation.terms_at(multipliers).items()}
+    forecast = {name: one.seconds for name, one in observation.forecast_at(multipliers).items()}
     errors = {
         component: math.log(observation.measured[component] / seconds)
         for component, seconds in forecast.items()
@@ -130,7 +136,7 @@ def conformal_quantile(absolute_errors: Sequence[float], coverage: float = 0.9) 
 
 def _fit(observations: Sequence[Observation], start: Mapping[str, float], most_rounds: int) -> dict[str, float]:
     """Multipliers that minimise squared log residuals of the components plus the prior, by damped Gauss-Newton."""
-    names = sorted({name for one in observations for parts in one.terms_at(start).values() for name in parts})
+    names = sorted({name for one in observations for part in one.forecast_at(start).values() for name in part.slopes})
     logs = np.array([math.log(start.get(name, 1.0)) for name in names])
     for _ in range(most_rounds):
         jacobian, residual = _linearised(observations, names, dict(zip(names, np.exp(logs), strict=True)))
@@ -149,13 +155,13 @@ def _linearised(
     rows: list[Floats] = []
     residuals: list[float] = []
     for observation in observations:
-        for component, parts in observation.terms_at(multipliers).items():
-            forecast, weight = sum(parts.values()), _weight(observation, component)
-            if forecast <= 0 or weight <= 0:
+        for component, part in observation.forecast_at(multipliers).items():
+            weight = _weight(observation, component)
+            if part.seconds <= 0 or weight <= 0:
                 continue
             scale = weight / NOISE_LOG_SD
-            rows.append(np.array([parts.get(name, 0.0) for name in names]) / forecast * scale)
-            residuals.append(math.log(observation.measured[component] / forecast) * scale)
+            rows.append(np.array([part.slopes.get(name, 0.0) for name in names]) / part.seconds * scale)
+            residuals.append(math.log(observation.measured[component] / part.seconds) * scale)
     return np.array(rows).reshape(-1, len(names)), np.array(residuals)
 
 

@@ -1,8 +1,7 @@
 """This machine as a calibration: rates that the probe measured, times a few multipliers that runs made here taught.
 
-The forecast is the same `virtual.training.forecast` as for a cluster; only where the numbers come from differs.  The
-step is homogeneous in its constants (twice as slow in all of them is twice as long), so a component is exactly the sum
-of its sensitivities, and those are the terms that `local` fits.  Nothing here runs or measures anything.
+The forecast is the same `virtual.training.forecast` as for a cluster; only where the numbers come from differs, and how
+sensitive a component is to each constant is its numerical derivative.  Nothing here runs or measures anything.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from datahall.base.errors import Refused
 from datahall.base.label import Label
 from datahall.base.result import Result
 from datahall.calibrate.eager_splits import eager_habits, eager_memory, split_costs
-from datahall.calibrate.local import LocalCalibration, Observation, conformal_quantile, fit_local
+from datahall.calibrate.local import LocalCalibration, Observation, Sensitivity, conformal_quantile, fit_local
 from datahall.calibrate.memory_fit import MemoryFit, fit_memory
 from datahall.case.question import Case
 from datahall.compute.counts import ShapeCounts
@@ -44,6 +43,7 @@ STEP_LOG_SPREAD = 0.47
 # are of fourteen configurations run on a machine of two cores, none of which is ever held out (prove.configurations).
 _EAGER_PASSES = 15.0
 _EAGER_KERNELS = 20.0
+_EAGER_SERIAL_SHARE = 0.2  # of a step: on seven such configurations two threads gained 1.6, the probe's kernels 1.9
 _EPSILON = 1e-4
 
 
@@ -204,46 +204,49 @@ def observation(machine: Machine, run: MeasuredRun) -> Observation:
     measured = {name: run.measured.metrics[name].value for name in COMPONENTS if name in run.measured.metrics}
     probed, numbers = machine.probed(run.case, run.compute), PlanNumbers.of(run.compute)
     return Observation(
-        lambda multipliers: terms(probed, numbers, run.compute, multipliers),
+        lambda multipliers: sensitivities(probed, numbers, run.compute, multipliers),
         measured,
         position_of(run.case, run.compute),
     )
 
 
-def terms(
+def sensitivities(
     inputs: StepInputs, numbers: PlanNumbers, compute: ComputePlan, multipliers: Mapping[str, float]
-) -> dict[str, dict[str, float]]:
-    """Seconds of each component by constant: the derivative to the logarithm of the constant (Euler's theorem)."""
+) -> dict[str, Sensitivity]:
+    """Each component's seconds and its derivatives to the logarithms of the constants (central differences)."""
     count = len(CONSTANTS)
     factors = np.concatenate([1.0 + _EPSILON * np.eye(count), 1.0 - _EPSILON * np.eye(count)], axis=1)
+    factors = np.concatenate([factors, np.ones((count, 1))], axis=1)
     now = {**multipliers}
     for row, constant in zip(factors, CONSTANTS, strict=True):
         name = _name(constant, compute.precision)
         now[name] = multipliers.get(name, 1.0) * row
     seconds = step_time(scaled(inputs, now, compute), numbers)
-    found: dict[str, dict[str, float]] = {}
+    found: dict[str, Sensitivity] = {}
     for component in COMPONENTS:
         whole = getattr(seconds, component) + (seconds.fixed if component == "compute" else 0.0)
-        values = np.broadcast_to(whole, (2 * count,))
-        slopes = (values[:count] - values[count:]) / (2 * _EPSILON)
+        values = np.broadcast_to(whole, (2 * count + 1,))
+        slopes = (values[:count] - values[count : 2 * count]) / (2 * _EPSILON)
         # Waiting is a share of the arithmetic: the share is its constant, and the arithmetic is counted elsewhere.
-        found[component] = {
+        steering = {
             _name(constant, compute.precision): float(slope)
             for constant, slope in zip(CONSTANTS, slopes, strict=True)
             if slope > 1e-12 and (component != "waiting" or constant == "jitter")
         }
+        found[component] = Sensitivity(float(values[-1]), steering)
     return found
 
 
 def scaled(inputs: StepInputs, multipliers: Mapping[str, Any], compute: ComputePlan) -> StepInputs:
     """`inputs` with each constant's time multiplied (2: twice as slow); products have one multiplier a precision.
 
-    "threads" is what element-wise work loses where a worker has several: the probe's large arrays divide well among
-    them, a step's many small ones do not.
+    "threads" is what a step loses where its worker has several: the probe's large kernels divide well among them, a
+    step's many small ones and what lies between them do not (Amdahl 1967).
     """
     times = {constant: multipliers.get(_name(constant, compute.precision), 1.0) for constant in CONSTANTS}
     if compute.threads > 1:
-        times["element"] = times["element"] * times["threads"]
+        loss = times["threads"] * (1.0 + _EAGER_SERIAL_SHARE * (compute.threads - 1))
+        times |= {constant: times[constant] * loss for constant in ("product", "attention", "element")}
     rates, links, habits = inputs.rates, inputs.links, inputs.habits
     return replace(
         inputs,

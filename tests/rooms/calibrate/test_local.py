@@ -8,6 +8,7 @@ import pytest
 from datahall.calibrate.local import (
     LocalCalibration,
     Observation,
+    Sensitivity,
     conformal_quantile,
     fit_local,
     local_calibration_from_json,
@@ -34,15 +35,16 @@ def observations(count, seed, noise=0.03):
 
 
 def linear(terms):
-    """Terms that simply scale with their multipliers."""
+    """Terms that simply scale with their multipliers, so that each is its own derivative."""
 
-    def terms_at(multipliers):
-        return {
+    def forecast_at(multipliers):
+        scaled = {
             component: {name: multipliers.get(name, 1.0) * value for name, value in parts.items()}
             for component, parts in terms.items()
         }
+        return {component: Sensitivity(sum(parts.values()), parts) for component, parts in scaled.items()}
 
-    return terms_at
+    return forecast_at
 
 
 def total_error(calibration, observation):

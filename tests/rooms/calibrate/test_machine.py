@@ -1,4 +1,4 @@
-"""The machine's calibration: terms sum to components, multipliers reach the forecast, intervals follow the fit."""
+"""The machine's calibration: sensitivities are the forecast's, a fit finds the truth, intervals follow the fit."""
 
 import math
 from dataclasses import replace
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from datahall.base.errors import Refused
 from datahall.base.label import Label
 from datahall.base.result import Result
-from datahall.calibrate.machine import CONSTANTS, Machine, MeasuredRun, fit_machine, terms
+from datahall.calibrate.machine import CONSTANTS, Machine, MeasuredRun, fit_machine, sensitivities
 from datahall.calibrate.memory_fit import fit_memory
 from datahall.case.local import guessed_site
 from datahall.case.model import ModelShape
@@ -55,17 +55,26 @@ def played(one, truth):
     return MeasuredRun(one.case, one.plan.compute, Result("real", result.metrics))
 
 
-@given(st.lists(st.floats(0.3, 3.0), min_size=len(CONSTANTS), max_size=len(CONSTANTS)))
+@given(st.lists(st.floats(0.9, 3.0), min_size=len(CONSTANTS), max_size=len(CONSTANTS)), st.integers(0, 2))
 @settings(max_examples=15, deadline=None)
-def test_terms_of_a_component_sum_to_it(factors):
+def test_sensitivities_are_those_of_the_forecast(factors, which):
     case = Case("x", ModelShape("lm", 3, 192, 6, 3, 32, 512, 256), Training(1e5, 8, 96), guessed_site()[0], Goal())
-    one = configurations(case, SEEN, 2, 0, ("fp32",))[1]
-    multipliers = dict(zip(CONSTANTS, factors, strict=True))
-    machine = Machine(RATES, local=replace(Machine(RATES).local, multipliers=multipliers))
-    result = forecast(one.case, one.plan, machine.at(one.case, one.plan.compute)).metrics
-    probed = machine.probed(one.case, one.plan.compute)
-    for component, parts in terms(probed, PlanNumbers.of(one.plan.compute), one.plan.compute, multipliers).items():
-        assert sum(parts.values()) == pytest.approx(result[component].value, rel=1e-4)
+    one = configurations(case, SEEN, 3, 0, ("fp32",))[which]
+    names = [f"{name} fp32" if name in {"product", "element"} else name for name in CONSTANTS]
+    multipliers = dict(zip(names, factors, strict=True))
+
+    def seconds(changed):
+        machine = Machine(RATES, local=replace(Machine(RATES).local, multipliers=changed))
+        return forecast(one.case, one.plan, machine.at(one.case, one.plan.compute)).metrics
+
+    probed = Machine(RATES).probed(one.case, one.plan.compute)
+    found = sensitivities(probed, PlanNumbers.of(one.plan.compute), one.plan.compute, multipliers)
+    for component, part in found.items():
+        assert part.seconds == pytest.approx(seconds(multipliers)[component].value, rel=1e-6)
+        for name, slope in part.slopes.items():
+            nudged = seconds({**multipliers, name: multipliers[name] * 1.02})[component].value
+            assert nudged - part.seconds == pytest.approx(0.02 * slope, rel=0.03, abs=1e-9)
+    assert ("threads" in found["compute"].slopes) == (one.plan.compute.threads > 1)
 
 
 def test_a_fit_recovers_a_slower_machine_and_says_calibrated(case):
