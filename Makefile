@@ -15,7 +15,7 @@ $(BIN)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 $(BIN)/.installed-dev: $(BIN)/.installed
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[train,report,codecs,finetune,trainers,fast,test,dev]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[train,report,codecs,finetune,trainers,fast,tensorflow,jax,test,dev]"
 	@touch $@
 
 demo: $(BIN)/.installed         ## install, plan a well-known case, prove cases/first.yaml (five minutes)

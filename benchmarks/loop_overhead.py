@@ -38,9 +38,8 @@ from datahall.real import loop
 from datahall.real.checkpoint import Checkpoints
 from datahall.real.exchange import TimedExchange
 from datahall.real.job import Job
-from datahall.real.launch import worker_environment
-from datahall.real.observe import die_with_parent
 from datahall.real.observe_collectives import CollectiveCounter
+from datahall.real.process import die_with_parent, worker_environment
 from datahall.real.record import Recorder
 from datahall.real.sampling import step_samples, worker_share
 from datahall.storage.plan import StoragePlan

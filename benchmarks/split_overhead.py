@@ -33,8 +33,7 @@ from datahall.case.question import Case, Goal, Training
 from datahall.compute.plan import ComputePlan
 from datahall.decisions.plan import Plan
 from datahall.network.plan import NetworkPlan
-from datahall.real.launch import worker_environment
-from datahall.real.observe import die_with_parent
+from datahall.real.process import die_with_parent, worker_environment
 from datahall.real.sampling import step_samples, worker_share
 from datahall.storage.plan import StoragePlan
 from datahall.workloads import language_model

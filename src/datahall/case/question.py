@@ -34,6 +34,7 @@ class Training:
     entry: str = ""  # package.module:build of the user's own workload
     dataset: str = ""
     seed: int = 0
+    engine: str = ""  # pytorch | tensorflow | jax; empty: PyTorch
 
     @property
     def steps(self) -> int:

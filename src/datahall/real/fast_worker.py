@@ -26,7 +26,8 @@ from datahall.base.workload import Workload
 from datahall.compute.execute import DataParallel
 from datahall.real.fast_healing import FileTransport
 from datahall.real.job import Job, load_job
-from datahall.real.observe import MemoryWatch, die_with_parent
+from datahall.real.observe import MemoryWatch
+from datahall.real.process import die_with_parent
 from datahall.real.record import Recorder
 from datahall.real.sampling import step_samples, worker_share
 from datahall.workloads import entry

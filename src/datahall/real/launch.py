@@ -24,6 +24,7 @@ from datahall.base.event import Event
 from datahall.real.board import Board
 from datahall.real.injection import Injection
 from datahall.real.job import EXIT_LOST_PEER, Job
+from datahall.real.process import worker_environment
 
 POLL_S = 0.05
 START_TIMEOUT_S = 180.0
@@ -63,19 +64,6 @@ def run_attempt(
         old.unlink()
     with _workers(job, path) as processes:
         return _Watch(job, processes, on_event, disturbance, hang_timeout_s).wait()
-
-
-def worker_environment(threads: int, interface: str) -> dict[str, str]:
-    """The environment of a worker process: this one's modules, its number of threads, its network device."""
-    count = str(threads)
-    return {
-        **os.environ,
-        "OMP_NUM_THREADS": count,
-        "MKL_NUM_THREADS": count,
-        "GLOO_SOCKET_IFNAME": interface,
-        "TORCH_CPP_LOG_LEVEL": "ERROR",
-        "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry),
-    }
 
 
 @contextmanager

@@ -6,7 +6,6 @@ They see what really happened and share no formula with the forecast.  They chan
 from __future__ import annotations
 
 import gc
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,19 +85,6 @@ class MemoryWatch:
         """Bytes above idle at the highest point since."""
         peak = torch.cuda.max_memory_allocated(self.gpu) if self.gpu else _status_bytes("VmHWM")
         return max(0, peak - self.idle_bytes)
-
-
-def die_with_parent(parent: int) -> None:
-    """Have the kernel kill this process when its parent ends (Linux); ends at once if the parent is gone already."""
-    import ctypes
-    import signal
-
-    try:
-        ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    except (OSError, AttributeError):
-        return  # not Linux: the launcher ends its workers itself
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 def _cpu_attention() -> dict[Any, Any]:

@@ -24,9 +24,10 @@ from datahall.base.event import Event
 from datahall.base.label import Label
 from datahall.case.local import guessed_site
 from datahall.case.site import Disk, Link, Site
-from datahall.real.launch import POLL_S, worker_environment
+from datahall.real.launch import POLL_S
 from datahall.real.probe_rates import device_rates, disk_of, link_of, memory_rate, peak_rates
 from datahall.real.probe_runs import trial_runs
+from datahall.real.process import worker_environment
 from datahall.real.turns import load_average, turn
 
 FORMAT_VERSION = 1

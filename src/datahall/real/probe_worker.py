@@ -18,9 +18,9 @@ from typing import Any, TextIO
 import torch
 import torch.distributed as dist
 
-from datahall.real.observe import die_with_parent
 from datahall.real.probe_kernels import kernels
 from datahall.real.probe_timing import time_call, time_together
+from datahall.real.process import die_with_parent
 from datahall.storage.execute import load, save
 
 MESSAGE_BYTES = tuple(4**power for power in range(4, 13))  # 256 bytes to 16 MiB

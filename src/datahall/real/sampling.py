@@ -14,9 +14,13 @@ import numpy as np
 
 def step_samples(seed: int, step: int, global_batch: int, size: int) -> list[int]:
     """The samples (0 to size - 1) of the global batch of `step`, in their order."""
-    first = step * global_batch
-    places = range(first, first + global_batch)
-    return [int(_permutation(seed, place // size, size)[place % size]) for place in places]
+    place, end = step * global_batch, (step + 1) * global_batch
+    found: list[int] = []
+    while place < end:
+        at = place % size
+        found += _permutation(seed, place // size, size)[at : at + end - place].tolist()
+        place = step * global_batch + len(found)
+    return found
 
 
 def worker_share(samples: Sequence[int], rank: int, world: int, micro_batch: int) -> list[Sequence[int]]:

@@ -28,8 +28,9 @@ from datahall.real.exchange import TimedExchange
 from datahall.real.injection import disturbed
 from datahall.real.job import EXIT_LOST_PEER, Job, load_job
 from datahall.real.local_updates import LocallyUpdated
-from datahall.real.observe import MemoryWatch, count_flops, die_with_parent
+from datahall.real.observe import MemoryWatch, count_flops
 from datahall.real.observe_collectives import CollectiveCounter
+from datahall.real.process import die_with_parent
 from datahall.real.record import Recorder
 from datahall.workloads import entry
 

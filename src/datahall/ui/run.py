@@ -74,6 +74,12 @@ def run(
     else:
         case = shortened(load(what, sets), steps)
         plan = given_plan(case, workers, micro_batch, checkpoint_every, split, exchange)
+    if case.application.engine not in ("", "pytorch"):
+        raise UsageError(
+            f"`datahall run` trains on PyTorch, not on {case.application.engine}.",
+            where="application.engine",
+            hint="Use `datahall engines`.",
+        )
     try:
         from datahall.real import training
     except ModuleNotFoundError as error:

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from datahall.real.launch import worker_environment
 from datahall.real.meter import Meter
+from datahall.real.process import worker_environment
 
 WIDTH, BATCH, STEPS = 32, 16, 6
 

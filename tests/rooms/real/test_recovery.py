@@ -13,7 +13,7 @@ from datahall.base.errors import UsageError, WorldFailed
 from datahall.real import parity, training
 from datahall.real.checkpoint import checkpoint_folder
 from datahall.real.injection import Injection
-from datahall.real.launch import worker_environment
+from datahall.real.process import worker_environment
 from datahall.storage.place import open_place
 from datahall.storage.store import committed_steps, verify
 

@@ -1,0 +1,105 @@
+"""The program of one worker of any engine: `python -m datahall.real.engines.worker TASK RANK`.
+
+It trains or probes, and writes what happened beside the task: seconds on the machine's monotonic clock, losses, and the
+loader's log.  It decides nothing and estimates nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from datahall.real.engines.engine import Engine, Team, load
+from datahall.real.engines.input import Loader
+from datahall.real.engines.task import Task, load_task, save_weights
+from datahall.real.process import die_with_parent
+from datahall.workloads.digits_images import Digits, digits, first_weights
+
+
+def main() -> None:
+    """Be worker RANK of TASK."""
+    task, rank = load_task(Path(sys.argv[1])), int(sys.argv[2])
+    die_with_parent(task.parent)
+    _keep_to_own_cores(task, rank)
+    found = digits(task.digits)
+    team = Team(rank, task.workers, task.threads, task.addresses, str((task.folder / "rendezvous").resolve()))
+    engine = load(task.engine)(team, first_weights(task.seed, task.widths))
+    told = train(task, rank, engine, found) if task.kind == "train" else probe(task, rank, engine, found)
+    (task.folder / f"result-{rank}.json").write_text(json.dumps(told), encoding="utf-8")
+    engine.close()
+
+
+def train(task: Task, rank: int, engine: Engine, found: Digits) -> dict[str, Any]:
+    """The whole training; the seconds are those after the untimed steps."""
+    loader = Loader(found.images, found.classes, task.seed, task.batch, rank, task.workers)
+    losses = [engine.step(*loader.share(step)) for step in range(task.untimed_steps)]
+    engine.finish()
+    began_s, input_s = time.monotonic(), 0.0
+    for step in range(task.untimed_steps, task.steps):
+        asked_s = time.perf_counter()
+        share = loader.share(step)
+        input_s += time.perf_counter() - asked_s
+        losses.append(engine.step(*share))
+    engine.finish()
+    ended_s = time.monotonic()
+    loader.save(task.folder / f"read-{rank}.npy")
+    if task.keep_weights and rank == 0:
+        save_weights(task.folder / "weights.npz", engine.layers())
+    right = engine.scores(found.test_images).argmax(1) == found.test_classes
+    return {
+        "began_s": began_s,
+        "ended_s": ended_s,
+        "input_s": input_s,
+        "losses": [float(np.asarray(loss)) for loss in losses],
+        "right": int(right.sum()),
+        "tested": len(right),
+    }
+
+
+def probe(task: Task, rank: int, engine: Engine, found: Digits) -> dict[str, Any]:
+    """Seconds a step for each size of share, in blocks that take turns, and of the engine's exchange alone."""
+    loaders = {
+        size: Loader(found.images, found.classes, task.seed, size * task.workers, rank, task.workers)
+        for size in task.sizes
+    }
+    timed: list[dict[str, float]] = []
+    for block in range(-1, task.blocks):  # the first block is for compilers and caches
+        for size, loader in loaders.items():
+            _take_steps(engine, loader, 2)
+            began_s = time.perf_counter()
+            _take_steps(engine, loader, task.steps_a_block)
+            step_s = (time.perf_counter() - began_s) / task.steps_a_block
+            timed.append({"block": block, "size": size, "step_s": step_s})
+    exchange_s: list[float] = []
+    for _ in range(task.blocks + 1):
+        began_s = time.perf_counter()
+        for _ in range(task.steps_a_block):
+            engine.exchange()
+        exchange_s.append((time.perf_counter() - began_s) / task.steps_a_block)
+    return {"steps": [one for one in timed if one["block"] >= 0], "exchange_s": exchange_s[1:]}
+
+
+def _take_steps(engine: Engine, loader: Loader, steps: int) -> None:
+    for step in range(steps):
+        engine.step(*loader.share(step))
+    engine.finish()
+
+
+def _keep_to_own_cores(task: Task, rank: int) -> None:
+    """Engines start a thread for every core they may use, so a worker may use as many as it has threads."""
+    if not hasattr(os, "sched_setaffinity"):
+        return
+    cores = sorted(os.sched_getaffinity(0))
+    if task.threads <= len(cores):
+        mine = {cores[(rank * task.threads + one) % len(cores)] for one in range(task.threads)}
+        os.sched_setaffinity(0, mine)
+
+
+if __name__ == "__main__":
+    main()
