@@ -82,17 +82,11 @@ def solve(
     start: Mapping[str, float] | None = None,
 ) -> Fitted:
     """Damped Gauss-Newton with soft-l1 weights on (target - offset - log seconds - effects) under the prior."""
-    names = sorted({name for run in runs for name in effect_names(run)})
-    column = {name: index for index, name in enumerate(names)}
-    member = np.zeros((len(runs), len(names)))
-    for row, run in enumerate(runs):
-        for name in effect_names(run):
-            member[row, column[name]] = 1.0
-    widths = np.array([EFFECT_LOG_SD[name.split(":")[0]] for name in names])
+    names, member, widths = _members(runs)
     logs = np.log([start[name] for name in _NAMES]) if start else centre.copy()
     effects = np.zeros(len(names))
     constants = len(_NAMES)
-    normal = prior
+    normal = np.diag(np.full(constants + len(names), 1.0))
     cost = np.inf
     damping = 1e-3
     for _ in range(25):
@@ -100,11 +94,8 @@ def solve(
         residual = target - offset - base - member @ effects
         scaled = residual / NOISE_LOG_SD
         robust = weights / np.sqrt(1.0 + scaled * scaled)
-        jacobian = np.hstack([slopes, member])
-        normal = jacobian.T @ (jacobian * (robust / NOISE_LOG_SD**2)[:, None])
-        normal[:constants, :constants] += prior
-        normal[constants:, constants:] += np.diag(1 / widths**2)
-        gradient = jacobian.T @ (robust * residual) / NOISE_LOG_SD**2
+        normal = _normal(slopes, member, robust, prior, widths)
+        gradient = np.hstack([slopes, member]).T @ (robust * residual) / NOISE_LOG_SD**2
         gradient[:constants] -= prior @ (logs - centre)
         gradient[constants:] -= effects / widths**2
         new_cost = float(np.sum(weights * (np.sqrt(1 + scaled**2) - 1))) + 0.5 * float(
@@ -117,11 +108,18 @@ def solve(
             break
         damping = damping * 0.5 if new_cost < cost else min(1.0, damping * 8)
         cost = new_cost
-    marginal = normal[:constants, :constants] - normal[:constants, constants:] @ np.linalg.solve(
-        normal[constants:, constants:], normal[constants:, :constants]
-    )
     values = {name: float(value) for name, value in zip(_NAMES, np.exp(logs), strict=True)}
-    return Fitted(values, dict(zip(names, effects.tolist(), strict=True)), marginal)
+    return Fitted(values, dict(zip(names, effects.tolist(), strict=True)), _marginal(normal))
+
+
+def information(fitted: Fitted, runs: Sequence[PublishedRun]) -> Floats:
+    """The inverse covariance of the logarithms of the constants, from `runs` and the priors, effects averaged out."""
+    base, slopes = linearised(design(runs), fitted.log_constants())
+    _, member, widths = _members(runs)
+    known = np.array([fitted.effect(run) for run in runs])
+    scaled = (np.log([run.step_s for run in runs]) - base - known) / NOISE_LOG_SD
+    robust = sibling_weights(runs) / np.sqrt(1.0 + scaled * scaled)
+    return _marginal(_normal(slopes, member, robust, np.diag(1 / _WIDTH**2), widths))
 
 
 def constant_log_sds() -> Floats:
@@ -134,6 +132,34 @@ def sibling_weights(runs: Sequence[PublishedRun]) -> Floats:
     cells = Counter(_cell(run) for run in runs)
     groups = Counter(run.group for run in runs)
     return np.array([cells[_cell(run)] ** -0.5 * min(1.0, (60.0 / groups[run.group]) ** 0.5) for run in runs])
+
+
+def _members(runs: Sequence[PublishedRun]) -> tuple[list[str], Floats, Floats]:
+    """The names of the effects, which runs take part in each, and their widths."""
+    names = sorted({name for run in runs for name in effect_names(run)})
+    column = {name: index for index, name in enumerate(names)}
+    member = np.zeros((len(runs), len(names)))
+    for row, run in enumerate(runs):
+        for name in effect_names(run):
+            member[row, column[name]] = 1.0
+    return names, member, np.array([EFFECT_LOG_SD[name.split(":")[0]] for name in names])
+
+
+def _normal(slopes: Floats, member: Floats, robust: Floats, prior: Floats, widths: Floats) -> Floats:
+    """The matrix of the normal equations: runs' slopes and effects, weighted, and the priors of both."""
+    jacobian = np.hstack([slopes, member])
+    normal = jacobian.T @ (jacobian * (robust / NOISE_LOG_SD**2)[:, None])
+    constants = slopes.shape[1]
+    normal[:constants, :constants] += prior
+    normal[constants:, constants:] += np.diag(1 / widths**2)
+    return np.asarray(normal, dtype=np.float64)
+
+
+def _marginal(normal: Floats) -> Floats:
+    constants = len(_NAMES)
+    return normal[:constants, :constants] - normal[:constants, constants:] @ np.linalg.solve(
+        normal[constants:, constants:], normal[constants:, :constants]
+    )
 
 
 def _cell(run: PublishedRun) -> tuple[str, str, str]:

@@ -1,8 +1,8 @@
 """Forecasts of published runs with 90 % intervals, from fitted constants and, where given, a few rows of the stack.
 
-How wide an interval is follows from three things: what the row leaves open, how far the run is from those that were
-fitted, and a factor per condition (familiar stack, unseen stack, a few rows seen) from left-out residuals (split
-conformal prediction).  Scores are `judge`'s.
+How wide an interval is follows from what nobody has seen of the run (`widths`) and from a factor per condition: a
+repeat of a fitted run, a familiar stack, an unseen one, a few rows seen.  The factors come from left-out residuals
+(split conformal prediction).  Scores are `judge`'s.
 """
 
 from __future__ import annotations
@@ -18,21 +18,22 @@ from datahall.calibrate.fit import Fitted
 from datahall.calibrate.neighbours import Neighbours
 from datahall.calibrate.published import PublishedRun
 from datahall.calibrate.shot import correct, features
+from datahall.calibrate.widths import Novelty, log_scales, nearest
 
 Floats = NDArray[np.float64]
 
-FAMILIAR, UNSEEN, SHOT = "familiar", "unseen", "shot"
-_WIDER_PER_DISTANCE = 0.15  # of an interval, for each unit of distance beyond one from the nearest fitted run
+REPEATED, FAMILIAR, UNSEEN, SHOT = "repeated", "familiar", "unseen", "shot"
+_OWN_SHARE = 0.4  # of the variance that is a plan's own, whatever ten other rows of its stack say
 
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """Fitted constants with what intervals need: factors by condition, and where the fitted runs lie."""
+    """Fitted constants with what intervals need: factors by condition, fitted runs by stack and accelerator."""
 
     fitted: Fitted
     factors: Mapping[str, float]
-    stacks: frozenset[str]
-    accelerators: frozenset[str]
+    stacks: Mapping[str, int]
+    accelerators: Mapping[str, int]
     places: Floats = field(repr=False)
     neighbours: Neighbours = field(default_factory=Neighbours, repr=False)
 
@@ -55,14 +56,16 @@ def forecast_runs(trained: Trained, runs: Sequence[PublishedRun], seen: Sequence
         return Forecasts(nothing, nothing, nothing, nothing, ())
     arrays = design(runs)
     plain = trained.fitted.log_seconds(runs, arrays)
-    blanks = arrays.spread(arrays.scale * arrays.steps(trained.fitted.constants).total)
     near = relevant(runs, seen)
+    told = trained.neighbours.tell(runs)
     corrected = correct(trained.fitted, seen, runs, arrays, trained.neighbours.log_correction(seen))
-    own = correct(trained.fitted, (), runs, arrays)
-    log_sd = np.where(near, corrected.log_sd, own.log_sd)
-    logs = plain + trained.neighbours.log_correction(runs) + corrected.log_correction
-    condition = tuple(_condition(trained, run, bool(close)) for run, close in zip(runs, near, strict=True))
-    scale = np.sqrt(log_sd**2 + (0.5 * blanks) ** 2) * _widening(trained, runs, seen)
+    logs = plain + told.log_correction + corrected.log_correction
+    condition = tuple(
+        _condition(trained, run, bool(close), bool(same))
+        for run, close, same in zip(runs, near, told.repeated, strict=True)
+    )
+    left = told.unexplained * np.where(near, np.maximum(_OWN_SHARE, corrected.unexplained), 1.0)
+    scale = log_scales(trained.fitted, runs, arrays, _novelty(trained, runs, seen, left))
     half = scale * np.array([trained.factors.get(name, 2.0) for name in condition])
     return Forecasts(np.exp(logs), np.exp(logs - half), np.exp(logs + half), scale, condition)
 
@@ -79,16 +82,20 @@ def places(runs: Sequence[PublishedRun]) -> Floats:
     return np.unique(np.array([features(run) for run in runs]).round(3), axis=0)
 
 
-def _condition(trained: Trained, run: PublishedRun, near: bool) -> str:
+def _condition(trained: Trained, run: PublishedRun, near: bool, repeated: bool) -> str:
     if near:
         return SHOT
+    if repeated:
+        return REPEATED
     known = run.stack in trained.stacks and run.accelerator.name in trained.accelerators
     return FAMILIAR if known else UNSEEN
 
 
-def _widening(trained: Trained, runs: Sequence[PublishedRun], seen: Sequence[PublishedRun]) -> Floats:
-    here = np.array([features(run) for run in runs])
+def _novelty(trained: Trained, runs: Sequence[PublishedRun], seen: Sequence[PublishedRun], left: Floats) -> Novelty:
     known = np.vstack([trained.places, np.array([features(run) for run in seen])]) if seen else trained.places
-    squares = (here**2).sum(axis=1)[:, None] + (known**2).sum(axis=1)[None, :] - 2.0 * here @ known.T
-    nearest = np.sqrt(np.maximum(0.0, squares.min(axis=1)))
-    return 1.0 + _WIDER_PER_DISTANCE * np.maximum(0.0, nearest - 1.0)
+    return Novelty(
+        unexplained=left,
+        stack_runs=np.array([trained.stacks.get(run.stack, 0) for run in runs]),
+        accelerator_runs=np.array([trained.accelerators.get(run.accelerator.name, 0) for run in runs]),
+        distance=nearest(np.array([features(run) for run in runs]), known),
+    )

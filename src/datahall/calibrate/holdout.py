@@ -1,6 +1,7 @@
 """Leaving families, accelerators and models out: held-out residuals, and from them the intervals' factors.
 
-The residuals of runs that the fit never saw are the only ones that intervals are made from.  Reports are `judge`'s.
+Intervals are made from residuals of runs that the fit never saw; only those of a repeat of a fitted run, which is no
+forecast, come from the fit's own residuals.  Reports are `judge`'s.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datahall.calibrate.fit import Fitted, fit
-from datahall.calibrate.forecasting import FAMILIAR, SHOT, UNSEEN, Forecasts, Trained, forecast_runs, places
+from datahall.calibrate.forecasting import FAMILIAR, REPEATED, SHOT, UNSEEN, Forecasts, Trained, forecast_runs, places
 from datahall.calibrate.neighbours import neighbours_of
 from datahall.calibrate.published import PublishedRun
 from datahall.calibrate.shot import MOST_ROWS
@@ -57,8 +58,8 @@ def with_factors(fitted: Fitted, runs: Sequence[PublishedRun], factors: Mapping[
     return Trained(
         fitted,
         factors,
-        frozenset(run.stack for run in runs),
-        frozenset(run.accelerator.name for run in runs),
+        Counter(run.stack for run in runs),
+        Counter(run.accelerator.name for run in runs),
         places(runs),
         neighbours_of(fitted, runs),
     )
@@ -103,7 +104,9 @@ def interval_factors(runs: Sequence[PublishedRun], start: Mapping[str, float]) -
     by_model = left_out_forecasts(runs, runs, model_fold_of, none, start=start)
     unseen = np.concatenate([_ratios(runs, by_group), _ratios(runs, by_accelerator)])
     twice = [*runs, *runs]
+    fitted = forecast_runs(trained_on(runs, none, start), runs)
     return {
+        REPEATED: _quantile(_ratios(runs, fitted), runs),
         FAMILIAR: _quantile(_ratios(runs, by_model), runs),
         UNSEEN: _quantile(unseen, twice),
         SHOT: _shot_factor(runs, start),
@@ -119,16 +122,17 @@ def few_of(runs: Sequence[PublishedRun], indices: Sequence[int], draw: int) -> l
 def _shot_factor(runs: Sequence[PublishedRun], start: Mapping[str, float]) -> float:
     ratios: list[float] = []
     owners: list[PublishedRun] = []
-    for name in dict.fromkeys(group_of(run) for run in runs):
-        trained = trained_on([run for run in runs if run.group != name], {}, start)
-        inside = [index for index, run in enumerate(runs) if run.group == name]
-        if len(inside) < 4:
-            continue
-        for draw in range(4):
-            few = few_of(runs, inside, draw)
-            rest = [runs[index] for index in inside if index not in few]
-            ratios += _ratios(rest, forecast_runs(trained, rest, [runs[index] for index in few])).tolist()
-            owners += rest
+    for key in (group_of, accelerator_of):
+        for name in dict.fromkeys(key(run) for run in runs):
+            inside = [index for index, run in enumerate(runs) if key(run) == name]
+            if len(inside) < 4:
+                continue
+            trained = trained_on([run for run in runs if key(run) != name], {}, start)
+            for draw in range(4):
+                few = few_of(runs, inside, draw)
+                rest = [runs[index] for index in inside if index not in few]
+                ratios += _ratios(rest, forecast_runs(trained, rest, [runs[index] for index in few])).tolist()
+                owners += rest
     return _quantile(np.array(ratios), owners)
 
 

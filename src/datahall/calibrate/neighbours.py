@@ -28,17 +28,34 @@ _MOST_RESIDUAL = 0.4  # a run further off than this is taken for an accident, no
 
 
 @dataclass(frozen=True, slots=True)
+class Told:
+    """What fitted runs tell of others: a log correction, the share of the variance left open, and what is a repeat."""
+
+    log_correction: Floats
+    unexplained: Floats
+    repeated: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
 class Neighbours:
-    """Fitted runs with the kriging weights of their residuals."""
+    """Fitted runs with the kriging weights of their residuals, and the inverse of their covariance."""
 
     runs: tuple[PublishedRun, ...] = ()
     weights: Floats = field(default_factory=lambda: np.zeros(0), repr=False)
+    inverse: Floats = field(default_factory=lambda: np.zeros((0, 0)), repr=False)
+
+    def tell(self, runs: Sequence[PublishedRun]) -> Told:
+        """What the residuals of the fitted runs say of the logarithm of the forecasts of `runs`."""
+        if not self.runs or not runs:
+            return Told(np.zeros(len(runs)), np.ones(len(runs)), np.zeros(len(runs), dtype=bool))
+        across = covariance(runs, self.runs)
+        explained = np.einsum("ij,jk,ik->i", across, self.inverse, across, optimize=True) / PLAN_LOG_SD**2
+        repeated = across.max(axis=1) > (1.0 - 1e-6) * PLAN_LOG_SD**2
+        return Told(across @ self.weights, np.clip(1.0 - explained, 0.0, 1.0), repeated)
 
     def log_correction(self, runs: Sequence[PublishedRun]) -> Floats:
         """What the residuals of the fitted runs add to the logarithm of the forecasts of `runs`."""
-        if not self.runs or not runs:
-            return np.zeros(len(runs))
-        return covariance(runs, self.runs) @ self.weights
+        return self.tell(runs).log_correction
 
 
 def neighbours_of(fitted: Fitted, runs: Sequence[PublishedRun]) -> Neighbours:
@@ -47,9 +64,8 @@ def neighbours_of(fitted: Fitted, runs: Sequence[PublishedRun]) -> Neighbours:
         return Neighbours()
     residual = np.log([run.step_s for run in runs]) - fitted.log_seconds(runs, design(runs))
     noise = np.array([NOISE_LOG_SD if run.quality == "A" else _CAVEAT_LOG_SD for run in runs])
-    within = covariance(runs, runs) + np.diag(noise**2)
-    weights = np.linalg.solve(within, np.clip(residual, -_MOST_RESIDUAL, _MOST_RESIDUAL))
-    return Neighbours(tuple(runs), np.asarray(weights, dtype=np.float64))
+    inverse = np.asarray(np.linalg.inv(covariance(runs, runs) + np.diag(noise**2)), dtype=np.float64)
+    return Neighbours(tuple(runs), inverse @ np.clip(residual, -_MOST_RESIDUAL, _MOST_RESIDUAL), inverse)
 
 
 def covariance(runs: Sequence[PublishedRun], others: Sequence[PublishedRun]) -> Floats:

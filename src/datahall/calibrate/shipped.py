@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from datahall.calibrate.fit import Fitted
-from datahall.calibrate.forecasting import FAMILIAR, UNSEEN, Trained, forecast_runs, places
-from datahall.calibrate.neighbours import neighbours_of
+from datahall.calibrate.fit import Fitted, information
+from datahall.calibrate.forecasting import FAMILIAR, UNSEEN, Trained
+from datahall.calibrate.holdout import group_of, left_out_forecasts, model_fold_of, with_factors
 from datahall.calibrate.published import PublishedRun, Refusal, read_runs
 from datahall.catalog import calibrations, published_runs
 
@@ -31,20 +31,9 @@ def shipped_runs() -> tuple[tuple[PublishedRun, ...], tuple[Refusal, ...]]:
 @cache
 def load() -> Trained:
     """The shipped calibration of training steps."""
-    trained = trained_from_json(calibrations.calibration(NAME))
-    return replace(trained, neighbours=neighbours_of(trained.fitted, shipped_runs()[0]))
-
-
-def trained_from_json(data: Mapping[str, Any]) -> Trained:
-    """A calibration as `trained_json` wrote it."""
-    validity = data["validity"]
-    return Trained(
-        Fitted(dict(data["constants"]), dict(data["effects"])),
-        dict(data["interval_factors"]),
-        frozenset(validity["stacks"]),
-        frozenset(validity["accelerators"]),
-        np.array(data["places"], dtype=np.float64),
-    )
+    data, runs = calibrations.calibration(NAME), shipped_runs()[0]
+    fitted = Fitted(dict(data["constants"]), dict(data["effects"]))
+    return with_factors(replace(fitted, precision=information(fitted, runs)), runs, dict(data["interval_factors"]))
 
 
 def trained_json(trained: Trained, runs: tuple[PublishedRun, ...], held_out: Mapping[str, Any]) -> dict[str, Any]:
@@ -65,11 +54,19 @@ def trained_json(trained: Trained, runs: tuple[PublishedRun, ...], held_out: Map
             "sequence": [min(run.sequence for run in runs), max(run.sequence for run in runs)],
         },
         "held_out": held_out,
-        "places": places(runs).round(3).tolist(),
     }
 
 
 def half_widths(trained: Trained, runs: tuple[PublishedRun, ...]) -> dict[str, float]:
-    """Half of a usual 90 % interval of the logarithm of a step's seconds, by condition: what a plan is given."""
-    scale = float(np.median(forecast_runs(trained, runs).log_scale))
-    return {name: round(scale * trained.factors[name], 4) for name in (FAMILIAR, UNSEEN)}
+    """Half of a usual 90 % interval of the logarithm of a step's seconds, by condition: what a plan is given.
+
+    From left-out models (familiar) and families (unseen), of dense models and of mixtures of experts.
+    """
+    found: dict[str, float] = {}
+    mixture = np.array([run.shape.experts > 0 for run in runs], dtype=bool)
+    for condition, key in ((FAMILIAR, model_fold_of), (UNSEEN, group_of)):
+        left_out = left_out_forecasts(runs, runs, key, trained.factors, start=trained.fitted.constants)
+        half = np.log(left_out.high / left_out.seconds)
+        found[condition] = round(float(np.median(half[~mixture])), 4)
+        found[f"{condition}_mixture"] = round(float(np.median(half[mixture])), 4)
+    return found

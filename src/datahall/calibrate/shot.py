@@ -23,16 +23,16 @@ EFFECT_LOG_SD = {"stack": 0.12, "release": 0.05, "accelerator": 0.06, "model": 0
 PLAN_LOG_SD = 0.25  # what plans of one stack have of their own, alike for alike plans
 PLAN_LENGTH = 4.0  # distance at which plans of one stack hardly tell of one another
 NOISE_LOG_SD = 0.04
-_UNSEEN_SHARE, _UNSEEN_PLAN_LOG_SD = 0.6, 0.10  # for the relative width of intervals where no row was seen
+_ODD = 2.0  # standard deviations at which a row that its fellows do not expect begins to count for less
 MOST_ROWS = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Corrected:
-    """Log corrections of some runs, and their remaining standard deviation."""
+    """Log corrections of some runs, and the share of the variance that the seen rows leave open."""
 
     log_correction: Floats
-    log_sd: Floats
+    unexplained: Floats
 
 
 def correct(
@@ -43,19 +43,16 @@ def correct(
     explained: Floats | float = 0.0,
 ) -> Corrected:
     """What `seen` runs say about the forecasts of `runs`; `explained` is what neighbours already said of them."""
-    arrays = arrays or design(runs)
-    slopes = linearised(arrays, fitted.log_constants())[1]
     if not seen:
-        return Corrected(np.zeros(len(runs)), np.sqrt(_own_variance(slopes, _UNSEEN_SHARE, _UNSEEN_PLAN_LOG_SD)))
-    known = design(seen)
-    base, known_slopes = linearised(known, fitted.log_constants())
+        return Corrected(np.zeros(len(runs)), np.ones(len(runs)))
+    slopes = linearised(arrays or design(runs), fitted.log_constants())[1]
+    base, known_slopes = linearised(design(seen), fitted.log_constants())
     effects = np.array([fitted.effect(run) for run in seen])
     residual = np.log([run.step_s for run in seen]) - base - effects - explained
-    within = _covariance(seen, known_slopes, seen, known_slopes) + np.eye(len(seen)) * NOISE_LOG_SD**2
+    inverse = _robust_inverse(_covariance(seen, known_slopes, seen, known_slopes), residual)
     across = _covariance(runs, slopes, seen, known_slopes)
-    weights = np.linalg.solve(within, across.T)
-    variance = _own_variance(slopes, CONSTANT_SHARE, PLAN_LOG_SD) - np.sum(across.T * weights, axis=0)
-    return Corrected(weights.T @ residual, np.sqrt(np.maximum(variance, 0.0) + NOISE_LOG_SD**2))
+    share = np.einsum("ij,jk,ik->i", across, inverse, across, optimize=True) / _own_variance(slopes)
+    return Corrected(across @ inverse @ residual, np.clip(1.0 - share, 0.0, 1.0))
 
 
 def features(run: PublishedRun) -> Floats:
@@ -80,6 +77,7 @@ def features(run: PublishedRun) -> Floats:
         {"eager": 0.0, "compiled": 1.0, "fused": 2.0, "old": 3.0, "xla": 4.0}[run.traits.issue],
         1.0 * run.traits.overlap,
         1.5 * run.traits.rowwise,
+        1.5 * run.traits.token_drop,
     ]
     return np.array(logs)
 
@@ -103,6 +101,19 @@ def _covariance(
     return shared + PLAN_LOG_SD**2 * np.exp(-distances(runs, others) / PLAN_LENGTH) * np.where(stack, 1.0, 0.3)
 
 
-def _own_variance(slopes: Floats, share: float, plan_log_sd: float) -> Floats:
-    constants = np.sum((slopes * share * constant_log_sds()) ** 2, axis=1)
-    return constants + sum(sd**2 for sd in EFFECT_LOG_SD.values()) + plan_log_sd**2
+def _own_variance(slopes: Floats) -> Floats:
+    constants = np.sum((slopes * CONSTANT_SHARE * constant_log_sds()) ** 2, axis=1)
+    return constants + sum(sd**2 for sd in EFFECT_LOG_SD.values()) + PLAN_LOG_SD**2
+
+
+def _robust_inverse(within: Floats, residual: Floats) -> Floats:
+    """The inverse of the covariance of the seen rows, noisier where a row is far from what the others say of it."""
+    noise = np.full(len(residual), NOISE_LOG_SD**2)
+    inverse = np.linalg.inv(within + np.diag(noise))
+    for _ in range(3 if len(residual) > 3 else 0):
+        alone = 1.0 / np.diag(inverse)
+        left_out = np.abs(inverse @ residual) * alone  # the row less what the others say of it
+        odd = np.maximum(0.0, left_out - _ODD * np.sqrt(alone - noise + NOISE_LOG_SD**2))
+        noise = NOISE_LOG_SD**2 + odd**2
+        inverse = np.linalg.inv(within + np.diag(noise))
+    return np.asarray(inverse, dtype=np.float64)

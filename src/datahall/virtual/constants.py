@@ -77,7 +77,9 @@ CONSTANTS: tuple[Constant, ...] = (
     Constant("selective_linear", 0.45, 0.20, "share of products that selective recomputation repeats in torchtitan"),
     Constant("update_bytes", 34.0, 0.20, "bytes a parameter that the optimiser moves"),
     Constant("update_bytes_old", 70.0, 0.50, "the same with kernels of their own to unscale, clip, copy (before 2023)"),
-    Constant("gradient_bytes_old", 4.0, 0.30, "bytes a parameter in the gradient exchange, Megatron before 2023"),
+    Constant(
+        "gradient_bytes_old", 2.4, 0.25, "bytes a parameter in the exchange of fp16 gradients, Megatron before 2023"
+    ),
 )
 
 

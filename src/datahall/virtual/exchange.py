@@ -64,12 +64,14 @@ def exchange_s(
     chunk = plan.pipeline * plan.virtual_stages
     layers = np.ceil(counts.layers / chunk) * plan.virtual_stages
     mixture = layers * counts.moe_layers / counts.layers
-    again = 1.0 + 0.5 * np.where(np.asarray(plan.recompute) >= 2, 1.0, 0.0)
+    again = 1.0 + 0.25 * (1.0 + habits.last_repeated) * np.where(np.asarray(plan.recompute) >= 2, 1.0, 0.0)
     shard, gradient = _state_s(counts, links, habits, word_bytes, plan, one, trainable_share)
     return Exchange(
         tensor=habits.tensor_exposed * again * _tensor_s(counts, tokens, layers, mixture, links, word_bytes, plan),
         context=_context_s(counts, tokens, layers, links, habits, word_bytes, plan, one),
-        expert=habits.expert_exposed * again * _expert_s(counts, tokens, mixture, links, word_bytes, plan),
+        expert=habits.expert_exposed
+        * np.where(again > 1.0, 1.5, 1.0)
+        * _expert_s(counts, tokens, mixture, links, word_bytes, plan),
         shard=shard,
         pipeline=_pipeline_s(counts, tokens, links, habits, word_bytes, plan),
         gradient=gradient,
@@ -162,12 +164,18 @@ def _state_s(
 def _pipeline_s(
     counts: ShapeCounts, tokens: Any, links: LinkRates, habits: StackHabits, word: Any, plan: PlanNumbers
 ) -> Any:
-    """Activations to the next stage and gradients back, for each chunk of layers."""
-    split = np.where(np.asarray(plan.sequence_parallel) > 0, plan.tensor, 1.0)
+    """Activations to the next stage and gradients back, for each chunk of layers.
+
+    Each tensor rank sends its part.  Where every rank has the whole (no sequence parallelism), engines scatter before
+    the send and gather behind it (arXiv 2104.04473, section 4.1).
+    """
     stride = plan.tensor * plan.data * plan.context
     rate = np.where(stride * 2.0 <= links.domain, links.up_bytes_per_s, links.out_bytes_per_s / links.oversubscription)
     sends = 2.0 * plan.virtual_stages * np.minimum(plan.pipeline - 1.0, 1.0)
-    return habits.pipeline_exposed * sends * send_s(word * tokens * counts.hidden / split, rate, links.out_latency_s)
+    held = word * tokens * counts.hidden
+    whole = np.where(np.asarray(plan.sequence_parallel) > 0, 1.0, plan.tensor)
+    gather = _gather_s(held, whole, 1.0, links)
+    return habits.pipeline_exposed * sends * (send_s(held / plan.tensor, rate, links.out_latency_s) + gather)
 
 
 def _gather_s(payload: Any, ranks: Any, stride: Any, links: LinkRates) -> Any:

@@ -31,6 +31,7 @@ class StackHabits:
     head_exposed: Any = 0.6  # of the last stage's logits that the other stages wait for
     selective_linear: Any = 0.0
     selective_core: Any = 1.0
+    last_repeated: Any = 1.0  # 0 where the compiler (XLA) leaves a layer's last product out of full recomputation
     gradient_bytes: Any = 2.0
     update_bytes: Any = 34.0
     expert_latency: Any = 1.0  # 0 where experts that a model does not have wait for no message (fits: with it)

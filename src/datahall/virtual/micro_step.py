@@ -71,7 +71,9 @@ def micro_step(
     again_core = np.where(
         np.asarray(plan.recompute) >= 2, 1.0, np.where(np.asarray(plan.recompute) >= 1, habits.selective_core, 0.0)
     )
-    recompute = again_linear * (linear + linear_launch + experts + permute + element) + again_core * attend
+    last = np.where(np.asarray(plan.recompute) >= 2, (1.0 - habits.last_repeated) * last_share(counts), 0.0)
+    again = again_linear * ((1.0 - last) * (linear + linear_launch) + experts + permute + element)
+    recompute = again + again_core * attend
     apart = mixture * habits.expert_kernels * _local_experts(counts, plan)
     collectives = 2.0 * rates.collective_kernels * np.minimum(plan.tensor - 1.0, 1.0)
     kernels = layers * (_LAYER_KERNELS + collectives + 4.0 * adapters.matrices) + mixture * _MIXTURE_KERNELS + apart
@@ -91,6 +93,12 @@ def micro_step(
         + permute
         + recompute,
     )
+
+
+def last_share(counts: ShapeCounts) -> Any:
+    """The MLP's last product among a dense layer's products: nothing in the backward pass needs its result again."""
+    share = counts.dense_weights / counts.mlp_matrices / (counts.attention_weights + counts.dense_weights)
+    return share * (1.0 - counts.moe_layers / counts.layers)
 
 
 def _linear_s(

@@ -52,6 +52,7 @@ class Setting:
     gradient_overlap: Any
     causal_skipped: Any
     rowwise: Any  # 1 where narrow operands have a scale for each row
+    token_drop: Any  # 1 where each expert takes a fixed number of tokens
     early_attention: Any  # 1 where fused attention is of the first generation
     repeats_products: Any  # 1 where selective recomputation repeats products (torchtitan), 0 where the attention core
 
@@ -84,6 +85,7 @@ def setting_of(accelerator: Accelerator, precision: str, traits: StackTraits, li
         gradient_overlap=traits.gradient_overlap,
         causal_skipped=traits.causal_skipped,
         rowwise=traits.rowwise,
+        token_drop=traits.token_drop,
         early_attention=traits.early_attention,
         repeats_products=1.0 if traits.family == "torchtitan" else 0.0,
     )
@@ -198,9 +200,10 @@ def _habits(at: Setting, c: Mapping[str, Any]) -> StackHabits:
         head_exposed=0.6,
         selective_linear=at.repeats_products * np.minimum(1.0, c["selective_linear"]),
         selective_core=1.0 - at.repeats_products,
+        last_repeated=np.where(np.asarray(at.issue) == _ISSUES["xla"], 0.0, 1.0),
         gradient_bytes=np.where(old, c["gradient_bytes_old"], c["gradient_bytes"]),
         update_bytes=np.where(old, c["update_bytes_old"], c["update_bytes"]),
-        expert_kernels=c["expert_kernels"],
+        expert_kernels=c["expert_kernels"] * (1.0 - at.token_drop),
         straggler_share=c["straggler_share"],
     )
 

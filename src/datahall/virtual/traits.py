@@ -28,6 +28,7 @@ class StackTraits:
     gradient_overlap: float = 1.0
     early_attention: float = 0.0  # 1: FlashAttention of the first generation (2022 and 2023)
     rowwise: float = 0.0  # 1: narrow operands have a scale for each row instead of one for the tensor
+    token_drop: float = 0.0  # 1: each expert takes a fixed number of tokens, so that all of a layer are one product
     causal_skipped: float = 1.0  # 1: the masked half of the scores is not computed
     sequence_parallel: bool = True
     local_batch_in_pipeline: bool = False
@@ -71,6 +72,8 @@ def traits_of(framework: str, kind: str, note: str = "") -> StackTraits:
         found = replace(found, rowwise=1.0)
     if re.search(r"async ?tp|asynctp", remark) and not re.search(r"vanilla", remark):
         found = replace(found, overlap=1.0)
+    if re.search(r"token[- ]?drop", remark):
+        found = replace(found, token_drop=1.0)
     if found.family == "xla" and kind != "tpu":
         found = replace(found, family="xla-gpu", recent_attention=0.5)
     return found

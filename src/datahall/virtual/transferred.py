@@ -78,7 +78,8 @@ def default_calibration(case: Case) -> Calibration:
     known = traits.family in data["validity"]["stacks"] and accelerator.name in data["validity"]["accelerators"]
     names = (f"accelerator:{accelerator.name}", f"stack:{traits.family}", f"release:{traits.family} {traits.release}")
     effect = sum(float(data["effects"].get(name, 0.0)) for name in (names if case.site.stack else names[:1]))
-    half = float(data["half_widths"]["familiar" if known and case.site.stack else "unseen"])
+    condition = "familiar" if known and case.site.stack else "unseen"
+    half = float(data["half_widths"][f"{condition}_mixture" if case.model.experts else condition])
     if accelerator.name not in data["validity"]["accelerators"]:
         half *= _NEW_ACCELERATOR_WIDER
     return Transferred(data["constants"], traits, effect, half)

@@ -1,0 +1,79 @@
+"""How uncertain a forecast of a published run is before it is scaled by its condition: what nobody has seen of it.
+
+Variances of the logarithm add up: how well the fit knows the constants that the step leans on, a stack and an
+accelerator with few fitted runs, the share of the step that experts take, distance from all fitted plans.  All of it
+shrinks by what neighbours of the same stack explain; the noise of a published figure and the row's own blanks stay.
+The widths were fitted by likelihood to runs of families, accelerators and models left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datahall.calibrate.design import Design
+from datahall.calibrate.fit import Fitted, linearised
+from datahall.calibrate.published import PublishedRun
+
+Floats = NDArray[np.float64]
+
+CONSTANTS_SHARE = 0.4  # of the variance that the fitted constants leave open
+PLAN_LOG_SD = 0.065  # what the model leaves out of any plan
+STACK_LOG_SD = 0.09  # habits of a stack that no fitted run has
+ACCELERATOR_LOG_SD = 0.09
+MIXTURE_LOG_SD = 0.35  # of the share of the step that experts and their exchange take
+DISTANCE_LOG_SD = 0.055  # per unit of distance beyond one from the nearest fitted plan
+NOISE_LOG_SD = 0.023  # of a published figure
+CAVEAT_LOG_SD = 0.03  # of one published with a caveat
+BLANKS_SHARE = 0.35  # of half the range over the readings of a row
+_FEW_RUNS = 5.0  # runs of a stack or accelerator that leave half of it open
+
+
+@dataclass(frozen=True, slots=True)
+class Novelty:
+    """What was seen of each run before: the share that neighbours leave open, fitted runs of its stack and accelerator,
+    distance to the nearest fitted plan."""
+
+    unexplained: Floats
+    stack_runs: NDArray[Any]
+    accelerator_runs: NDArray[Any]
+    distance: Floats
+
+
+def log_scales(fitted: Fitted, runs: Sequence[PublishedRun], arrays: Design, novelty: Novelty) -> Floats:
+    """Standard deviations of the logarithm of the forecasts of `runs`, up to the factor of their condition."""
+    steps = arrays.steps(fitted.constants)
+    mixture = arrays.mean((steps.experts + steps.expert_exchange) / steps.total)
+    apart = np.maximum(0.0, novelty.distance - 1.0)
+    open_variance = (
+        CONSTANTS_SHARE * _constants_variance(fitted, arrays)
+        + PLAN_LOG_SD**2
+        + _unknown(novelty.stack_runs) * STACK_LOG_SD**2
+        + _unknown(novelty.accelerator_runs) * ACCELERATOR_LOG_SD**2
+        + (MIXTURE_LOG_SD * mixture) ** 2
+        + (DISTANCE_LOG_SD * apart) ** 2
+    )
+    noise = np.array([NOISE_LOG_SD if run.quality == "A" else CAVEAT_LOG_SD for run in runs])
+    blanks = BLANKS_SHARE * arrays.spread(arrays.scale * steps.total)
+    return np.sqrt(novelty.unexplained * open_variance + noise**2 + blanks**2)
+
+
+def nearest(places: Floats, known: Floats) -> Floats:
+    """Distance of each place to the nearest known one."""
+    squares = (places**2).sum(axis=1)[:, None] + (known**2).sum(axis=1)[None, :] - 2.0 * places @ known.T
+    return np.sqrt(np.maximum(0.0, squares.min(axis=1)))
+
+
+def _constants_variance(fitted: Fitted, arrays: Design) -> Floats:
+    if fitted.precision is None:
+        return np.zeros(arrays.runs)
+    slopes = linearised(arrays, fitted.log_constants())[1]
+    return np.einsum("ij,ji->i", slopes, np.linalg.solve(fitted.precision, slopes.T))
+
+
+def _unknown(runs: NDArray[Any]) -> Floats:
+    return _FEW_RUNS / (runs + _FEW_RUNS)
