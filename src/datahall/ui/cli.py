@@ -17,6 +17,7 @@ from datahall.base.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, Data
 VERBS: dict[str, tuple[str, str]] = {
     # verb: (module:command, one line of help)
     "plan": ("datahall.ui.plan:plan", "does it fit, which split, how long, how sure"),
+    "claim": ("datahall.ui.claim:claim_command", "against which baseline a claimed percentage would hold"),
     "exchange": ("datahall.ui.exchange:exchange", "which exchange of gradients pays on a link, and below which rate"),
     "catalog": ("datahall.ui.catalog:catalog", "what the catalogue knows, with the source of each figure"),
     "cite": ("datahall.ui.cite:cite", "the formulas, their sources and where each holds"),

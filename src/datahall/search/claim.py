@@ -1,0 +1,123 @@
+"""Against which baseline would "so much less training time, so much more inference" hold?  Percentages without a
+baseline say nothing, so that this names baselines: other accelerators, and the same ones used less well.
+
+Training times are two forecasts, each with its own best plan; their intervals are joined as if they erred apart, which
+is wide.  Inference is no forecast: two bounds from the data sheets, memory traffic (one token after another) and
+arithmetic (prompts).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from datahall.base.errors import DatahallError, UsageError
+from datahall.base.metric import Metric
+from datahall.calibrate.shipped import shipped_runs
+from datahall.case.named_site import site_from_text
+from datahall.case.question import Case
+from datahall.case.site import Accelerator
+from datahall.compute.counts import ShapeCounts
+from datahall.compute.mfu import step_mfu
+from datahall.search.rank import search
+from datahall.search.why import explain
+from datahall.virtual.transferred import default_calibration
+
+HOLDS, OPEN, FAILS = "holds", "open", "fails"
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """One baseline: how much less time the case takes than it (share, with 90 % interval), and two inference ratios."""
+
+    site: str
+    total_s: float
+    saved: float
+    saved_low: float
+    saved_high: float
+    by_memory: float  # tokens one after another: the case's memory rate over the baseline's
+    by_arithmetic: float  # prompts: peak over peak
+
+    def training(self, claimed: float) -> str:
+        """Whether "at least `claimed` less time" holds against this baseline."""
+        return HOLDS if self.saved_low >= claimed else FAILS if self.saved_high < claimed else OPEN
+
+    def inference(self, claimed: float) -> str:
+        """Whether "at least `claimed` more tokens" holds, where both bounds agree."""
+        ratios = self.by_memory - 1.0, self.by_arithmetic - 1.0
+        return HOLDS if min(ratios) >= claimed else FAILS if max(ratios) < claimed else OPEN
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The case's run and MFU, baselines from slow to fast, and MFUs that others measured on the same accelerator."""
+
+    total: Metric
+    mfu: Metric
+    baselines: Sequence[Baseline]
+    published_mfu: tuple[float, float, float] | None  # 10th, 50th, 90th percentile
+    published_runs: int
+
+    def mfu_of_baseline(self, claimed: float) -> tuple[float, float, float]:
+        """MFU of the same devices, used less well, that `claimed` less time is measured against, with its interval."""
+        kept = 1.0 - claimed
+        return kept * self.mfu.value, kept * self.mfu.low, kept * self.mfu.high
+
+
+def claim(case: Case, names: Sequence[str]) -> Claim:
+    """The baselines of `case`, planned for time: as many devices of each accelerator in `names` that can hold it."""
+    case = replace(case, goal=replace(case.goal, minimise="time", deadline_s=math.inf, budget_usd=math.inf))
+    own = explain(search(case, default_calibration(case)))
+    total = own.metrics["total_time"]
+    found: list[Baseline] = []
+    for name in names:
+        other = _run_time(case, name)
+        if other is not None:
+            found.append(_baseline(case, name, total, *other))
+    if not found:
+        raise UsageError("none of the baselines can hold this case.", hint="Name others with --against.")
+    shares, count = _published(case.site.accelerator)
+    by_time = sorted(found, key=lambda baseline: -baseline.total_s)
+    return Claim(total, own.metrics["mfu"], by_time, shares, count)
+
+
+def _run_time(case: Case, name: str) -> tuple[Metric, Accelerator] | None:
+    """Forecast of the run on as many devices of another kind, in a precision that they have; None if they cannot."""
+    application = replace(case.application, precision="")
+    try:
+        site = site_from_text(f"{case.site.devices}x{name}")[0]
+        other = replace(case, site=site, application=application)
+        return explain(search(other, default_calibration(other))).metrics["total_time"], site.accelerator
+    except DatahallError:
+        return None
+
+
+def _baseline(case: Case, name: str, total: Metric, other: Metric, card: Accelerator) -> Baseline:
+    own = case.site.accelerator
+    ratio = total.value / other.value
+    half = math.hypot(math.log(total.high / total.low) / 2.0, math.log(other.high / other.low) / 2.0)
+    memory, arithmetic = own.memory_bytes_per_s / card.memory_bytes_per_s, _peak(own) / _peak(card)
+    low, high = 1.0 - ratio * math.exp(half), 1.0 - ratio * math.exp(-half)
+    return Baseline(f"{case.site.devices} x {name}", other.value, 1.0 - ratio, low, high, memory, arithmetic)
+
+
+def _peak(card: Accelerator) -> float:
+    return max(card.peak_flops_per_s.get("bf16", 0.0), card.peak_flops_per_s.get("fp16", 0.0))
+
+
+def _published(card: Accelerator) -> tuple[tuple[float, float, float] | None, int]:
+    """Percentiles of the MFU of the shipped published runs on an accelerator, in 16 bits."""
+    shares: list[float] = []
+    for run in shipped_runs()[0]:
+        plan = run.variants[0].plan
+        if run.accelerator.name != card.name or plan.precision not in {"bf16", "fp16"} or run.quality != "A":
+            continue
+        peak = run.accelerator.peak_flops_per_s[plan.precision] * run.devices
+        shares.append(step_mfu(ShapeCounts.of(run.shape), run.sequence, run.global_batch, run.step_s, peak))
+    if not shares:
+        return None, 0
+    low, middle, high = np.quantile(shares, (0.1, 0.5, 0.9)).tolist()
+    return (low, middle, high), len(shares)

@@ -1,0 +1,102 @@
+"""`datahall claim`: percentages without a baseline, answered by naming the baselines against which they would hold."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+from rich.console import Group
+from rich.text import Text
+
+from datahall.base.errors import UsageError
+from datahall.base.units import human_time
+from datahall.case import load
+from datahall.search.claim import Claim, claim
+from datahall.ui.plan_text import plain_table, shown
+
+FORMAT_VERSION = 1
+_USUAL = (
+    "V100-32GB-SXM2", "A100-40GB-SXM", "A100-80GB-SXM", "H100-SXM", "H200-SXM", "B200",
+    "MI300X", "TPU-v3", "TPU-v4", "TPU-v5e", "TPU-v5p", "TPU-v6e",
+)  # fmt: skip
+
+
+@click.command("claim", short_help="against which baseline a claimed percentage would hold")
+@click.argument("case", type=click.Path(path_type=Path))
+@click.option("--training-time", default="-30%", show_default=True, help="The claimed change of the training time.")
+@click.option("--inference", default="+20%", show_default=True, help="The claimed change of the inference rate.")
+@click.option("--against", multiple=True, metavar="ACCELERATOR", help="Baselines; by default a dozen of the catalogue.")
+@click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
+def claim_command(case: Path, training_time: str, inference: str, against: tuple[str, ...], as_json: bool) -> None:
+    """Say against which baseline CASE would take so much less time, and infer so much faster.
+
+    Each baseline is as many devices of another accelerator with its own best plan; and the same devices, used less
+    well.  Inference is bounded by the data sheets (memory rate and peak), not forecast.
+    """
+    asked = load(case, ())
+    less, more = -share_of(training_time), share_of(inference)
+    names = against or tuple(name for name in _USUAL if name != asked.site.accelerator.name)
+    found = claim(asked, names)
+    if as_json:
+        click.echo(json.dumps(_as_json(found, less, more), indent=2))
+        return
+    shown(Group(_head(found, asked.site.accelerator.name, less), _table(found, less, more)))
+
+
+def share_of(text: str) -> float:
+    """A signed percentage as a share; UsageError where it is none."""
+    match = re.fullmatch(r"\s*([+-]?\d+(?:\.\d+)?)\s*%\s*", text)
+    if not match:
+        raise UsageError(f"{text!r} is not a percentage.", hint='Write it as "-30%".')
+    return float(match[1]) / 100.0
+
+
+def _head(found: Claim, name: str, less: float) -> Text:
+    value, low, high = found.mfu_of_baseline(less)
+    text = Text()
+    text.append(f"{human_time(found.total.value)} at {found.mfu.value:.0%} MFU", style="bold")
+    text.append(f" ({human_time(found.total.low)} to {human_time(found.total.high)}).\n")
+    text.append(f"{less:.0%} less time than the same devices at {value:.0%} MFU ({low:.0%} to {high:.0%}).\n")
+    if found.published_mfu:
+        ends = " / ".join(f"{share:.0%}" for share in found.published_mfu)
+        text.append(
+            f"Others measured {ends} MFU on {name} (10th, 50th, 90th percentile of {found.published_runs} published"
+            " runs in 16 bits).\n"
+        )
+    return text
+
+
+def _table(found: Claim, less: float, more: float) -> Group:
+    table = plain_table("Baseline", "run", "less time", f"-{less:.0%}", "by memory, peak", f"+{more:.0%}")
+    for one in found.baselines:
+        table.add_row(
+            one.site,
+            human_time(one.total_s),
+            f"{one.saved:+.0%} ({one.saved_low:+.0%} to {one.saved_high:+.0%})",
+            one.training(less),
+            f"{one.by_memory - 1.0:+.0%}, {one.by_arithmetic - 1.0:+.0%}",
+            one.inference(more),
+        )
+    note = Text(
+        "Less time: two forecasts. By memory, peak: bounds of inference from data sheets, not forecasts.",
+        style="dim",
+    )
+    return Group(table, note)
+
+
+def _as_json(found: Claim, less: float, more: float) -> dict[str, object]:
+    value, low, high = found.mfu_of_baseline(less)
+    return {
+        "format_version": FORMAT_VERSION,
+        "claimed": {"less_time_share": less, "more_inference_share": more},
+        "total_time": found.total.to_json(),
+        "mfu": found.mfu.to_json(),
+        "same_devices_at_mfu": {"value": value, "low": low, "high": high},
+        "published_mfu": found.published_mfu,
+        "baselines": [
+            {**asdict(one), "training": one.training(less), "inference": one.inference(more)} for one in found.baselines
+        ],
+    }

@@ -1,0 +1,46 @@
+"""The article's two hardware claims, answered: against which baselines they hold, by forecasts with intervals."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from datahall.base.errors import UsageError
+from datahall.ui.claim import claim_command, share_of
+
+CASES = Path(__file__).parents[2] / "cases"
+
+
+def answer(case: str, *options: str) -> dict:
+    result = CliRunner().invoke(claim_command, [str(CASES / case), "--json", *options])
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def test_thirty_percent_less_on_a100s_holds_against_v100s_and_against_other_programs_not_against_h100s():
+    said = answer("a100-megatron.yaml", "--against", "V100-32GB-SXM2", "--against", "H100-SXM")
+    verdicts = {one["site"].split(" x ")[1]: one for one in said["baselines"]}
+    assert verdicts["V100-32GB-SXM2"]["training"] == "holds"
+    assert verdicts["H100-SXM"]["training"] == "fails"
+    assert verdicts["V100-32GB-SXM2"]["by_memory"] == pytest.approx(2039 / 900)
+    assert verdicts["V100-32GB-SXM2"]["by_arithmetic"] == pytest.approx(312 / 125)
+    same = said["same_devices_at_mfu"]
+    assert same["value"] == pytest.approx(0.7 * said["mfu"]["value"])
+    low, _, high = said["published_mfu"]
+    assert low < same["value"] < high  # two programs on one A100 differ by as much
+    assert same["low"] < 140e12 / 312e12 < same["high"]  # what Megatron-LM published for this run (arXiv 2104.04473)
+
+
+def test_half_the_time_on_tpus_holds_against_older_chips_and_no_published_run_on_the_same_chip():
+    asked = ("--training-time=-50%", "--inference=+30%", "--against", "TPU-v3", "--against", "H100-SXM")
+    said = answer("tpu-v5p.yaml", *asked)
+    verdicts = {one["site"].split(" x ")[1]: one for one in said["baselines"]}
+    assert (verdicts["TPU-v3"]["training"], verdicts["H100-SXM"]["training"]) == ("holds", "fails")
+    assert (verdicts["TPU-v3"]["inference"], verdicts["H100-SXM"]["inference"]) == ("holds", "fails")
+    assert said["same_devices_at_mfu"]["high"] < said["published_mfu"][0]
+
+
+def test_a_claim_that_is_no_percentage_is_refused():
+    with pytest.raises(UsageError, match="percentage"):
+        share_of("a third")
