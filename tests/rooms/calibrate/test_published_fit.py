@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from datahall.calibrate.accuracy_table import markdown, rivals
 from datahall.calibrate.fit import fit
 from datahall.calibrate.forecasting import forecast_runs
 from datahall.calibrate.holdout import few_of, trained_on
@@ -126,3 +127,41 @@ def test_rows_of_the_fit_are_said_to_be_in_sample(tmp_path):
     )
     assert any("in-sample" in note for note in data["notes"])
     assert not answer(tmp_path, {})["notes"]
+
+
+def test_the_first_table_lays_rivals_beside_the_same_families(tmp_path):
+    page = tmp_path / "rivals.md"
+    page.write_text(
+        "| a | b | c | d | e |\n|---|\n| sc21 | 10 | 3.7 / 3.8 % | 14.8 / 18.8 % | 54.6 / 53.0 % |\n\nmore\n"
+    )
+    found = rivals(page)
+    assert found["sc21"] == "llm-analysis 18.8 (10 runs)"
+    table = markdown(load_held_out(), found)
+    assert next(line for line in table.splitlines() if line.startswith("| sc21")).endswith(f"| {found['sc21']} |")
+    assert rivals(tmp_path / "absent.md")["korthikanti"] == "Calculon 3.65"
+
+
+def test_an_odd_row_among_the_seen_ones_does_not_spoil_the_rest():
+    own = [run for run in RUNS if run.group == "sc21"]
+    trained = trained_on([run for run in RUNS if run.group != "sc21"], load().factors, load().fitted.constants)
+    seen, rest = own[:5], own[5:]
+    odd = [replace(seen[0], step_s=2.5 * seen[0].step_s), *seen[1:]]
+    calm, upset = (errors(rest, forecast_runs(trained, rest, rows).seconds) for rows in (seen, odd))
+    assert np.max(upset) < np.max(calm) + 0.05
+
+
+def test_what_is_new_about_a_run_widens_its_interval():
+    run = next(
+        run for run in RUNS if run.group == "megatron-bridge" and run.shape.experts and not run.traits.token_drop
+    )
+    dense = next(run for run in RUNS if run.group == "megatron-bridge" and not run.shape.experts)
+
+    def width(one: PublishedRun) -> float:
+        found = forecast_runs(load(), [one])
+        return float(np.log(found.high / found.low)[0])
+
+    def strange(one: PublishedRun) -> PublishedRun:
+        return replace(one, traits=replace(one.traits, family="another"))
+
+    assert width(run) < width(strange(run))
+    assert width(strange(dense)) < width(strange(run))  # mixtures on a stack that nobody fitted are the least known
