@@ -19,7 +19,8 @@ from datahall.compute.step import step_table
 from datahall.real import training
 from datahall.real.injection import Injection
 from datahall.real.observe import count_flops
-from datahall.virtual.training import checkpoint_bytes, forecast
+from datahall.virtual.checkpoints import checkpoint_bytes
+from datahall.virtual.training import forecast
 from datahall.workloads import entry
 
 STEPS = 4

@@ -26,6 +26,7 @@ from datahall.compute.estimate import DeviceRates
 from datahall.compute.memory import MemoryHabits, memory
 from datahall.compute.numbers import PlanNumbers
 from datahall.compute.plan import ComputePlan
+from datahall.storage.choice import CodecRate
 from datahall.virtual.calibration import adapter_numbers, trainable_share
 from datahall.virtual.habits import StackHabits
 from datahall.virtual.links import LinkRates
@@ -89,7 +90,13 @@ class Machine:
             memory=eager_memory(self.memory_habits(compute), costs),
             adapters=adapter_numbers(case),
             cores=self._cores(case) / compute.threads,
+            codecs=self.codecs,
         )
+
+    @property
+    def codecs(self) -> tuple[CodecRate, ...]:
+        """What one core codes of a checkpoint, as the probe measured it; empty where it did not."""
+        return tuple(CodecRate(**found) for found in self.rates.get("codecs", ()))
 
     def peaks(self) -> dict[str, float]:
         """The best product rate of one thread by precision, FLOP/s."""

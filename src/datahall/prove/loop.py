@@ -159,7 +159,8 @@ def _plan(
 ) -> tuple[PricedPlan, list[PricedPlan]]:
     """The chosen plan, and all that were priced."""
     settings.tell("stage", name="plan")
-    priced = planning.price(case, planning.candidates(case, precisions, settings.network), machine.at)
+    found = planning.candidates(case, precisions, settings.network, machine.codecs)
+    priced = planning.price(case, found, machine.at)
     first = planning.best(case, priced)
     considered = planning.considered(priced)
     flip = planning.what_would_flip(case, priced)

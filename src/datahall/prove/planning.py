@@ -13,12 +13,15 @@ from datahall.base.errors import NoPlan
 from datahall.base.result import Result
 from datahall.base.units import human
 from datahall.case.question import Case
+from datahall.compute.numbers import PlanNumbers
 from datahall.compute.plan import ComputePlan
 from datahall.decisions.plan import Plan
 from datahall.network.plan import NetworkPlan
 from datahall.report.data import ConsideredPlan
-from datahall.storage.plan import StoragePlan
+from datahall.storage.choice import CodecRate
+from datahall.storage.plan import DEFAULT_SHARDS, StoragePlan
 from datahall.virtual.calibration import Calibration
+from datahall.virtual.checkpoints import picked_codec
 from datahall.virtual.training import forecast
 
 KEPT_FOR_OTHERS = 0.1  # of the memory of the machine, for the system and other programs
@@ -44,10 +47,12 @@ class PricedPlan:
         return f"{workers}{threads}, micro-batch {batch}, {compute.precision}"
 
 
-def candidates(case: Case, precisions: Sequence[str], network: NetworkPlan | None = None) -> list[Plan]:
+def candidates(
+    case: Case, precisions: Sequence[str], network: NetworkPlan | None = None, codecs: Sequence[CodecRate] = ()
+) -> list[Plan]:
     """One worker or several, threads within the cores, every micro-batch that divides the share, each precision.
 
-    `network` is how several workers exchange gradients.
+    `network` is how several workers exchange gradients, `codecs` what the probe measured a core to code.
     """
     network = network or NetworkPlan()
     cores, batch = case.site.devices, case.application.global_batch
@@ -65,9 +70,18 @@ def candidates(case: Case, precisions: Sequence[str], network: NetworkPlan | Non
                     )
                     travels = network if workers > 1 else NetworkPlan()
                     interval = checkpoint_interval(case, travels.local_steps)
-                    storage = StoragePlan(interval_steps=interval, shards=workers)
+                    storage = storage_plan(case, compute, interval, codecs)
                     found.append(Plan(compute, storage, travels, case.hash()))
     return found
+
+
+def storage_plan(
+    case: Case, compute: ComputePlan, interval_steps: int, codecs: Sequence[CodecRate] = ()
+) -> StoragePlan:
+    """As many files in all as one rank would write, and a codec where the probe's rates say that it pays."""
+    shards = max(1, DEFAULT_SHARDS // compute.data)
+    codec = picked_codec(case, PlanNumbers.of(compute), shards, codecs)
+    return StoragePlan(interval_steps=interval_steps, shards=shards, codec=codec)
 
 
 def checkpoint_interval(case: Case, period: int = 1) -> int:

@@ -146,6 +146,11 @@ def _rates(findings: list[dict[str, Any]]) -> dict[str, Any]:
         rates["link"] = link_of(findings)
     if any(finding["kind"] == "disk_write" for finding in findings):
         rates["disk"] = disk_of(findings)
+    rates["codecs"] = [
+        {key: value for key, value in finding.items() if key != "kind"}
+        for finding in findings
+        if finding["kind"] == "codec"
+    ]
     for finding in findings:
         if finding["kind"] in ("startup", "noise", "input"):
             rates[finding["kind"]] = {key: value for key, value in finding.items() if key != "kind"}

@@ -66,11 +66,11 @@ def link_of(findings: Findings) -> dict[str, float]:
 
 
 def disk_of(findings: Findings) -> dict[str, float]:
-    """Latency and rates of checkpoints through the real writer and reader."""
+    """Latency and rates of checkpoints of all processes together, through the real writer and reader."""
     writes = sorted((f for f in findings if f["kind"] == "disk_write"), key=lambda f: f["bytes"])
     reads = sorted((f for f in findings if f["kind"] == "disk_read"), key=lambda f: f["bytes"])
-    write = fit_alpha_beta([f["bytes"] for f in writes], [f["seconds"] for f in writes])
-    read = fit_alpha_beta([f["bytes"] for f in reads], [f["seconds"] for f in reads])
+    write = fit_alpha_beta([f["bytes"] for f in writes], [f["seconds"] for f in writes], refit=True)
+    read = fit_alpha_beta([f["bytes"] for f in reads], [f["seconds"] for f in reads], refit=True)
     return {
         "latency_s": write.latency_s,
         "write_bytes_per_s": write.bytes_per_s,

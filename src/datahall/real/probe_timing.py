@@ -70,10 +70,12 @@ def time_call(call: Callable[[], Any], budget_s: float, setup: Callable[[], Any]
             return Timing(median(taken), low, high, len(taken) * inner)
 
 
-def time_together(call: Callable[[], Any], repeats: int) -> Timing:
+def time_together(call: Callable[[], Any], repeats: int, setup: Callable[[], Any] | None = None) -> Timing:
     """Time exactly `repeats` calls, the same number on every worker, since a collective needs all of them."""
     taken: list[float] = []
     for _ in range(repeats):
+        if setup is not None:
+            setup()
         began = time.perf_counter()
         call()
         taken.append(time.perf_counter() - began)
@@ -81,15 +83,24 @@ def time_together(call: Callable[[], Any], repeats: int) -> Timing:
     return Timing(median(taken), low, high, repeats)
 
 
-def fit_alpha_beta(sizes: Sequence[float], seconds: Sequence[float]) -> AlphaBeta:
-    """Fit on every other size, judge on those between.  Relative errors are made small, so small messages count."""
+def fit_alpha_beta(sizes: Sequence[float], seconds: Sequence[float], *, refit: bool = False) -> AlphaBeta:
+    """Fit on every other size, judge on those between.  Relative errors are made small, so small messages count.
+
+    `refit` gives the constants of a fit to all sizes, where there are few; the errors stay those of the half.
+    """
     counts, times = np.asarray(sizes, dtype=float), np.asarray(seconds, dtype=float)
     fit, judge = slice(0, None, 2), slice(1, None, 2)
-    weighted = np.stack([1 / times[fit], counts[fit] / times[fit]], axis=1)
-    (latency, per_byte), *_ = np.linalg.lstsq(weighted, np.ones(weighted.shape[0]), rcond=None)
-    latency, per_byte = max(float(latency), 1e-9), max(float(per_byte), 1e-15)
+    latency, per_byte = _line(counts[fit], times[fit])
     errors = np.abs((latency + counts[judge] * per_byte) / times[judge] - 1)
+    if refit:
+        latency, per_byte = _line(counts, times)
     return AlphaBeta(latency, 1 / per_byte, float(np.median(errors)), float(errors.max()))
+
+
+def _line(counts: Any, times: Any) -> tuple[float, float]:
+    weighted = np.stack([1 / times, counts / times], axis=1)
+    (latency, per_byte), *_ = np.linalg.lstsq(weighted, np.ones(weighted.shape[0]), rcond=None)
+    return max(float(latency), 1e-9), max(float(per_byte), 1e-15)
 
 
 def _group_size(call: Callable[[], Any]) -> int:

@@ -18,13 +18,18 @@ from typing import Any, TextIO
 import torch
 import torch.distributed as dist
 
+from datahall.catalog import codecs
 from datahall.real.probe_kernels import kernels
-from datahall.real.probe_timing import time_call, time_together
+from datahall.real.probe_timing import time_together
 from datahall.real.process import die_with_parent
 from datahall.storage.execute import load, save
+from datahall.storage.execute_probe import probe_codecs
+from datahall.storage.plan import DEFAULT_SHARDS
 
 MESSAGE_BYTES = tuple(4**power for power in range(4, 13))  # 256 bytes to 16 MiB
 _FILE_BYTES = (2**18, 2**22, 2**24, 2**26)
+_PARAMETERS = 32  # of the probe's checkpoint: as many as a small language model has
+_CODEC_BYTES = 2**24
 
 
 def main(path: str, rank: int) -> None:
@@ -53,9 +58,12 @@ def _measure(job: dict[str, Any], rank: int, teller: _Teller) -> None:
             for finding in kernels(quick, budget_s):
                 teller.tell(finding, threads=threads, processes=1)
         torch.set_num_threads(1)
-        for finding in _disk(Path(job["folder"]) / "disk", quick):
+        for finding in _codecs(quick):
             teller.tell(finding)
+    disk = Path(job["folder"]) / "disk"
     if job["processes"] == 1:
+        for finding in _disk(disk, 1, quick):
+            teller.tell(finding)
         return
     dist.init_process_group("gloo", init_method=job["rendezvous"], rank=rank, world_size=job["processes"])
     torch.set_num_threads(1)
@@ -63,6 +71,8 @@ def _measure(job: dict[str, Any], rank: int, teller: _Teller) -> None:
         teller.tell(finding, threads=1, processes=job["processes"])
     for finding in _messages(quick):
         teller.tell(finding, processes=job["processes"])
+    for finding in _disk(disk, job["processes"], quick):
+        teller.tell(finding)
     dist.barrier()
 
 
@@ -84,20 +94,57 @@ def _messages(quick: bool) -> Iterator[dict[str, Any]]:
         yield {"kind": "all_reduce", "bytes": count, **time_together(all_reduce, repeats).to_json()}
 
 
-def _disk(folder: Path, quick: bool) -> Iterator[dict[str, Any]]:
-    """Write and read checkpoints through the real writer, flushed to the disk, read without the page cache's help."""
+def _disk(folder: Path, processes: int, quick: bool) -> Iterator[dict[str, Any]]:
+    """Write and read checkpoints as a run does: by all processes, of many tensors, flushed; read from the disk."""
     steps = itertools.count(1)
+    meet: Callable[[], Any] = dist.barrier if processes > 1 else lambda: None
+    shards = max(1, DEFAULT_SHARDS // processes)
+
+    def write(state: dict[str, torch.Tensor]) -> None:
+        save(folder, next(steps), state, keep=1, shards=shards)
+        meet()
+
+    def forget() -> None:
+        _drop_cached(folder)
+        meet()
+
     for count in _FILE_BYTES[: 3 if quick else 4]:
-        state = {"tensor": torch.randn(count // 4)}
-        write = partial(_save_next, folder, steps, state)
-        yield {"kind": "disk_write", "bytes": count, **time_call(write, 0.5 if quick else 1.5).to_json()}
-        read = partial(load, folder, state)
-        forget = partial(_drop_cached, folder)
-        yield {"kind": "disk_read", "bytes": count, **time_call(read, 0.3 if quick else 1.0, setup=forget).to_json()}
+        state = _like_a_checkpoint(count)
+        for kind, call, repeats, setup in (
+            ("disk_write", partial(write, state), 5 if quick else 11, meet),
+            ("disk_read", partial(load, folder, state), 3 if quick else 7, forget),
+        ):
+            call()
+            yield {
+                "kind": kind,
+                "bytes": count,
+                "processes": processes,
+                **time_together(call, repeats, setup).to_json(),
+            }
 
 
-def _save_next(folder: Path, steps: Iterator[int], state: dict[str, torch.Tensor]) -> None:
-    save(folder, next(steps), state, keep=1)
+def _like_a_checkpoint(count: int) -> dict[str, torch.Tensor]:
+    """Weights, two moments and a step of some parameters, `count` bytes in all: every tensor costs its part."""
+    each = count // 4 // (3 * _PARAMETERS)
+    return {
+        f"{number}.{kind}": torch.zeros(()) if kind == "step" else torch.randn(each)
+        for number in range(_PARAMETERS)
+        for kind in ("weight", "first", "second", "step")
+    }
+
+
+def _codecs(quick: bool) -> Iterator[dict[str, Any]]:
+    """What one core codes, of values that are as dense as trained weights."""
+    data = {"dense": torch.empty(_CODEC_BYTES // 4).normal_(0, 0.02, generator=torch.Generator().manual_seed(0))}
+    cores = min(DEFAULT_SHARDS, os.cpu_count() or 1)
+    for rate in probe_codecs(data, codecs.names(), rounds=2 if quick else 4):
+        yield {
+            "kind": "codec",
+            "codec": rate.codec,
+            "ratio": rate.ratio,
+            "encode_bytes_per_s": rate.encode_bytes_per_s / cores,
+            "decode_bytes_per_s": rate.decode_bytes_per_s / cores,
+        }
 
 
 def _drop_cached(folder: Path) -> None:

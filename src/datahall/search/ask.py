@@ -16,10 +16,12 @@ from datahall.base.formula import formula
 from datahall.case.named_site import with_nodes
 from datahall.case.question import Case
 from datahall.case.site import Site
+from datahall.compute.numbers import PlanNumbers
 from datahall.search.rank import Ranking, search
 from datahall.virtual.calibration import Calibration
+from datahall.virtual.checkpoints import checkpoint_seconds, codec_sentence
 from datahall.virtual.failures import daly_interval_s, wall_over_work, young_interval_s
-from datahall.virtual.training import RESTART_S, checkpoint_write_s
+from datahall.virtual.training import RESTART_S
 
 _MOST_NODES = 4096
 _ENOUGH = 1.05  # a link is enough when an endless one would not make the step 5 % faster
@@ -76,6 +78,8 @@ class CheckpointAnswer:
     daly_s: float
     daly_steps: int
     lost_shares: Sequence[tuple[float, float]]  # interval in seconds, share of the wall time that is not training
+    codec: str
+    codec_why: str
 
 
 def smallest_site(case: Case, calibration: Calibration) -> Offer:
@@ -132,14 +136,18 @@ def checkpoint_interval(ranking: Ranking) -> CheckpointAnswer:
             hint="Say --set site.failures_per_device=... or measure it.",
         )
     between = 1.0 / (case.site.failures_per_device_s * plan.compute.devices)
-    write = checkpoint_write_s(case, plan)
-    stall = 0.1 * write if plan.storage.asynchronous else write
+    numbers = PlanNumbers.of(plan.compute)
+    written = checkpoint_seconds(case, plan.storage, numbers)
+    write, stall = float(written.write), float(written.stall)
     best = float(daly_interval_s(stall, between))
     step_s = float(ranking.prices.step_s[ranking.order[0]])
     tried = [best * factor for factor in (0.1, 0.3, 1.0, 3.0, 10.0)]
     lost = [(interval, 1.0 - 1.0 / float(wall_over_work(interval, stall, RESTART_S, between))) for interval in tried]
     young = float(young_interval_s(stall, between))
-    return CheckpointAnswer(write, stall, between, young, best, max(1, round(best / step_s)), lost)
+    why = codec_sentence(case, plan.storage, numbers)
+    return CheckpointAnswer(
+        write, stall, between, young, best, max(1, round(best / step_s)), lost, plan.storage.codec, why
+    )
 
 
 def _step_at(case: Case, bytes_per_s: float, calibration: Calibration) -> float:

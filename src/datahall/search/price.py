@@ -22,6 +22,7 @@ from datahall.search.space import Space
 from datahall.storage.plan import StoragePlan
 from datahall.virtual import training
 from datahall.virtual.calibration import Calibration
+from datahall.virtual.checkpoints import checkpoint_seconds, picked_codec, shards_of
 from datahall.virtual.failures import daly_interval_s
 from datahall.virtual.step_time import StepInputs, step_time
 
@@ -67,8 +68,11 @@ def memory_bytes(case: Case, counts: ShapeCounts, numbers: PlanNumbers, inputs: 
 
 def whole_plan(case: Case, compute: ComputePlan, step_s: float) -> Plan:
     """The plan around a compute plan: checkpoints in the background, as often as failures make worth while."""
-    interval = int(_interval_steps(case, float(compute.devices), step_s))
-    storage = StoragePlan(interval_steps=interval, shards=compute.devices, asynchronous=True)
+    numbers = PlanNumbers.of(compute)
+    interval = int(_interval_steps(case, numbers, step_s))
+    shards = shards_of(compute.devices)
+    codec = picked_codec(case, numbers, shards)
+    storage = StoragePlan(interval_steps=interval, shards=shards, codec=codec, asynchronous=True)
     return Plan(compute, storage, NetworkPlan(), case.hash())
 
 
@@ -82,24 +86,22 @@ def _run(case: Case, numbers: PlanNumbers, inputs: StepInputs) -> tuple[Any, Any
     """Step seconds, run seconds, dollars and joules, as `training.forecast` has them."""
     seconds = step_time(inputs, numbers)
     step, devices, site = seconds.total, numbers.devices, case.site
-    interval = _interval_steps(case, devices, step) * step
+    interval = _interval_steps(case, numbers, step) * step
     failures = site.failures_per_device_s * devices
     work = case.application.steps * step
-    total = training.run_parts(work, interval, _stall_s(case), failures, inputs.habits.startup_s).total
+    total = training.run_parts(work, interval, _stall_s(case, numbers), failures, inputs.habits.startup_s).total
     cost = site.accelerator.price_usd_per_h / 3600.0 * devices * total
     return step, total, cost, training.power_w(site, seconds.compute / step) * devices * total
 
 
-def _stall_s(case: Case) -> float:
-    shards = StoragePlan(interval_steps=1, shards=case.site.devices, asynchronous=True)
-    plan = Plan(ComputePlan(), shards, NetworkPlan(), "")
-    return 0.1 * training.checkpoint_write_s(case, plan)
+def _stall_s(case: Case, numbers: PlanNumbers) -> Any:
+    return checkpoint_seconds(case, StoragePlan(asynchronous=True), numbers).stall
 
 
-def _interval_steps(case: Case, devices: Any, step_s: Any) -> Any:
-    rate = case.site.failures_per_device_s * devices
+def _interval_steps(case: Case, numbers: PlanNumbers, step_s: Any) -> Any:
+    rate = case.site.failures_per_device_s * numbers.devices
     if case.site.failures_per_device_s > 0:
-        best = daly_interval_s(_stall_s(case), 1.0 / rate)
+        best = daly_interval_s(_stall_s(case, numbers), 1.0 / rate)
     else:
-        best = _UNSTATED_INTERVAL_S + 0.0 * devices
+        best = _UNSTATED_INTERVAL_S + 0.0 * numbers.devices
     return np.maximum(1.0, np.rint(best / step_s))

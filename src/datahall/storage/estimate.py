@@ -81,6 +81,7 @@ def reshard_read_bytes(piece_bytes: Any, wanted_bytes: Any) -> Any:
 def break_even_bytes_per_s(ratio: Any, codec_bytes_per_s: Any, overlap: Any) -> Any:
     """A tier or link slower than this is faster with the codec than without."""
     ratio, overlap = np.asarray(ratio, dtype=float), np.asarray(overlap, dtype=float)
+    codec_bytes_per_s = np.where(ratio <= 1.0, 0.0, codec_bytes_per_s)
     bound_by_codec = codec_bytes_per_s * (1.0 - overlap / ratio)
     bound_by_tier = codec_bytes_per_s * (1.0 - 1.0 / ratio) / np.maximum(overlap, 1e-9)
     return np.where(ratio <= 1.0, 0.0, np.where(ratio > 1.0 + overlap, bound_by_codec, bound_by_tier))

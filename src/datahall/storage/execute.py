@@ -33,9 +33,9 @@ from datahall.storage.faults import CorruptShard, NoCheckpoint, StoreFault
 from datahall.storage.manifest import Manifest
 from datahall.storage.place import Place, open_place
 from datahall.storage.plain import to_plain
+from datahall.storage.plan import DEFAULT_SHARDS
 from datahall.storage.store import collect, committed_steps, read_manifest
 
-DEFAULT_SHARDS = 4
 R = TypeVar("R")
 
 

@@ -8,12 +8,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+DEFAULT_SHARDS: Final = 4  # files of a rank, where nobody says
 CHUNK_BYTES: Final = 4 << 20  # the unit of coding, checking and reading; what is written is at most this
 
 
 @dataclass(frozen=True, slots=True)
 class StoragePlan:
-    """How checkpoints are kept.  `interval_steps` 0 writes none; `keep` is how many committed ones stay."""
+    """How checkpoints are kept.
+
+    `interval_steps` 0 writes none; `shards` is files of each rank, one thread each; `keep` is how many committed ones
+    stay.
+    """
 
     interval_steps: int = 0
     shards: int = 1

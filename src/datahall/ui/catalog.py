@@ -14,10 +14,10 @@ import click
 
 from datahall.base import units
 from datahall.case.named_model import shape_of
-from datahall.catalog import accelerators, compatibility, disks, links, models, rates, sites, tables
+from datahall.catalog import accelerators, codecs, compatibility, disks, links, models, rates, sites, tables
 
 FORMAT_VERSION = 1
-TABLES = ("accelerators", "models", "links", "disks", "sites", "rates", "compatibility")
+TABLES = ("accelerators", "models", "links", "disks", "codecs", "sites", "rates", "compatibility")
 
 Entry = dict[str, Any]
 
@@ -45,6 +45,7 @@ def _entry(table: str, name: str) -> Entry:
         "models": models.model,
         "links": links.link,
         "disks": disks.disk,
+        "codecs": codecs.codec,
         "sites": sites.site,
     }
     if table == "rates":
@@ -97,6 +98,12 @@ def _disk(name: str) -> Entry:
     return {"name": name, "write": write, "read": read, "one for each": entry.scope}
 
 
+def _codec(name: str) -> Entry:
+    entry = codecs.codec(name)
+    encode, decode = (units.human(rate, "bytes_per_s") for rate in (entry.encode_bytes_per_s, entry.decode_bytes_per_s))
+    return {"name": name, "ratio": f"{entry.ratio:.2f}", "a core encodes": encode, "decodes": decode}
+
+
 def _site(name: str) -> Entry:
     entry = sites.site(name)
     shape = f"{entry.nodes} x {entry.devices_per_node}"
@@ -114,6 +121,7 @@ _SHORT: Mapping[str, Callable[[str], Entry]] = {
     "models": _model,
     "links": _link,
     "disks": _disk,
+    "codecs": _codec,
     "sites": _site,
     "rates": _rate,
 }

@@ -109,6 +109,7 @@ def _checkpoint(case: Case, calibration: Calibration) -> Answer:
         f": a checkpoint takes {human_time(found.write_s)} to write, training stands still for"
         f" {human_time(found.stall_s)},\nand a device fails every {human_time(found.between_failures_s)}"
         f" (Daly; Young says {human_time(found.young_s)}).\n"
+        f"{found.codec_why}\n"
     )
     table = plain_table("Every", "time lost")
     for interval, share in found.lost_shares:
@@ -119,6 +120,8 @@ def _checkpoint(case: Case, calibration: Calibration) -> Answer:
         "young_s": found.young_s,
         "write_s": found.write_s,
         "stall_s": found.stall_s,
+        "codec": found.codec,
+        "codec_why": found.codec_why,
         "between_failures_s": found.between_failures_s,
         "lost_shares": [{"interval_s": interval, "lost_share": share} for interval, share in found.lost_shares],
     }

@@ -18,6 +18,7 @@ from datahall.compute.counts import ShapeCounts
 from datahall.compute.estimate import DeviceRates, issued_s
 from datahall.compute.memory import MemoryHabits, held_parameters
 from datahall.compute.numbers import PlanNumbers
+from datahall.storage.choice import CodecRate
 from datahall.virtual.exchange import Exchange, exchange_s, hidden_s
 from datahall.virtual.habits import StackHabits
 from datahall.virtual.links import LinkRates
@@ -38,6 +39,7 @@ class StepInputs:
     adapters: AdapterNumbers = field(default_factory=AdapterNumbers)
     gradient_s: Any = float("nan")  # of an exchange that is not plain, each step (`gradient_plan`); not a number: plain
     cores: Any = float("inf")  # that the plan's workers share; infinite where each has a device of its own
+    codecs: tuple[CodecRate, ...] = ()  # of checkpoints, as measured on a core here; none: the catalogue's
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,13 +21,14 @@ from datahall.base.result import Result
 from datahall.base.step_table import Component
 from datahall.case.question import Case
 from datahall.case.site import Site
-from datahall.compute.adapters import adapters_of, trained_parameters
+from datahall.compute.adapters import adapters_of
 from datahall.compute.memory import MemoryBytes, memory
 from datahall.compute.mfu import step_mfu
 from datahall.compute.numbers import PlanNumbers
 from datahall.compute.step import step_table
 from datahall.decisions.plan import Plan
 from datahall.virtual.calibration import Calibration, peak_flops_per_s
+from datahall.virtual.checkpoints import CheckpointSeconds, checkpoint_bytes, checkpoint_seconds, codec_sentence
 from datahall.virtual.failures import daly_interval_s, wall_over_work
 from datahall.virtual.gradient_plan import exchanged, is_plain, special, with_exchange
 from datahall.virtual.step_time import StepInputs, StepSeconds, step_time
@@ -78,15 +79,17 @@ def forecast(case: Case, plan: Plan, calibration: Calibration | None = None) -> 
             where="plan.compute",
         )
     seconds = step_time(inputs, numbers)
-    run = run_seconds(case, plan, float(seconds.total), float(inputs.habits.startup_s))
-    values = _values(case, plan, inputs, seconds, run)
+    written = checkpoint_seconds(case, plan.storage, numbers, inputs.codecs)
+    run = run_seconds(case, plan, float(seconds.total), float(written.stall), float(inputs.habits.startup_s))
+    values = _values(case, plan, inputs, seconds, run, written)
     label = _label(case, calibration)
     # Joules and dollars rest on figures that no fit and no probe has touched.
     priced = {name: weakest([label, case.site.label(path)]) for name, path in _PRICED.items()}
     metrics = {
         name: _metric(name, unit, value, calibration, priced.get(name, label)) for name, (unit, value) in values.items()
     }
-    return Result("virtual", MappingProxyType(metrics), MappingProxyType(_counts(case, plan)), _notes(case, plan, run))
+    notes = _notes(case, plan, run, inputs)
+    return Result("virtual", MappingProxyType(metrics), MappingProxyType(_counts(case, plan)), notes)
 
 
 @formula(
@@ -99,18 +102,16 @@ def ideal_run_s(run_flops: float, devices: int, peak: float) -> float:
     return run_flops / (peak * devices)
 
 
-def run_seconds(case: Case, plan: Plan, step_s: float, startup_s: float = 60.0) -> RunSeconds:
-    """Steps, checkpoints and failures of the whole run."""
+def run_seconds(case: Case, plan: Plan, step_s: float, stall_s: float, startup_s: float = 60.0) -> RunSeconds:
+    """Steps, checkpoints that stall the loop for `stall_s` each, and failures of the whole run."""
     work = case.application.steps * step_s
-    write = checkpoint_write_s(case, plan)
-    stall = 0.1 * write if plan.storage.asynchronous else write
     rate = case.site.failures_per_device_s * plan.compute.processors
     interval = plan.storage.interval_steps * step_s
     if not interval and rate > 0:
-        interval = float(daly_interval_s(stall, 1.0 / rate))
+        interval = float(daly_interval_s(stall_s, 1.0 / rate))
     if not interval:
         return RunSeconds(work, 0.0, 0.0, startup_s)
-    return run_parts(work, interval, stall, rate, startup_s)
+    return run_parts(work, interval, stall_s, rate, startup_s)
 
 
 def run_parts(work_s: Any, interval_s: Any, stall_s: Any, failures_per_s: Any, startup_s: Any) -> RunSeconds:
@@ -127,17 +128,6 @@ def power_w(site: Site, busy_share: Any) -> Any:
     return site.accelerator.power_w * (_HOST_POWER_SHARE + device) * site.pue
 
 
-def checkpoint_bytes(case: Case) -> int:
-    """Bytes of a full checkpoint: 32-bit master weights and Adam's two moments, 12 bytes a trained parameter."""
-    return 12 * trained_parameters(case.model, adapters_of(case.application))
-
-
-def checkpoint_write_s(case: Case, plan: Plan) -> float:
-    """Seconds to write one checkpoint, each node writing its shards through its own disk."""
-    writers = max(1, min(plan.storage.shards, case.site.nodes))
-    return case.site.disk.latency_s + checkpoint_bytes(case) / (case.site.disk.write_bytes_per_s * writers)
-
-
 def held_bytes(inputs: StepInputs, plan: PlanNumbers) -> MemoryBytes:
     """What the fullest device holds at the peak of a step, item by item."""
     share, adapters = inputs.trainable_share, inputs.adapters
@@ -145,14 +135,13 @@ def held_bytes(inputs: StepInputs, plan: PlanNumbers) -> MemoryBytes:
 
 
 def _values(
-    case: Case, plan: Plan, inputs: StepInputs, seconds: StepSeconds, run: RunSeconds
+    case: Case, plan: Plan, inputs: StepInputs, seconds: StepSeconds, run: RunSeconds, written: CheckpointSeconds
 ) -> Mapping[str, tuple[str, float]]:
     compute, site = plan.compute, case.site
     busy = min(compute.processors, site.devices)
     step_s = float(seconds.total)
     tokens = compute.global_batch * case.application.sequence
     peak = peak_flops_per_s(site.accelerator, compute.precision)
-    write = checkpoint_write_s(case, plan)
     watts = power_w(site, float(seconds.compute) / step_s)
     held = held_bytes(inputs, PlanNumbers.of(compute))
     return {
@@ -161,8 +150,8 @@ def _values(
         "waiting": ("seconds", float(seconds.waiting)),
         "input": ("seconds", float(seconds.input)),
         "optimiser": ("seconds", float(seconds.optimiser)),
-        "checkpoint": ("seconds", 0.1 * write if plan.storage.asynchronous else write),
-        "checkpoint_write": ("seconds", write),
+        "checkpoint": ("seconds", float(written.stall)),
+        "checkpoint_write": ("seconds", float(written.write)),
         "startup": ("seconds", run.startup),
         "step_time": ("seconds", step_s),
         "total_time": ("seconds", float(run.total)),
@@ -217,10 +206,12 @@ def _counts(case: Case, plan: Plan) -> dict[str, int]:
     }
 
 
-def _notes(case: Case, plan: Plan, run: RunSeconds) -> tuple[str, ...]:
+def _notes(case: Case, plan: Plan, run: RunSeconds, inputs: StepInputs) -> tuple[str, ...]:
     notes: list[str] = []
     if not is_plain(plan.network):
         notes.append("A lossy or rarer exchange may need more steps to the same loss: see `datahall exchange`.")
+    if plan.storage.interval_steps:
+        notes.append(codec_sentence(case, plan.storage, PlanNumbers.of(plan.compute), inputs.codecs))
     if not case.site.accelerator.price_usd_per_h:
         notes.append("The site has no price, so the cost is 0.")
     if not case.site.accelerator.power_w:

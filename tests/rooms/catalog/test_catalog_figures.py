@@ -9,10 +9,10 @@ import pytest
 from datahall.base.errors import Incompatible, UnknownName
 from datahall.case.named_model import shape_of
 from datahall.case.named_site import named_site, site_from_text
-from datahall.catalog import accelerators, compatibility, disks, links, models, rates, sites, tables
+from datahall.catalog import accelerators, codecs, compatibility, disks, links, models, rates, sites, tables
 
 CARDS = [accelerators.accelerator(name) for name in accelerators.names()]
-TABLES = ["accelerators", "links", "disks", "models", "sites", "rates", "compatibility"]
+TABLES = ["accelerators", "links", "disks", "codecs", "models", "sites", "rates", "compatibility"]
 
 
 def test_it_is_large_enough() -> None:
@@ -26,7 +26,7 @@ def test_every_row_has_source_and_date(table: str) -> None:
         assert len(row["source"]) > 5, row
         assert re.fullmatch(r"20\d\d-\d\d-\d\d", row["date"]), row
         if "checked" in row:
-            assert row["checked"] in {"read", "recalled"}, row
+            assert row["checked"] in {"read", "recalled", "measured"}, row
     for row in tables.rows("accelerators"):
         for group in ("price", "measured"):
             stated = any(
@@ -103,6 +103,10 @@ def test_links_are_plausible() -> None:
 
 
 def test_disks_and_rates_are_plausible() -> None:
+    for name in codecs.names():
+        one = codecs.codec(name)
+        assert 1.0 < one.ratio < 2.0
+        assert 1e7 < one.encode_bytes_per_s < one.decode_bytes_per_s < 1e10
     for name in disks.names():
         entry = disks.disk(name)
         assert 1e8 <= entry.write_bytes_per_s <= entry.read_bytes_per_s <= 1e11

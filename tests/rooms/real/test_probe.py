@@ -51,6 +51,6 @@ def test_the_quick_probe_writes_a_site_and_its_rates(tmp_path, capsys):
     assert site.label("accelerator") is Label.MEASURED
     assert site.accelerator.peak_flops_per_s["fp32"] > 1e8
     rates = json.loads((tmp_path / "site.rates.json").read_text())
-    assert {"device", "link", "disk", "startup", "noise"} <= set(rates)
+    assert {"device", "link", "disk", "codecs", "startup", "noise"} <= set(rates)
     assert all(rate["memory_bytes_per_s"] > 1e6 for rate in rates["device"].values())
     assert "product" in capsys.readouterr().err

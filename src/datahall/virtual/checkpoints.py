@@ -1,0 +1,133 @@
+"""What a run's checkpoints take on a site, and which codec pays there.
+
+Joins the storage room's formulas with a site's disk and a plan's split; nothing else prices a checkpoint.  How often to
+write is `failures`'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from datahall.base.units import human
+from datahall.case.question import Case
+from datahall.catalog import codecs, links
+from datahall.compute.adapters import adapters_of, trained_parameters
+from datahall.compute.numbers import PlanNumbers
+from datahall.storage.choice import CodecRate, Option, Tier, options, pick_codec
+from datahall.storage.estimate import coded_s, stall_s
+from datahall.storage.plan import DEFAULT_SHARDS, StoragePlan
+
+_MOST_FILES: Final = 1024  # of a checkpoint, unless there are more ranks than that
+_OVERLAP: Final = 0.25  # of the shorter of coding and moving, not covered: `storage.choice`'s
+_HOST_LINK: Final = "pcie4-x16"  # between a device and its host, which no site states
+_LINK_SHARE: Final = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointSeconds:
+    """Of one checkpoint: until it is committed, that the loop stands still, until it is read; numbers or arrays."""
+
+    write: Any
+    stall: Any
+    read: Any
+
+
+def checkpoint_bytes(case: Case) -> int:
+    """Bytes of a full checkpoint: 32-bit master weights and Adam's two moments, 12 bytes a trained parameter."""
+    return 12 * trained_parameters(case.model, adapters_of(case.application))
+
+
+def checkpoint_seconds(
+    case: Case, storage: StoragePlan, numbers: PlanNumbers, measured: Sequence[CodecRate] = ()
+) -> CheckpointSeconds:
+    """Every rank writes its share through its node's disk, or through the one disk of a site that shares it."""
+    disk, clients = case.site.disk, _clients(case, numbers)
+    rate = next(rate for rate in codec_rates(case, numbers, storage.shards, measured) if rate.codec == storage.codec)
+    raw = float(checkpoint_bytes(case)) / numbers.devices
+    at = (storage.shards, clients, np.inf)
+    write = coded_s(raw, rate.ratio, rate.encode_bytes_per_s, *at, disk.write_bytes_per_s, disk.latency_s, _OVERLAP)
+    read = coded_s(raw, rate.ratio, rate.decode_bytes_per_s, *at, disk.read_bytes_per_s, disk.latency_s, _OVERLAP)
+    stall = stall_s(staged_bytes(case, numbers), _copy_bytes_per_s(case)) if storage.asynchronous else write
+    return CheckpointSeconds(write, stall, read)
+
+
+def staged_bytes(case: Case, numbers: PlanNumbers) -> Any:
+    """Bytes that a rank copies before a background save: what it holds of the checkpoint, whoever writes it."""
+    held = checkpoint_bytes(case) / 12.0 / (1.0 * numbers.tensor * numbers.pipeline)
+    zero = np.asarray(numbers.zero_stage)
+    return held * (4.0 / np.where(zero >= 3, numbers.shards, 1.0) + 8.0 / np.where(zero >= 1, numbers.shards, 1.0))
+
+
+def codec_rates(case: Case, numbers: PlanNumbers, shards: int, measured: Sequence[CodecRate] = ()) -> list[CodecRate]:
+    """What one rank can code, with a thread for each shard and its share of the cores; `measured` rates are a core's.
+
+    Without a codec there is nothing to add: a disk's rates are those of the real writer and reader.
+    """
+    threads = _threads(case, numbers, shards)
+    found = [CodecRate("none", 1.0, np.inf, np.inf)]
+    for core in measured or _of_the_catalogue():
+        encode, decode = threads * core.encode_bytes_per_s, threads * core.decode_bytes_per_s
+        found.append(CodecRate(core.codec, core.ratio, encode, decode))
+    return found
+
+
+def shards_of(devices: int) -> int:
+    """Files of each rank: a few, since one thread does not fill a disk, and fewer where there are many ranks."""
+    return max(1, min(DEFAULT_SHARDS, _MOST_FILES // devices))
+
+
+def picked_codec(case: Case, numbers: PlanNumbers, shards: int, measured: Sequence[CodecRate] = ()) -> str:
+    """The codec with which a checkpoint is written fastest; none, unless another saves enough to be seen."""
+    raw = float(checkpoint_bytes(case)) / numbers.devices
+    return pick_codec(raw, codec_rates(case, numbers, shards, measured), _tier(case, numbers, shards), 0.0).codec
+
+
+def codec_sentence(case: Case, storage: StoragePlan, numbers: PlanNumbers, measured: Sequence[CodecRate] = ()) -> str:
+    """Which codec the plan writes with, and below which rate of the disk one pays."""
+    tier = _tier(case, numbers, storage.shards)
+    raw = float(checkpoint_bytes(case)) / numbers.devices
+    found = options(raw, codec_rates(case, numbers, storage.shards, measured), tier, 0.0)
+    coded: list[Option] = [option for option in found if option.codec != "none"]
+    shown = next((option for option in coded if option.codec == storage.codec), coded[0])
+    threads = round(tier.clients * float(_threads(case, numbers, storage.shards)))
+    even = human(float(f"{shown.break_even_bytes_per_s * tier.clients:.2g}"), "bytes_per_s")
+    disk = human(case.site.disk.write_bytes_per_s, "bytes_per_s")
+    where = "The site's shared disk" if case.site.disk.shared else "A node's disk"
+    how = f"with codec {storage.codec}" if storage.codec != "none" else "without a codec"
+    return f"Checkpoints are written {how}. {where} writes {disk}; {shown.codec} pays below {even} ({threads} threads)."
+
+
+def _tier(case: Case, numbers: PlanNumbers, shards: int) -> Tier:
+    disk = case.site.disk
+    clients = int(_clients(case, numbers))
+    return Tier(disk.write_bytes_per_s, disk.read_bytes_per_s, disk.latency_s, _OVERLAP, clients, shards)
+
+
+def _clients(case: Case, numbers: PlanNumbers) -> Any:
+    """Ranks that share a disk."""
+    devices = numbers.devices
+    return devices if case.site.disk.shared else np.minimum(devices, case.site.devices_per_node)
+
+
+def _of_the_catalogue() -> list[CodecRate]:
+    entries = [codecs.codec(name) for name in codecs.names()]
+    return [CodecRate(e.name, e.ratio, e.encode_bytes_per_s, e.decode_bytes_per_s) for e in entries]
+
+
+def _threads(case: Case, numbers: PlanNumbers, shards: int) -> Any:
+    """Threads of a rank that have a core: one a shard, within its share of the host's cores."""
+    if not case.site.host_cores:
+        return float(shards)  # a host that nobody describes has a few cores for each device
+    return np.minimum(float(shards), case.site.host_cores / np.minimum(numbers.devices, case.site.devices_per_node))
+
+
+def _copy_bytes_per_s(case: Case) -> float:
+    """From a device to its host's memory; on a processor one copy in memory, which reads and writes."""
+    device = case.site.accelerator
+    if device.kind == "cpu":
+        return device.memory_bytes_per_s / 2.0
+    return _LINK_SHARE * links.link(_HOST_LINK).bytes_per_s

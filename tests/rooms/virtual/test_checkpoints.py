@@ -1,0 +1,70 @@
+"""A plan's checkpoints: the codec that pays on the disk at hand, the copy's stall, and a disk that all nodes share."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from datahall.case.model import ModelShape
+from datahall.case.named_site import site_from_text
+from datahall.case.question import Case, Goal, Training
+from datahall.case.site import Disk
+from datahall.compute.numbers import PlanNumbers
+from datahall.compute.plan import ComputePlan
+from datahall.storage.choice import CodecRate
+from datahall.storage.plan import StoragePlan
+from datahall.virtual.checkpoints import (
+    checkpoint_bytes,
+    checkpoint_seconds,
+    codec_sentence,
+    picked_codec,
+    staged_bytes,
+)
+
+SHAPE = ModelShape("small", layers=4, hidden=1024, heads=8, kv_heads=8, head_dim=128, ffn=4096, vocab=32000)
+PLAN = PlanNumbers.of(ComputePlan(data=16, zero_stage=1))
+
+
+def a_case(disk: Disk) -> Case:
+    site = replace(site_from_text("2x8xH100-SXM")[0], disk=disk, host_cores=64)
+    return Case("a case", SHAPE, Training(1e9, 64, 2048), site, Goal())
+
+
+def test_the_plan_compresses_only_where_it_pays_and_says_below_which_rate() -> None:
+    slow, fast = a_case(Disk(5e8, 5e8, 0.01)), a_case(Disk(30e9, 30e9, 0.001))
+    assert picked_codec(slow, PLAN, 4) == "planes"
+    assert picked_codec(fast, PLAN, 4) == "none"
+    assert "planes pays below" in codec_sentence(fast, StoragePlan(shards=4), PLAN)
+    coded, plain = StoragePlan(shards=4, codec="planes"), StoragePlan(shards=4)
+    assert checkpoint_seconds(slow, coded, PLAN).write < 0.9 * checkpoint_seconds(slow, plain, PLAN).write
+    assert checkpoint_seconds(fast, coded, PLAN).write > checkpoint_seconds(fast, plain, PLAN).write
+    crawling = [CodecRate("planes", 1.2, 1e6, 1e6)]
+    assert picked_codec(slow, PLAN, 4, crawling) == "none"
+
+
+def test_one_disk_for_the_site_is_shared_by_its_nodes() -> None:
+    own, shared = Disk(2e9, 4e9, 0.0), Disk(2e9, 4e9, 0.0, shared=True)
+    alone = checkpoint_seconds(a_case(own), StoragePlan(), PLAN)
+    together = checkpoint_seconds(a_case(shared), StoragePlan(), PLAN)
+    assert together.write == pytest.approx(2 * alone.write)
+    assert alone.write == pytest.approx(checkpoint_bytes(a_case(own)) / (2 * 2e9))
+    assert alone.read == pytest.approx(alone.write / 2)
+
+
+def test_a_background_save_stalls_for_the_copy_of_what_a_rank_holds() -> None:
+    case = a_case(Disk(2e9, 4e9, 0.0))
+    parameters = case.model.parameters()
+    assert staged_bytes(case, PlanNumbers()) == pytest.approx(12 * parameters)
+    assert staged_bytes(case, PLAN) == pytest.approx((4 + 8 / 16) * parameters)
+    assert staged_bytes(case, PlanNumbers(data=8, tensor=2, zero_stage=3)) == pytest.approx(12 * parameters / 16)
+    background = checkpoint_seconds(case, StoragePlan(asynchronous=True), PLAN)
+    assert background.stall == pytest.approx((4 + 8 / 16) * parameters / (0.8 * 31.5e9))
+    assert checkpoint_seconds(case, StoragePlan(), PLAN).stall == background.write
+    many = PlanNumbers(data=np.array([1, 8, 16]), zero_stage=np.array([0, 1, 3]))
+    for place, one in enumerate(((1, 0), (8, 1), (16, 3))):
+        single = checkpoint_seconds(case, StoragePlan(asynchronous=True), PlanNumbers(data=one[0], zero_stage=one[1]))
+        every = checkpoint_seconds(case, StoragePlan(asynchronous=True), many)
+        assert every.stall[place] == pytest.approx(single.stall)
+        assert every.write[place] == pytest.approx(single.write)
