@@ -19,8 +19,9 @@ from datahall.storage import execute  # noqa: E402
 from datahall.storage.cache import CachedPlace, TierCache  # noqa: E402
 from datahall.storage.eviction import eviction  # noqa: E402
 from datahall.storage.faults import AlreadyCommitted, NoCheckpoint, StoreFault  # noqa: E402
-from datahall.storage.manifest import step_folder  # noqa: E402
+from datahall.storage.manifest import MANIFEST, step_folder  # noqa: E402
 from datahall.storage.place import open_place  # noqa: E402
+from datahall.storage.remote import RemotePlace  # noqa: E402
 from datahall.storage.store import collect, committed_steps, read_manifest, verify  # noqa: E402
 
 pytestmark = [pytest.mark.system, pytest.mark.skipif(not available(), reason="needs root and the Ceph packages")]
@@ -69,6 +70,52 @@ def test_saved_loaded_verified_and_retired(cluster: Ceph) -> None:
         execute.save(url, 3, state_of(4))
     with pytest.raises(NoCheckpoint):
         execute.load("s3://checkpoints/nothing", state_of(0))
+
+
+def test_of_two_writers_in_the_same_moment_the_gateway_lets_one_commit(
+    cluster: Ceph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = "s3://checkpoints/race"
+    # both have looked before either puts: what decides is the gateway's own condition
+    monkeypatch.setattr(
+        RemotePlace, "files", lambda self, folder, files=RemotePlace.files: _without_manifest(files(self, folder))
+    )
+    gate = threading.Barrier(2)
+    commit = RemotePlace.commit
+
+    def together(self: RemotePlace, *arguments: Any) -> None:
+        gate.wait(60)
+        commit(self, *arguments)
+
+    monkeypatch.setattr(RemotePlace, "commit", together)
+    outcome: list[Any] = []
+
+    def write(number: int) -> None:
+        try:
+            outcome.append((number, execute.save(url, 1, state_of(number, 100_000))))
+        except AlreadyCommitted as refused:
+            outcome.append((number, refused))
+
+    writers = [threading.Thread(target=write, args=(number,)) for number in (1, 2)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(120)
+    monkeypatch.undo()
+    winners = [number for number, entry in outcome if not isinstance(entry, AlreadyCommitted)]
+    assert len(winners) == 1
+    assert len(outcome) == 2
+    found = state_of(0, 100_000)
+    assert execute.load(url, found).step == 1
+    assert torch.equal(found["model"]["weight"], state_of(winners[0], 100_000)["model"]["weight"])
+    assert verify(url, 1).faults == ()
+    monkeypatch.setattr(RemotePlace, "files", lambda self, folder: {})  # late by a whole save, past its own look
+    with pytest.raises(AlreadyCommitted):
+        open_place(url).commit(step_folder(1), MANIFEST, b"another", False)
+
+
+def _without_manifest(files: dict[str, tuple[int, float]]) -> dict[str, tuple[int, float]]:
+    return {name: about for name, about in files.items() if name != MANIFEST}
 
 
 def test_a_damaged_object_is_named_and_the_previous_step_used(cluster: Ceph) -> None:

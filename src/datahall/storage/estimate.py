@@ -63,14 +63,45 @@ def pipeline_share(raw_bytes: Any, shards: Any) -> Any:
 
 
 @formula(
-    equation="bytes read = piece rows that meet the wanted rows, in whole chunks",
-    source="ours: chunks are the unit of reading and checking",
-    holds="contiguous cuts along the first axis",
+    equation="n = min(threads x clients, cores)/clients",
+    source="ours: threads of all clients share a host's cores evenly",
+    holds="one host; every thread busy",
 )
-def reshard_read_bytes(piece_bytes: Any, wanted_bytes: Any) -> Any:
-    """Raw bytes that a rank reads of a stored piece to get `wanted_bytes` of it: at most one chunk more at each end."""
-    extra = np.where(np.asarray(wanted_bytes) < piece_bytes, 2 * CHUNK_BYTES, 0)
-    return np.minimum(np.asarray(piece_bytes), np.asarray(wanted_bytes) + extra)
+def busy_threads(threads: Any, clients: Any, cores: Any) -> Any:
+    """Threads of one client that have a core at any time."""
+    return np.minimum(np.asarray(threads) * clients, cores) / clients
+
+
+@formula(
+    equation="t = b max(1, clients/cores) + f files",
+    source="ours: planning is arithmetic of each client; a file is opened, synchronised and closed",
+    holds="states of some dozens of tensors; planning grows with their number",
+)
+def fixed_s(begin_s: Any, file_s: Any, files: Any, clients: Any, cores: Any) -> Any:
+    """Seconds of a save or a load that do not depend on its size: the `latency_s` of `coded_s`."""
+    return begin_s * np.maximum(1.0, np.asarray(clients) / cores) + file_s * np.asarray(files)
+
+
+@formula(
+    equation="bytes read = the chunks that hold bytes start to start + wanted of the piece",
+    source="ours: chunks are the unit of reading and checking",
+    holds="cuts along the first axis; a cut along another reads the whole piece",
+)
+def reshard_read_bytes(piece_bytes: Any, start_bytes: Any, wanted_bytes: Any) -> Any:
+    """Raw bytes that a rank reads of a stored piece to get `wanted_bytes` of it from `start_bytes` on."""
+    start, wanted = np.asarray(start_bytes), np.asarray(wanted_bytes)
+    first, last = start // CHUNK_BYTES * CHUNK_BYTES, -(-(start + wanted) // CHUNK_BYTES) * CHUNK_BYTES
+    return np.where(wanted > 0, np.minimum(piece_bytes, last) - first, 0)
+
+
+@formula(
+    equation="t = load of the bytes read + bytes read / cut rate",
+    source="ours: what is not a whole piece is read beside its place and copied",
+    holds="as coded_s; `load_s` is coded_s of the bytes that are read",
+)
+def reshard_s(load_s: Any, read_bytes: Any, cut_bytes_per_s: Any) -> Any:
+    """Seconds to load a client's part of a checkpoint that was cut otherwise."""
+    return load_s + np.asarray(read_bytes) / cut_bytes_per_s
 
 
 @formula(

@@ -1,11 +1,14 @@
 """A prefix of an object store, or any other file system that fsspec reaches: puts in parts, retries, ranged gets.
 
 Credentials come from the environment of the file system (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL and so on), never from
-arguments here.  A put is atomic by itself; whether a second writer is refused rests on a look before the put.
+arguments here.  A put is atomic by itself.  A second writer is refused by the store where its driver has a conditional
+put (S3: If-None-Match, seen on Ceph; Google and Azure by their drivers, not seen here); on others by a look just before
+the put, which two writers at the same moment may both pass.
 """
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
@@ -67,11 +70,30 @@ class RemotePlace:
         return len(data)
 
     def commit(self, folder: str, name: str, data: bytes, replace: bool) -> None:
-        """One put, after a look whether somebody was faster."""
+        """One put, on condition that nobody was faster; a look before it where the store knows no conditions."""
         path = f"{self._root}/{folder}/{name}"
         if not replace and name in self.files(folder):
-            raise AlreadyCommitted(f"{folder} was committed by another writer.", where=self.name)
-        self._retry(lambda: self._fs.pipe_file(path, data))
+            raise _overtaken(folder, self.name)
+        condition = {} if replace or not self.conditional else {"mode": "create"}
+
+        def put() -> None:
+            try:
+                self._fs.pipe_file(path, data, **condition)
+            except Exception as error:
+                if not condition or not _refused(error):
+                    raise
+                # the answer to an earlier attempt may have been lost: then what is there is ours
+                if self._fs.cat_file(path) != data:
+                    raise _overtaken(folder, self.name) from error
+
+        self._retry(put)
+
+    @property
+    def conditional(self) -> bool:
+        """Whether the driver can put on condition that nothing is there."""
+        conditional = {"s3", "s3a", "gs", "gcs", "abfs", "az"}
+        kinds = {self._fs.protocol} if isinstance(self._fs.protocol, str) else set(self._fs.protocol)
+        return bool(conditional & kinds) and "mode" in inspect.signature(self._fs._pipe_file).parameters
 
     def remove(self, folder: str, name: str) -> None:
         """Remove an object; nothing happens when it is gone."""
@@ -137,6 +159,19 @@ def retrying(action: Callable[[], R], where: str, wait_s: float = 0.2) -> R:
                 ) from error
             time.sleep(wait_s * 2**attempt)
     raise AssertionError("unreachable")
+
+
+def _overtaken(folder: str, where: str) -> AlreadyCommitted:
+    return AlreadyCommitted(
+        f"{folder} was committed by another writer.", where=where, hint="Give each run a store of its own."
+    )
+
+
+def _refused(error: Exception) -> bool:
+    """Whether the store refused a conditional put: HTTP 412, or 409 while another put is under way."""
+    told: Any = getattr(error.__cause__ or error, "response", None)
+    status = told.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(told, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    return isinstance(error, FileExistsError) or status in {409, 412}
 
 
 def _last(path: str) -> str:

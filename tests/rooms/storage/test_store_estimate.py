@@ -21,7 +21,10 @@ shares = st.floats(0.0, 1.0)
 CASES: list[tuple[Any, list[Any]]] = [
     (estimate.transfer_s, [amounts, counts, counts, rates, rates, st.floats(0, 10)]),
     (estimate.coded_s, [amounts, ratios, rates, counts, counts, rates, rates, st.floats(0, 10), shares]),
-    (estimate.reshard_read_bytes, [amounts, amounts]),
+    (estimate.busy_threads, [counts, counts, counts]),
+    (estimate.fixed_s, [shares, shares, counts, counts, counts]),
+    (estimate.reshard_read_bytes, [amounts, amounts, amounts]),
+    (estimate.reshard_s, [shares, amounts, rates]),
     (estimate.break_even_bytes_per_s, [ratios, rates, shares]),
     (estimate.pipeline_share, [amounts, counts]),
     (estimate.stall_s, [amounts, rates]),
