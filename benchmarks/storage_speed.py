@@ -1,10 +1,10 @@
 """How fast the store is beside PyTorch's distributed checkpoint, torch.save and the bare disk: ratios in one run.
 
-    python benchmarks/storage_speed.py FOLDER [--gb 2] [--rounds 3] [--out docs/tables/storage-speed.md]
+    python benchmarks/storage_speed.py FOLDER [--gb 2] [--rounds 3]
 
 FOLDER must lie on the disk that is measured and hold about three times the state.  Reads are cold: files are
 synchronised and dropped from the page cache first.  Writes of every contender end with fsync, except the row that says
-so.  Contenders take turns within a round; a figure is the median over rounds.
+so.  Contenders take turns within a round; figures are medians over rounds, and so are the ratios of two neighbours.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import argparse
 import os
 import shutil
 import statistics
+import sys
 import threading
 import time
 import warnings
@@ -127,8 +128,8 @@ def torch_save(path: Path, state: dict[str, Any], sync: bool) -> None:
         os.close(fd)
 
 
-def measure(folder: Path, gigabytes: float, rounds: int) -> tuple[dict[str, float], int]:
-    """Median seconds of every contender, and the state's bytes."""
+def measure(folder: Path, gigabytes: float, rounds: int) -> tuple[dict[str, list[float]], int]:
+    """Seconds of every contender round by round, and the state's bytes."""
     state = training_state(gigabytes)
     total = sum(tensor.nbytes for tensor in flat(state))
     target = {group: {name: torch.zeros_like(t) for name, t in inner.items()} for group, inner in state.items()}
@@ -140,7 +141,8 @@ def measure(folder: Path, gigabytes: float, rounds: int) -> tuple[dict[str, floa
     def note(name: str, action: Callable[[], Any]) -> None:
         times.setdefault(name, []).append(timed(action))
 
-    for _ in range(rounds):
+    for number in range(rounds):
+        print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
         shutil.rmtree(folder, ignore_errors=True)
         note("raw write", lambda: raw_write(folder / "raw", state))
         shutil.rmtree(folder / "raw")
@@ -159,39 +161,55 @@ def measure(folder: Path, gigabytes: float, rounds: int) -> tuple[dict[str, floa
         note("DCP load", lambda: dcp.load(target, storage_reader=dcp.FileSystemReader(folder / "d"), no_dist=True))
         shutil.rmtree(folder / "d")
         note("datahall save", lambda: execute.save(folder / "s", 1, state))
-        drop(folder)
-        note("raw read", lambda: raw_read(folder / "s", buffer))
-        drop(folder)
-        note("datahall load", lambda: execute.load(folder / "s", target))
+        for _ in range(2):
+            drop(folder)
+            note("raw read", lambda: raw_read(folder / "s", buffer))
+            drop(folder)
+            note("datahall load", lambda: execute.load(folder / "s", target))
         shutil.rmtree(folder / "s")
         pending = saver_state.save(1, state)
         times.setdefault("datahall stall, in the background", []).append(pending.stall_s)
         note("datahall rest, in the background", pending.wait)
         shutil.rmtree(folder / "async")
-    return {name: statistics.median(values) for name, values in times.items()}, total
+    return times, total
 
 
-def over_a_link(folder: Path, weights: Path | None) -> dict[str, tuple[float, float, int]]:
+def over_a_link(folder: Path, weights: Path | None, rounds: int) -> dict[str, tuple[float, float, int]]:
     """bf16 weights through a link of 100 MB/s: codec to (seconds of save, of load, stored bytes)."""
     if weights is not None:
         state = {"model": torch.load(weights)}
     else:
         state = {"model": {str(n): torch.randn(1024, 12_000).mul_(0.02).bfloat16() for n in range(8)}}
-    found: dict[str, tuple[float, float, int]] = {}
+    seconds: dict[str, list[tuple[float, float]]] = {}
+    stored: dict[str, int] = {}
+    target = {"model": {name: torch.zeros_like(t) for name, t in state["model"].items()}}
     with shaped(SHAPED_BYTES_PER_S):
-        for codec in ("none", "zstd", "planes"):
-            shutil.rmtree(folder, ignore_errors=True)
-            saved = execute.save(folder, 1, state, codec=codec)
-            target = {"model": {name: torch.zeros_like(t) for name, t in state["model"].items()}}
-            found[codec] = (saved.seconds, timed(lambda t=target: execute.load(folder, t)), saved.stored_bytes)
-            assert all(torch.equal(t, target["model"][name]) for name, t in state["model"].items())
+        for _ in range(rounds):
+            for codec in ("none", "zstd", "planes"):
+                shutil.rmtree(folder, ignore_errors=True)
+                saved = execute.save(folder, 1, state, codec=codec)
+                stored[codec] = saved.stored_bytes
+                read = timed(lambda: execute.load(folder, target))
+                seconds.setdefault(codec, []).append((saved.seconds, read))
+                assert all(torch.equal(t, target["model"][name]) for name, t in state["model"].items())
     shutil.rmtree(folder, ignore_errors=True)
-    return found
+    return {
+        codec: (statistics.median(s for s, _ in pairs), statistics.median(r for _, r in pairs), stored[codec])
+        for codec, pairs in seconds.items()
+    }
 
 
-def table(medians: dict[str, float], total: int, links: dict[str, tuple[float, float, int]]) -> str:
+def ratio(times: dict[str, list[float]], slower: str, faster: str) -> float:
+    """Median over rounds of the ratio within a round; of the medians where one was measured more often."""
+    one, other = times[slower], times[faster]
+    if len(one) != len(other):
+        return statistics.median(one) / statistics.median(other)
+    return statistics.median(a / b for a, b in zip(one, other, strict=True))
+
+
+def table(times: dict[str, list[float]], total: int, links: dict[str, tuple[float, float, int]]) -> str:
     """The figures and the bars as Markdown."""
-    m = medians
+    m = {name: statistics.median(values) for name, values in times.items()}
     lines = [
         f"State: {total / 1e9:.2f} GB of fp32 weights and moments, one process, {execute.DEFAULT_SHARDS} shards.",
         "",
@@ -199,18 +217,18 @@ def table(medians: dict[str, float], total: int, links: dict[str, tuple[float, f
     lines += ["| what | seconds | GB/s |", "|---|---|---|"]
     lines += [f"| {name} | {value:.2f} | {total / value / 1e9:.2f} |" for name, value in m.items()]
     lines += ["", "| bar | asked | reached |", "|---|---|---|"]
-    best_dcp = min(value for name, value in m.items() if name.startswith("DCP save"))
+    best_dcp = min((name for name in m if name.startswith("DCP save")), key=lambda name: m[name])
     bars = [
-        ("save, times as fast as torch.save with fsync", 1.0, m["torch.save"] / m["datahall save"]),
-        ("save, times as fast as torch.save without fsync", 1.0, m["torch.save, no fsync"] / m["datahall save"]),
-        ("save, times as fast as DCP by default", 1.0, m["DCP save, 1 threads"] / m["datahall save"]),
-        ("save, times as fast as the best DCP", 1.0, best_dcp / m["datahall save"]),
-        ("load, times as fast as torch.load", 1.0, m["torch.load"] / m["datahall load"]),
-        ("load, times as fast as DCP", 1.0, m["DCP load"] / m["datahall load"]),
-        ("load, share of the raw read rate", 0.8, m["raw read"] / m["datahall load"]),
+        ("save, times as fast as torch.save with fsync", 1.0, "torch.save", "datahall save"),
+        ("save, times as fast as torch.save without fsync", 1.0, "torch.save, no fsync", "datahall save"),
+        ("save, times as fast as DCP by default", 1.0, "DCP save, 1 threads", "datahall save"),
+        ("save, times as fast as the best DCP", 1.0, best_dcp, "datahall save"),
+        ("load, times as fast as torch.load", 1.0, "torch.load", "datahall load"),
+        ("load, times as fast as DCP", 1.0, "DCP load", "datahall load"),
+        ("load, share of the raw read rate", 0.8, "raw read", "datahall load"),
     ]
-    lines += [f"| {name} | at least {asked} | {value:.2f} |" for name, asked, value in bars]
-    stall = m["datahall stall, in the background"] / m["datahall save"]
+    lines += [f"| {name} | at least {asked} | {ratio(times, slow, fast):.2f} |" for name, asked, slow, fast in bars]
+    stall = ratio(times, "datahall stall, in the background", "datahall save")
     lines.append(f"| stall in the background, share of a synchronous save | at most 0.15 | {stall:.2f} |")
     plain = sum(links["none"][:2])
     best = max((c for c in links if c != "none"), key=lambda c: plain / sum(links[c][:2]))
@@ -226,20 +244,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--gb", type=float, default=2.0)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--weights", type=Path, help="bf16 tensors by name, written by torch.save")
-    parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
-    medians, total = measure(arguments.folder / "speed", arguments.gb, arguments.rounds)
-    links = over_a_link(arguments.folder / "shaped", arguments.weights)
+    times, total = measure(arguments.folder / "speed", arguments.gb, arguments.rounds)
+    links = over_a_link(arguments.folder / "shaped", arguments.weights, arguments.rounds)
     shutil.rmtree(arguments.folder / "speed", ignore_errors=True)
-    text = table(medians, total, links)
+    text = table(times, total, links)
+    print("# How fast the store is\n")
+    cores = os.cpu_count()
+    print(f"`python benchmarks/storage_speed.py FOLDER` printed this, {arguments.rounds} rounds on {cores} cores.\n")
     print(text)
-    if arguments.out:
-        arguments.out.write_text(
-            "# How fast the store is\n\n`python benchmarks/storage_speed.py` printed this.\n\n" + text
-        )
 
 
 if __name__ == "__main__":
