@@ -15,13 +15,18 @@ from datahall.compute.numbers import PlanNumbers
 from datahall.compute.plan import ComputePlan
 from datahall.virtual.habits import StackHabits
 
-# Times that the parameters are copied in each micro-step, in and out of the buffers of gathers and scatters.
-_SHARDED_COPIES = {1: 0.0, 2: 12.0, 3: 18.0}
-_UNIT_KERNELS = 60.0  # launches for each gathered block
-_TENSOR_KERNELS = 1500.0  # launches for each layer that DTensor cuts, forward and backward
-_GATHER_PASSES = 1.8  # how many times its formula a gather or scatter takes, with its copies
-# Copies of the parameters that are held beside weights, gradients and moments: buckets, flat buffers, gathered blocks.
-_DATA_COPIES, _FLAT_COPIES, _SHARDED_COPIES_HELD = 1.0, 2.4, {2: 2.0, 3: 4.0}
+# Times that the parameters are copied in each micro-step, in and out of the buffers of gathers and scatters, at the
+# rate of small activations; launches for each gathered block; launches for each layer that DTensor cuts.
+_SHARDED_COPIES = {2: 30.0, 3: 60.0}
+_SHARDED_KERNELS = {2: 110.0, 3: 145.0}
+_TENSOR_KERNELS = 520.0
+# How many times its formula a transfer takes with its copies and with waiting for each other at every layer.
+_GATHER_PASSES, _TENSOR_PASSES = 1.8, 3.0
+# Copies of the parameters held beside weights, gradients and moments by ZeRO stage: buckets, flat buffers, blocks that
+# were gathered.  With one micro-step a step, gradients come when activations have gone: two copies of them less.
+_HELD_COPIES = {0: 1.8, 1: 3.6, 2: 3.4, 3: 4.0}
+_LATE_GRADIENTS = 2.0
+_TENSOR_ACTIVATIONS = 1.5  # DTensor keeps what it redistributed beside what it came from
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,20 +37,16 @@ class SplitCosts:
     buffer_bytes: float
 
 
-def split_costs(
-    counts: ShapeCounts, plan: ComputePlan, memory_bytes_per_s: float, kernel_s: float, precision_bytes: float = 4.0
-) -> SplitCosts:
+def split_costs(counts: ShapeCounts, plan: ComputePlan, memory_bytes_per_s: float, kernel_s: float) -> SplitCosts:
     """The costs of `plan`'s split, all micro-steps of a step together."""
     held = 4.0 * float(sum(held_parameters(counts, PlanNumbers.of(plan))))
-    layers = float(counts.layers) / plan.pipeline
+    layers, zero = float(counts.layers) / plan.pipeline, plan.zero_stage
     seconds = copies = 0.0
-    if plan.zero_stage >= 2 and plan.data > 1:
-        copies = _SHARDED_COPIES_HELD[plan.zero_stage]
-        seconds = _SHARDED_COPIES[plan.zero_stage] * held / memory_bytes_per_s + layers * _UNIT_KERNELS * kernel_s
-    elif plan.zero_stage == 1 and plan.data > 1:
-        copies = _FLAT_COPIES
-    elif plan.data > 1:
-        copies = _DATA_COPIES
+    if plan.data > 1:
+        shards = min(plan.shard_group or plan.data, plan.data) if zero >= 2 else 1
+        copies = _HELD_COPIES[zero] - (_LATE_GRADIENTS / shards if plan.accumulation == 1 else 0.0)
+    if plan.data > 1 and zero >= 2:
+        seconds += _SHARDED_COPIES[zero] * held / memory_bytes_per_s + layers * _SHARDED_KERNELS[zero] * kernel_s
     if plan.tensor > 1:
         seconds += layers * _TENSOR_KERNELS * kernel_s
     return SplitCosts(plan.accumulation * seconds, copies * held)
@@ -55,7 +56,7 @@ def eager_habits(habits: StackHabits, plan: ComputePlan) -> StackHabits:
     """`habits` of a processor: every core computes, so that nothing is left that could hide a transfer."""
     return replace(
         habits,
-        tensor_exposed=1.0,
+        tensor_exposed=_TENSOR_PASSES,
         shard_exposed=_GATHER_PASSES,
         shard_from_stage=2.0,
         pipeline_exposed=1.0,
@@ -64,9 +65,14 @@ def eager_habits(habits: StackHabits, plan: ComputePlan) -> StackHabits:
         expert_latency=0.0,
         gradient_exposed=_GATHER_PASSES if plan.zero_stage == 1 else 1.0,
         gradient_cover=0.0,
+        jitter_share=habits.jitter_share if plan.zero_stage < 2 else 0.0,  # seen as transfer: in the passes
     )
 
 
-def eager_memory(habits: MemoryHabits, costs: SplitCosts) -> MemoryHabits:
-    """`habits` with the split's buffers."""
-    return replace(habits, reserved_bytes=habits.reserved_bytes + costs.buffer_bytes)
+def eager_memory(habits: MemoryHabits, plan: ComputePlan, costs: SplitCosts) -> MemoryHabits:
+    """`habits` with the split's buffers and copies."""
+    return replace(
+        habits,
+        reserved_bytes=max(0.0, habits.reserved_bytes + costs.buffer_bytes),
+        activation_passes=habits.activation_passes * (_TENSOR_ACTIVATIONS if plan.tensor > 1 else 1.0),
+    )

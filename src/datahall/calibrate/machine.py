@@ -87,7 +87,7 @@ class Machine:
             links,
             eager_habits(self._habits(compute, float(device.memory_bytes_per_s)), compute),
             trainable_share=trainable_share(case),
-            memory=eager_memory(self.memory_habits(compute), costs),
+            memory=eager_memory(self.memory_habits(compute), compute, costs),
             adapters=adapter_numbers(case),
             cores=self._cores(case) / compute.threads,
             codecs=self.codecs,

@@ -13,8 +13,8 @@ import numpy as np
 
 from datahall.calibrate.local import conformal_quantile
 
-FIRST_PASSES = 2.0  # eager kernels keep inputs of norms, rotations and products apart
-FIRST_RESERVE_BYTES = 40e6  # the engine's buffers, the gradient's workspace
+FIRST_PASSES = 2.3  # eager kernels keep inputs of norms, rotations and products apart
+FIRST_RESERVE_BYTES = 25e6  # the engine's buffers, the gradient's workspace
 _PRIOR_PASSES = 1.0
 _PRIOR_RESERVE_BYTES = 40e6
 _NOISE_SHARE = 0.08

@@ -25,12 +25,14 @@ from datahall.decisions.plan import Plan
 from datahall.real.board import Board
 from datahall.real.injection import Injection
 from datahall.real.job import Job
-from datahall.real.launch import POLL_S, Loss, OnEvent, start_worker
+from datahall.real.launch import POLL_S, Loss, OnEvent, Tail, start_worker
 from datahall.real.measure import Step
 from datahall.real.training import Measurement, check_batches, measurement
 from datahall.real.turns import load_average, turn
 
 WORKER = "datahall.real.fast_worker"
+REPLACEMENT = "replacement"  # a word for a worker that must join others and never begin anew
+EXIT_ALONE = 3  # a replacement that found nobody
 MOST_REPLACEMENTS = 10
 _JOIN_TIMEOUT_MS = 100  # that a quorum waits for a worker that is alive and late
 _HEARTBEAT_TIMEOUT_MS = 1000  # after which a silent worker is dead
@@ -170,6 +172,7 @@ class _Watch:
         self.processes: dict[int, subprocess.Popen[bytes]] = {}
         self.board = Board(job.folder / "board.bin", job.workers)
         self.first_end_s = 0.0
+        self.tail = Tail(job.folder / "workers" / "0.jsonl", on_event)
 
     def play(self) -> list[Loss]:
         try:
@@ -177,8 +180,10 @@ class _Watch:
                 self.processes[rank] = start_worker(self.job, self.path, rank, WORKER)
             self._say("launched", attempt=0, workers=self.job.workers)
             while self._look():
+                self.tail.pass_on()
                 self._disturb()
                 time.sleep(POLL_S)
+            self.tail.pass_on()
         finally:
             for process in self.processes.values():
                 if process.poll() is None:
@@ -190,16 +195,19 @@ class _Watch:
     def _look(self) -> bool:
         """Replace the dead; False when the run is over."""
         codes = {rank: process.poll() for rank, process in self.processes.items()}
-        ended = [rank for rank, code in codes.items() if code == 0]
-        now_s = time.monotonic()
-        if ended:
-            self.first_end_s = self.first_end_s or now_s
-            waiting = any(code is None for code in codes.values()) and now_s - self.first_end_s < _END_S
-            return waiting
+        if any(code == 0 for code in codes.values()):
+            return self._ending([rank for rank, code in codes.items() if code is None])
         for rank, code in codes.items():
-            if code is not None:
+            if code is not None and code != EXIT_ALONE:
                 self._replace(rank, code)
         return True
+
+    def _ending(self, running: list[int]) -> bool:
+        """Whether to wait for workers after the first has done all steps: for those that are as far as it was."""
+        now_s = time.monotonic()
+        self.first_end_s = self.first_end_s or now_s
+        near = [rank for rank in running if self.board.read(rank).step >= self.job.stop - 1]
+        return bool(near) and now_s - self.first_end_s < _END_S
 
     def _replace(self, rank: int, code: int) -> None:
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
@@ -213,7 +221,7 @@ class _Watch:
                 where=str(self.job.folder / "workers" / f"{rank}.out"),
                 hint="Read the worker's output.  When every worker may die at once, use --recovery exact.",
             )
-        self.processes[rank] = start_worker(self.job, self.path, rank, WORKER)
+        self.processes[rank] = start_worker(self.job, self.path, rank, WORKER, REPLACEMENT)
         self._say("replaced", worker=rank)
 
     def _disturb(self) -> None:

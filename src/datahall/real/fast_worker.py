@@ -24,8 +24,10 @@ from torchft.process_group import ProcessGroupGloo  # pyright: ignore[reportMiss
 
 from datahall.base.workload import Workload
 from datahall.compute.execute import DataParallel
+from datahall.real.fast import EXIT_ALONE, REPLACEMENT
 from datahall.real.fast_healing import FileTransport
 from datahall.real.job import Job, load_job
+from datahall.real.launch import POLL_S, START_TIMEOUT_S
 from datahall.real.observe import MemoryWatch
 from datahall.real.process import die_with_parent
 from datahall.real.record import Recorder
@@ -37,19 +39,18 @@ _COLLECTIVE_S = timedelta(seconds=10)
 _QUORUM_S = timedelta(seconds=60)
 
 
-def main(path: str, rank: int) -> int:
-    """Run worker `rank` of the job at `path`; returns the exit code."""
+def main(path: str, rank: int, *, replacement: bool) -> int:
+    """Run worker `rank` of the job at `path`, a `replacement` only beside others; returns the exit code."""
     job = load_job(Path(path))
     die_with_parent(job.parent)
     try:
-        _run(job, rank)
+        return _run(job, rank, replacement)
     except Exception:
         traceback.print_exc()
         return 1
-    return 0
 
 
-def _run(job: Job, rank: int) -> None:
+def _run(job: Job, rank: int, replacement: bool) -> int:
     torch.set_num_threads(job.plan.compute.threads)
     recorder = Recorder(job.folder, rank, job.workers, job.attempt, job.origin_s)
     recorder.mark("start")
@@ -61,11 +62,28 @@ def _run(job: Job, rank: int) -> None:
     recorder.marks.clear()
     recorder.event("ready", step=0, idle_bytes=memory.idle_bytes, memory_exact=memory.exact)
     worker = _Worker(job, rank, workload, inner, manager, recorder)
+    if not replacement:
+        _begin_together(job, rank)
     while manager.current_step() < job.stop:
-        worker.step()
+        if not worker.step(first=replacement):
+            return EXIT_ALONE
+        replacement = False
     recorder.event("trained", peak_bytes=memory.peak_bytes())
     _observe(job, workload, inner, recorder)
     recorder.close()
+    return 0
+
+
+def _begin_together(job: Job, rank: int) -> None:
+    """Wait until every worker has started, so that the first ones do not go on alone.
+
+    A worker that died before it came is not waited for longer than a start takes.
+    """
+    (job.folder / "workers" / f"here-{rank}").touch()
+    until = time.monotonic() + START_TIMEOUT_S
+    others = [job.folder / "workers" / f"here-{other}" for other in range(job.workers)]
+    while not all(path.exists() for path in others) and time.monotonic() < until:
+        time.sleep(POLL_S)
 
 
 class _Worker:
@@ -78,8 +96,11 @@ class _Worker:
         self.manager, self.recorder = manager, recorder
         self.failed = 0
 
-    def step(self) -> None:
-        """One try at the next step; it is logged when it counts."""
+    def step(self, *, first: bool = False) -> bool:
+        """One try at the next step; it is logged when it counts.
+
+        False for the `first` step of a replacement that nobody took along: the run is over, or everybody is gone.
+        """
         recorder, manager, compute = self.recorder, self.manager, self.job.plan.compute
         began_cpu_s = time.process_time()
         manager.start_quorum()
@@ -96,12 +117,14 @@ class _Worker:
         counted = manager.should_commit()
         recorder.mark("optimiser")
         took_part = manager.is_participating()
+        if first and counted and manager.current_step() == 1:
+            return False
         if counted:
             self.inner.update()
         else:
             self.inner.optimiser.zero_grad(set_to_none=True)
             self.failed += 1
-            return
+            return True
         recorder.step = manager.current_step() - 1  # a worker that was healed is where the others are
         if took_part:
             for ids in shares:
@@ -117,6 +140,7 @@ class _Worker:
             failed=self.failed,
         )
         self.failed = 0
+        return True
 
     def _mean_over_participants(self) -> int:
         """Replace gradients by their mean over who takes part; bytes handed over."""
@@ -179,7 +203,7 @@ def _observe(job: Job, workload: Workload, inner: DataParallel, recorder: Record
 
 
 if __name__ == "__main__":
-    status = main(sys.argv[1], int(sys.argv[2]))
+    status = main(sys.argv[1], int(sys.argv[2]), replacement=REPLACEMENT in sys.argv[3:])
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

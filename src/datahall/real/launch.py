@@ -82,14 +82,16 @@ def _workers(job: Job, path: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
             process.wait()
 
 
-def start_worker(job: Job, path: Path, rank: int, module: str = "datahall.real.worker") -> subprocess.Popen[bytes]:
+def start_worker(
+    job: Job, path: Path, rank: int, module: str = "datahall.real.worker", *words: str
+) -> subprocess.Popen[bytes]:
     """Start worker `rank` of the job saved at `path`; WorldFailed where this machine cannot."""
     environment = worker_environment(job.plan.compute.threads, job.interface)
     inside = ["ip", "netns", "exec", job.hosts[rank]] if job.hosts else []
     with (path.parent / f"{rank}.out").open("ab") as output:
         try:
             return subprocess.Popen(
-                [*inside, sys.executable, "-m", module, str(path), str(rank)],
+                [*inside, sys.executable, "-m", module, str(path), str(rank), *words],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -102,6 +104,27 @@ def start_worker(job: Job, path: Path, rank: int, module: str = "datahall.real.w
                 where=sys.executable,
                 hint="Check that this Python can start processes (ulimit -u, memory).",
             ) from error
+
+
+class Tail:
+    """Tells the events that a worker's log gains from now on."""
+
+    def __init__(self, log: Path, on_event: OnEvent | None) -> None:
+        self.log, self.on_event = log, on_event
+        self.read_to = log.stat().st_size if log.exists() else 0
+
+    def pass_on(self) -> None:
+        """Tell what is new; a line that is half written comes the next time."""
+        if self.on_event is None or not self.log.exists():
+            return
+        with self.log.open("rb") as file:
+            file.seek(self.read_to)
+            new = file.read()
+        whole = new[: new.rfind(b"\n") + 1]
+        self.read_to += len(whole)
+        for line in whole.splitlines():
+            record = json.loads(line)
+            self.on_event(Event(record.pop("time_s"), record.pop("kind"), record))
 
 
 class _Watch:
@@ -123,12 +146,12 @@ class _Watch:
         self.board = Board(job.folder / "board.bin", job.workers)
         self.began_s = time.monotonic()
         self.log = job.folder / "workers" / f"{job.voice()}.jsonl"
-        self.read_to = self.log.stat().st_size if self.log.exists() else 0
+        self.tail = Tail(self.log, on_event)
 
     def wait(self) -> Loss | None:
         while True:
             codes = [process.poll() for process in self.processes]
-            self._pass_events_on()
+            self.tail.pass_on()
             if all(code == 0 for code in codes):
                 return None
             if any(code not in (None, 0) for code in codes):
@@ -137,18 +160,6 @@ class _Watch:
                 return loss
             self._disturb()
             time.sleep(POLL_S)
-
-    def _pass_events_on(self) -> None:
-        if self.on_event is None or not self.log.exists():
-            return
-        with self.log.open("rb") as file:
-            file.seek(self.read_to)
-            new = file.read()
-        whole = new[: new.rfind(b"\n") + 1]
-        self.read_to += len(whole)
-        for line in whole.splitlines():
-            record = json.loads(line)
-            self.on_event(Event(record.pop("time_s"), record.pop("kind"), record))
 
     def _explain(self) -> Loss:
         """Why a worker ended badly; raises the worker's own error where it had one."""

@@ -1,6 +1,8 @@
 """A worker dies under fast recovery: the other goes on, the new one joins, and what nobody learnt from is counted."""
 
+import os
 import subprocess
+from dataclasses import replace
 
 import psutil
 import pytest
@@ -12,9 +14,10 @@ from datahall.network.plan import NetworkPlan
 from datahall.real import fast
 from datahall.real.injection import Injection
 
-torchft = pytest.importorskip("torchft")
+os.environ.setdefault("RUST_LOG", "error")  # read when torchft is loaded
+pytest.importorskip("torchft")
 pytestmark = pytest.mark.system  # it waits for a second process to start in the middle of a run
-STEPS, KILLED_IN = 1000, 30
+STEPS, KILLED_IN = 900, 30
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +30,7 @@ def test_the_others_go_on_and_the_new_worker_joins(case, tmp_path):
     listening = set()
 
     def hear(event):
-        if event.kind == "step" or event.kind == "replaced":
+        if event.kind == "replaced" or (event.kind == "step" and event.data["step"] % 200 == 10):
             listening.update(_addresses())
 
     kill = Injection("kill-worker", rank=1, step=KILLED_IN)
@@ -36,12 +39,14 @@ def test_the_others_go_on_and_the_new_worker_joins(case, tmp_path):
     assert [step.number for step in run.measured.steps] == list(range(STEPS))
     together = [len(step.workers) == 2 for step in run.measured.steps]
     assert all(together[:KILLED_IN])
-    assert not together[KILLED_IN + 1]
-    assert together[-1]  # it joined again
+    first = together.index(False)
+    joined = together.index(True, first)
+    assert all(together[joined:])
+    assert run.measured.lost[0].step <= first <= run.measured.lost[0].step + 1
     half = case.application.global_batch // 2
     assert set(run.dropped.values()) == {half}  # the share of the one that was gone, of every step without it
     assert run.dropped_samples == half * len(run.dropped)
-    assert min(run.dropped) >= KILLED_IN
+    assert list(run.dropped) == list(range(first, joined + 1))  # in the step that it heals in it takes no part
     read = sum(len(ids) for ids in run.measured.samples.values())
     assert read + run.dropped_samples == STEPS * case.application.global_batch
     assert run.measured.losses[-1] < run.measured.losses[0]
@@ -50,8 +55,6 @@ def test_the_others_go_on_and_the_new_worker_joins(case, tmp_path):
 
 @pytest.mark.parametrize("change", [{"network": NetworkPlan(compression="bf16")}, {"compute": ComputePlan(tensor=2)}])
 def test_what_it_does_not_run_is_refused(case, tmp_path, change):
-    from dataclasses import replace
-
     with pytest.raises(Refused, match="plain data parallelism"):
         fast.run_fast(case, replace(small_plan(case, workers=2), **change), tmp_path, steps=2)
     assert not list(tmp_path.iterdir())
