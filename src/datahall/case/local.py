@@ -37,7 +37,7 @@ def rates_path(site: Path) -> Path:
 def local_site() -> tuple[Site, Mapping[str, str]]:
     """The probed site of this machine if there is one, else a guess; and the reasons of the guess, by field path."""
     path = site_path()
-    if path.is_file():
+    if os.access(path, os.R_OK):  # also False where a folder on the way is another user's
         return site_file.read_site(path), MappingProxyType({})
     return guessed_site()
 

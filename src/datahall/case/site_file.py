@@ -6,15 +6,14 @@ Numbers are in base units, named by their fields; `provenance` gives the label o
 from __future__ import annotations
 
 import io
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 
-from datahall.base.errors import CaseError, UsageError, WorldFailed
+from datahall.base.errors import CaseError, UsageError
+from datahall.base.whole_file import write_text
 from datahall.case import lines, saved
 from datahall.case.question import site_json
 from datahall.case.site import Site
@@ -65,18 +64,4 @@ def read_site(path: Path) -> Site:
 
 def write_site(site: Site, path: Path, notes: Mapping[str, str] | None = None) -> None:
     """Write the site to `path`, whole or not at all; WorldFailed if the disk or a permission is in the way."""
-    temporary = ""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, prefix=".site-", delete=False) as file:
-            temporary = file.name
-            file.write(site_to_yaml(site, notes))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
-        raise WorldFailed(
-            f"the site cannot be written: {error.strerror}.", where=str(path), hint="Name another place."
-        ) from error
+    write_text(path, site_to_yaml(site, notes))

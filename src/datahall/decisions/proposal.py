@@ -13,6 +13,7 @@ from typing import Any
 
 from datahall.base.errors import UsageError
 from datahall.base.result import Result, result_from_json
+from datahall.base.whole_file import write_text
 from datahall.case.question import Case
 from datahall.case.saved import case_from_json
 from datahall.decisions.plan import Plan, plan_from_json
@@ -42,15 +43,7 @@ class Proposal:
     def save(self, path: Path) -> None:
         """Write the proposal to `path` in one move, so that a half-written file never bears its name."""
         text = json.dumps(self.to_json(), indent=2) + "\n"
-        part = path.with_name(path.name + ".part")
-        try:
-            part.write_text(text, encoding="utf-8")
-            part.replace(path)
-        except OSError as error:
-            part.unlink(missing_ok=True)
-            raise UsageError(
-                f"the plan cannot be written to {path}: {error.strerror}.", hint="Choose another --out."
-            ) from error
+        write_text(path, text)
 
 
 def load_proposal(path: Path) -> Proposal:

@@ -1,24 +1,23 @@
-"""The folder that one run leaves behind, and writing into it so that a reader never sees half a file.
+"""The folder that one run leaves behind.
 
     runs/<time>-<name>/
       case.json  plan.json  site.yaml  forecast.json  seal.json
       virtual/result.json  real/result.json  real/…events.jsonl
       comparison.json  heldout.json  again/again.json  report.html  trace.json.gz
 
-This module knows names and atomic writes; what stands in the files is the business of those who write them.
+This module knows names; what stands in the files is the business of those who write them.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from datahall.base.errors import WorldFailed
+from datahall.base.whole_file import cannot_write, write_text
 
 
 def new_folder(root: Path, name: str, now: datetime | None = None) -> Path:
@@ -33,7 +32,7 @@ def new_folder(root: Path, name: str, now: datetime | None = None) -> Path:
         except FileExistsError:
             continue
         except OSError as error:
-            raise _cannot_write(folder, error) from error
+            raise cannot_write(folder, error) from error
         return folder
     raise WorldFailed(
         f"a hundred runs called {safe_name} began in this second.", where=str(root), hint="Wait a moment."
@@ -45,25 +44,6 @@ def write_json(path: Path, data: Any) -> None:
     write_text(path, json.dumps(data, indent=2, allow_nan=False) + "\n")
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write `text`, whole or not at all: beside its place first, then renamed."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(beside, 0o644)
-            os.replace(beside, path)
-        except BaseException:
-            Path(beside).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise _cannot_write(path, error) from error
-
-
 def read_json(path: Path) -> Any:
     """What `write_json` wrote; WorldFailed if it is missing or no JSON."""
     try:
@@ -72,11 +52,3 @@ def read_json(path: Path) -> Any:
         raise WorldFailed(
             f"cannot read it: {error}.", where=str(path), hint="Give the folder of a finished run."
         ) from error
-
-
-def _cannot_write(path: Path, error: OSError) -> WorldFailed:
-    return WorldFailed(
-        f"cannot write here: {error.strerror or error}.",
-        where=str(path),
-        hint="Free some space, or choose another place with --runs.",
-    )

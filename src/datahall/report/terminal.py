@@ -24,10 +24,15 @@ _LABEL_STYLES = {"measured": "bold", "calibrated": "blue", "transferred": "magen
 
 def show(*renderables: RenderableType, console: Console | None = None) -> None:
     """Print renderables, at most 100 columns wide; without colours and at full width where nobody looks on."""
-    target = console or Console()
-    width = WIDTH if not target.is_terminal else min(WIDTH, target.width)
+    target = console_of(console or Console())
     for renderable in renderables:
-        target.print(renderable, width=width)
+        target.print(renderable)
+
+
+def console_of(console: Console) -> Console:
+    """`console`, at most 100 columns wide, and 100 where nobody looks on."""
+    console.width = min(WIDTH, console.width) if console.is_terminal else WIDTH
+    return console
 
 
 def forecast_table(forecast: Result, title: str = "Forecast") -> RenderableType:

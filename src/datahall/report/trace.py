@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from datahall.base.errors import WorldFailed
 from datahall.base.step_table import Component
+from datahall.base.whole_file import write_bytes
 from datahall.report.data import Span
 
 _LANES = {name: lane for lane, name in enumerate((*map(str, Component), "overlapped", "other"))}
@@ -46,15 +45,7 @@ def trace_events(spans: Sequence[Span]) -> dict[str, Any]:
 def write_trace(path: Path, spans: Sequence[Span]) -> None:
     """Write the trace to `path` (usually trace.json.gz), whole or not at all; WorldFailed if it cannot be written."""
     text = json.dumps(trace_events(spans), separators=(",", ":")).encode()
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_bytes(gzip.compress(text, mtime=0) if path.suffix == ".gz" else text)
-        os.replace(part, path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise WorldFailed(
-            f"cannot write here: {error.strerror or error}.", where=str(path), hint="Free some space."
-        ) from error
+    write_bytes(path, gzip.compress(text, mtime=0) if path.suffix == ".gz" else text)
 
 
 def _lane(component: str) -> int:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-from datahall.base.errors import WorldFailed
+from datahall.base.whole_file import write_text
 from datahall.report.data import ReportData
 from datahall.report.folder import load_run
 from datahall.report.page import render
@@ -22,16 +21,7 @@ def write_report(folder: Path, out: Path | None = None, data: ReportData | None 
     """
     shown = data or load_run(folder)
     page = out or folder / PAGE
-    text = render(shown)
-    part = page.with_name(f".{page.name}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, page)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise WorldFailed(
-            f"cannot write here: {error.strerror or error}.", where=str(page), hint="Choose another place with --out."
-        ) from error
+    write_text(page, render(shown))
     if shown.spans:
         write_trace(page.with_name(TRACE), shown.spans)
     return page

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from datahall.base.errors import UsageError
+from datahall.base.whole_file import write_text
 from datahall.decisions.proposal import Proposal, load_proposal
 from datahall.ui.export_engines import deepspeed_config, megatron_arguments, torchtitan_arguments
 from datahall.ui.export_request import Request, request_of
@@ -44,15 +44,11 @@ def export(plan: Path, target: str, engine: str, out: Path | None) -> None:
                 click.echo(f"# ---- {name}")
             click.echo(text, nl=False)
         return
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for name, text in files.items():
-            (out / name).write_text(text, encoding="utf-8")
-            if name.endswith(".sh"):
-                (out / name).chmod(0o755)
-            click.echo(f"wrote {out / name}", err=True)
-    except OSError as error:
-        raise UsageError(f"cannot write to {out}: {error.strerror}.", hint="Choose another --out.") from error
+    for name, text in files.items():
+        write_text(out / name, text)
+        if name.endswith(".sh"):
+            (out / name).chmod(0o755)
+        click.echo(f"wrote {out / name}", err=True)
 
 
 def exported(proposal: Proposal, target: str, engine: str = "own") -> dict[str, str]:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import click
 
+from datahall.base.whole_file import write_text
+
 
 @click.command("gpu-check")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("gpu-check.json"), show_default=True)
@@ -20,5 +22,5 @@ def gpu_check(out: Path) -> None:
 
     with tempfile.TemporaryDirectory(prefix="datahall-gpu-") as folder:
         found = check(Path(folder))
-    out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    write_text(out, json.dumps(found, indent=2) + "\n")
     click.echo(out)

@@ -24,16 +24,19 @@ def probe(out: Path | None, quick: bool, as_json: bool) -> None:
 
     Writes a site file in base units with the origin of each number, and its rates beside it (.rates.json).
     """
+    from datahall.base.whole_file import check_writable, write_text
     from datahall.case.local import rates_path, site_path
     from datahall.case.site_file import write_site
     from datahall.real.probe import probe as measure
 
     path = out or site_path()
+    for file in (path, rates_path(path)):
+        check_writable(file)  # before a minute of measuring
     with tempfile.TemporaryDirectory(prefix="datahall-probe-") as folder:
         probed = measure(Path(folder), quick=quick, on_event=_tell)
     text = json.dumps(probed.to_json(), indent=2)
     write_site(probed.site, path)
-    rates_path(path).write_text(text + "\n", encoding="utf-8")
+    write_text(rates_path(path), text + "\n")
     if as_json:
         click.echo(text)
     else:

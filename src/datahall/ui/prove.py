@@ -45,8 +45,9 @@ def prove(case: Path, full: bool, exchange: tuple[str, ...], sets: tuple[str, ..
     from rich.console import Console
 
     from datahall.prove.effort import DEMO, FULL
+    from datahall.report.terminal import console_of
 
-    console = Console(stderr=True, highlight=False)
+    console = console_of(Console(stderr=True, highlight=False))
     folder = new_folder(runs, asked.name)
     settings = Settings(folder, FULL if full else DEMO, Teller(console), (str(case.resolve().parent),), network=network)
     with console.status("starting") as status:
