@@ -77,7 +77,7 @@ def test_a_case_file_does_what_its_parts_do(tmp_path: Path) -> None:
         ((*SITE, "--set", "goal.deadline=1 min"), 3, "takes longer than"),
         ((*SITE, "--ask", "site"), 2, "needs a deadline"),
         ((*SITE, "--ask", "link"), 2, "one node"),
-        ((*SITE, "--out", "/proc/none/plan.json"), 2, "cannot be written"),
+        ((*SITE, "--out", "/proc/none/plan.json"), 1, "cannot write here"),
     ],
 )
 def test_what_is_wrong_is_said_with_its_exit_code(arguments: tuple[str, ...], code: int, said: str) -> None:
