@@ -1,6 +1,6 @@
 """How long a loop stands still for input: forecast and measured, with and without reading ahead and a cache.
 
-    python benchmarks/storage_input.py FOLDER [--out docs/tables/storage-input.md]
+    python benchmarks/storage_input.py FOLDER
 
 A shard is 256 rows of text that has to be tokenised (a pure Python byte-pair count stands in for a tokeniser: dear and
 honest work); a step is a matrix product of a set length.  The forecast knows the mean time to prepare a shard, measured
@@ -10,17 +10,20 @@ on two shards that the runs do not use, and the mean time of a step, measured wi
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
+import sys
 import time
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+from storage_cache import table as caches
 
 from datahall.storage.cache import TierCache
 from datahall.storage.estimate import input_wait_s
-from datahall.storage.eviction import eviction, replay
+from datahall.storage.eviction import eviction
 from datahall.storage.input import Pipeline, ShardedData
 from datahall.storage.order import Order
 
@@ -67,15 +70,17 @@ def run(folder: Path, ahead: int, cached: bool, step_s: float, steps: int) -> tu
     return pipeline.waited_s / steps, worked / steps
 
 
-def prepared_share(cached: bool, steps: int) -> float:
-    """Shards prepared per shard that the order opens: 1 without a cache, the replay's misses with one."""
-    order = Order([ROWS] * SHARDS, 1, mix=2)
-    opened = [f"{order.at(n).epoch}.{order.at(n).shard}" for n in range(0, steps * BATCH, 1)]
-    firsts = list(dict.fromkeys(opened))
-    if not cached:
-        return 1.0
-    counted = replay(eviction("lru", SHARDS * ROWS * LENGTH), [(key.split(".")[1], ROWS * LENGTH) for key in firsts])
-    return counted.misses / len(firsts)
+def prepared(cached: bool, steps: int) -> float:
+    """Shards prepared in a step, by replaying the order behind the first batch past open shards and the cache."""
+    order, policy, held = Order([ROWS] * SHARDS, 1, mix=2), eviction("lru", SHARDS * ROWS * LENGTH), list[int]()
+    count = 0
+    for number, place in enumerate(order.batch(0, (steps + 1) * BATCH)):
+        if place.shard in held:
+            held.remove(place.shard)
+        elif not (cached and policy.access(f"{place.shard}", ROWS * LENGTH).hit):
+            count += number >= BATCH
+        held = [*held, place.shard][-(order.mix + 1) :]
+    return count / steps
 
 
 def main() -> None:
@@ -83,7 +88,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--steps", type=int, default=192)
-    parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     began = time.perf_counter()
     for shard in (1000, 1001):
@@ -94,15 +98,19 @@ def main() -> None:
     per_batch = dear * BATCH / ROWS
     for factor in (0.5, 2.0):
         for ahead, cached in ((0, False), (16, False), (0, True), (16, True)):
-            load = per_batch * prepared_share(cached, arguments.steps)
+            print(f"step {factor} of a batch's preparation, ahead {ahead}, cache {cached}", file=sys.stderr, flush=True)
+            load = dear * prepared(cached, arguments.steps)
             wait, worked = run(arguments.folder / "cache", ahead, cached, factor * per_batch, arguments.steps)
             expected = float(input_wait_s(load, worked, ahead > 0))
             row = f"| {ahead or 'no'} | {'yes' if cached else 'no'} | {1e3 * worked:.1f} | {1e3 * expected:.1f} |"
             lines.append(f"{row} {1e3 * wait:.1f} |")
-    text = "\n".join(lines) + "\n"
-    print(text)
-    if arguments.out:
-        arguments.out.write_text("# Waiting for input\n\n`python benchmarks/storage_input.py` printed this.\n\n" + text)
+    lines += ["", *caches(arguments.folder / "caches", prepare, ROWS * LENGTH, SHARDS)]
+    shutil.rmtree(arguments.folder / "caches", ignore_errors=True)
+    epochs = arguments.steps * BATCH / (SHARDS * ROWS)
+    print("# Waiting for input, and caches\n")
+    cores = os.cpu_count()
+    print(f"`python benchmarks/storage_input.py FOLDER` printed this on {cores} cores, {epochs:.1f} epochs a row.\n")
+    print("\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ from datahall.storage.execute_probe import forget
 
 FORK = multiprocessing.get_context("fork")
 LINK_BYTES_PER_S = 200e6
+LINK_ROUNDS = 3  # a clock holds the bytes back: such times scatter little
 CODECS = ("none", "zstd", "planes")
 TIERS = ("memory", "disk", "link")
 WAYS = ("write", "read", "rows", "columns")
@@ -53,6 +54,16 @@ class Setting:
     def direction(self) -> str:
         """What the tier does."""
         return "write" if self.way == "write" else "read"
+
+    @property
+    def joined(self) -> str:
+        """Whether the clients plan together: a resharding is one load by a group."""
+        return self.direction if self.way in {"write", "read"} else "together"
+
+    @property
+    def file(self) -> str:
+        """What a file costs apart: only on a disk is it waited for."""
+        return "disk" if self.tier == "disk" else "memory"
 
     @property
     def read_bytes(self) -> float:
@@ -119,7 +130,7 @@ def sweep(settings: list[Setting], folder: Path, rounds: int, most_s: float) -> 
         for number, setting in enumerate(settings):
             if time.monotonic() > until:
                 break
-            found.append(measure(setting, roots, rounds))
+            found.append(measure(setting, roots, rounds if setting.tier != "link" else min(rounds, LINK_ROUNDS)))
             if number % 10 == 9:
                 print(f"{number + 1} of {len(settings)} configurations", file=sys.stderr, flush=True)
     return found

@@ -222,6 +222,27 @@ def eviction(name: str, limit_bytes: int) -> Eviction:
     return POLICIES[name](limit_bytes)
 
 
+@final
+class Spill:
+    """What stays in memory and what waits in files, in the order of coming: nothing that stays ever leaves.
+
+    The first `limit_bytes` stay; so does what is smaller than `least_bytes`, which no file is worth.
+    """
+
+    def __init__(self, limit_bytes: int, least_bytes: int = 1 << 16) -> None:
+        self.limit_bytes, self.least_bytes = limit_bytes, least_bytes
+        self.kept_bytes = self.written_bytes = 0
+
+    def keeps(self, size: int) -> bool:
+        """Tell of an entry of `size` bytes: whether it stays."""
+        stays = size < self.least_bytes or self.kept_bytes + size <= self.limit_bytes
+        if stays:
+            self.kept_bytes += size
+        else:
+            self.written_bytes += size
+        return stays
+
+
 def replay(policy: Eviction, accesses: Iterable[tuple[str, int]]) -> Eviction:
     """Tell `policy` of all accesses; its counts are the forecast for a cache that sees the same."""
     for key, size in accesses:

@@ -18,21 +18,31 @@ from typing import Any
 
 import torch
 
+from datahall.storage.eviction import Spill
 from datahall.storage.execute_tensor import as_plain, view_bytes
 from datahall.storage.faults import CorruptShard
 from datahall.storage.manifest import digest
 
 
 class Offload:
-    """Counts: bytes that stayed, bytes that were written, bytes that were read back."""
+    """Counts: bytes that stayed, bytes that were written (`spill`, told of each size in turn), bytes that were read."""
 
     def __init__(self, folder: Path, limit_bytes: int, least_bytes: int = 1 << 16) -> None:
         self.folder = folder
-        self.limit_bytes = limit_bytes
-        self.least_bytes = least_bytes
-        self.kept_bytes = self.written_bytes = self.read_bytes = 0
+        self.spill = Spill(limit_bytes, least_bytes)
+        self.read_bytes = 0
         self._numbers = itertools.count()
         self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, self._unpack)
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes that stayed in memory."""
+        return self.spill.kept_bytes
+
+    @property
+    def written_bytes(self) -> int:
+        """Bytes that went to files."""
+        return self.spill.written_bytes
 
     def __enter__(self) -> Offload:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -47,13 +57,11 @@ class Offload:
     def _pack(self, tensor: torch.Tensor) -> Any:
         size = tensor.nbytes
         parameter = isinstance(tensor, torch.nn.Parameter) or (tensor._base is not None and tensor._base.is_leaf)
-        if parameter or size < self.least_bytes or self.kept_bytes + size <= self.limit_bytes:
-            self.kept_bytes += 0 if parameter else size
+        if parameter or self.spill.keeps(size):
             return tensor
         data = view_bytes(as_plain(tensor))
         path = self.folder / f"{next(self._numbers)}.activation"
         path.write_bytes(data)
-        self.written_bytes += size
         return path, digest(data), tensor.shape, tensor.dtype, tensor.device
 
     def _unpack(self, held: Any) -> torch.Tensor:

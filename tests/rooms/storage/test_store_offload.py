@@ -8,6 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from datahall.storage.eviction import Spill  # noqa: E402
 from datahall.storage.execute_offload import Offload  # noqa: E402
 from datahall.storage.faults import CorruptShard  # noqa: E402
 
@@ -26,6 +27,11 @@ def test_gradients_are_the_same_and_every_byte_is_counted(tmp_path: Path) -> Non
         loss = spilled(batch).square().mean()
     files = sum(path.stat().st_size for path in tmp_path.iterdir())
     assert 0 < offload.kept_bytes <= 300_000
+    # four Linear keep their input, four Tanh their output, the square its input: each 512 x 64 values of 4 bytes
+    forecast = Spill(300_000, 1000)
+    for _ in range(9):
+        forecast.keeps(512 * 64 * 4)
+    assert offload.written_bytes == forecast.written_bytes
     assert files == offload.written_bytes > 0
     loss.backward()
     assert offload.read_bytes == offload.written_bytes

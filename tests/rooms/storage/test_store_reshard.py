@@ -18,12 +18,13 @@ torch = pytest.importorskip("torch")
 import torch.distributed as dist  # noqa: E402
 from torch.distributed.device_mesh import init_device_mesh  # noqa: E402
 from torch.distributed.fsdp import fully_shard  # noqa: E402
-from torch.distributed.tensor import DTensor  # noqa: E402
+from torch.distributed.tensor import DTensor, Shard  # noqa: E402
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module  # noqa: E402
 
 from datahall.storage import execute  # noqa: E402
+from datahall.storage.estimate import reshard_read_bytes  # noqa: E402
 from datahall.storage.execute_async import BackgroundSaver  # noqa: E402
-from datahall.storage.place import open_place  # noqa: E402
+from datahall.storage.place import LocalPlace, open_place  # noqa: E402
 from datahall.storage.store import committed_steps, verify  # noqa: E402
 
 
@@ -63,7 +64,7 @@ def write(rank: int, world: int, how: str, store: str) -> None:
         torch.save(reference, f"{store}.reference")
 
 
-def read(rank: int, world: int, how: str, store: str) -> None:
+def read(rank: int, world: int, how: str, store: str, onward: str = "") -> None:
     torch.manual_seed(9)
     net, optimiser = build(how, world)
     with torch.no_grad():
@@ -80,6 +81,8 @@ def read(rank: int, world: int, how: str, store: str) -> None:
         for kind, tensor in moments.items():
             assert torch.equal(tensor, found["optimiser"]["state"][name][kind]), (name, kind)
     assert expected["optimiser"]["param_groups"] == found["optimiser"]["param_groups"]
+    if onward:
+        execute.save(onward, 1, execute.training_state(net, optimiser), extras=loaded.extras)
 
 
 def _rank(task: Callable[..., None], rank: int, world: int, port: int, arguments: tuple[Any, ...]) -> None:
@@ -109,11 +112,48 @@ def on_ranks(world: int, task: Callable[..., None], *arguments: Any, exits: list
 
 
 def test_two_ranks_to_one_to_four_and_fsdp_to_tensor_parallel(tmp_path: Path) -> None:
-    store = str(tmp_path / "store")
+    store, onward = str(tmp_path / "store"), str(tmp_path / "onward")
     on_ranks(2, write, "fsdp", store)
     assert verify(store, 1).faults == ()
-    for world, how in ((1, "plain"), (4, "fsdp"), (2, "tensor")):
-        on_ranks(world, read, how, store)
+    on_ranks(1, read, "plain", store, onward)
+    os.link(f"{store}.reference", f"{onward}.reference")
+    on_ranks(4, read, "fsdp", onward)  # what one rank wrote of what two ranks wrote
+    on_ranks(2, read, "tensor", store)
+
+
+class _Counting(LocalPlace):
+    """A place that counts the bytes of shards that are read."""
+
+    count = 0
+
+    def read_into(self, folder: str, name: str, offset: int, target: memoryview) -> int:
+        self.count += len(target)
+        return super().read_into(folder, name, offset, target)
+
+
+def _cut_both_ways(rank: int, world: int, store: str) -> None:
+    for axis in (0, 1):
+        _cut(rank, world, store, axis)
+
+
+def _cut(rank: int, world: int, store: str, axis: int) -> None:
+    rows, columns = 3072, 1024  # 12 MiB, written whole: three chunks for four ranks
+    part = torch.zeros(rows // world, columns) if axis == 0 else torch.zeros(rows, columns // world)
+    mesh = init_device_mesh("cpu", (world,))
+    state = {"weight": DTensor.from_local(part, mesh, [Shard(axis)], run_check=False)}
+    place = _Counting(Path(store))
+    execute.load(place, state)
+    whole_tensor = torch.arange(rows * columns, dtype=torch.float32).reshape(rows, columns)
+    assert torch.equal(state["weight"].to_local(), whole_tensor.chunk(world, axis)[rank])
+    size, wanted = rows * columns * 4, rows // world * columns * 4
+    expected = reshard_read_bytes(size, rank * wanted, wanted) if axis == 0 else size
+    assert place.count == int(expected)
+
+
+def test_a_resharding_reads_the_bytes_that_were_forecast(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    execute.save(store, 1, {"weight": torch.arange(3072 * 1024, dtype=torch.float32).reshape(3072, 1024)})
+    on_ranks(4, _cut_both_ways, str(store))
 
 
 def _damaged(rank: int, world: int, store: str) -> None:
