@@ -91,6 +91,8 @@ def _from_columns(cells: Cells) -> ModelShape:
     experts = round(cells.number("moe_experts") or 0)
     ffn = round(cells.number("ffn") or hidden * (4 if matrices == 2 else 3.5))
     note = cells.text("arch_note")
+    if not 1 <= heads <= hidden or head_dim < 1:
+        raise UsageError(f"{heads} heads of width {head_dim} cannot be those of a model with width {hidden}.")
     if not cells.number("ffn") and not cells.number("heads"):
         raise UsageError("the model's shape is stated by depth and width only.")
     latent = _latent(note)
