@@ -1,0 +1,64 @@
+"""Every command of the README runs as it stands, and so does every case."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from furnished import furnish
+from small_checkpoint import write_checkpoint
+
+ROOT = Path(__file__).parents[2]
+CASES = sorted(path.name for path in (ROOT / "cases").glob("*.yaml"))
+NAMED = {"FILE.csv": "runs.csv", "PLAN": "plan.json"}  # what a reader would put for the words in capitals
+PLAYED_ELSEWHERE = {
+    "digits.yaml": "tests/rooms/real/test_engines.py",
+    "slow-link.yaml": "tests/rooms/real/test_system_on_link.py",
+}
+
+
+def datahall(*arguments, cwd=ROOT):
+    command = [sys.executable, "-m", "datahall.ui.cli", *map(str, arguments)]
+    environment = {**os.environ, "DATAHALL_HOME": str(cwd / "home"), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=200, check=False)
+
+
+def test_every_command_of_the_readme_runs(tmp_path):
+    furnish(tmp_path)
+    lines = re.findall(r"^    datahall (.+)$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    commands = [shlex.split(line, comments=True) for line in lines]
+    assert {words[0] for words in commands} >= {"plan", "prove", "compare", "export", "validate"}
+    for words in commands:
+        if words[0] == "prove":
+            continue  # four minutes; tests/worlds/test_proof.py plays a small one whole
+        done = datahall(*(NAMED.get(word, word) for word in words), cwd=tmp_path)
+        assert done.returncode == 0, (words, done.stderr)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_case_can_be_planned(name, tmp_path):
+    done = datahall("plan", ROOT / "cases" / name, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Run it as" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in CASES if re.search("^site: local", (ROOT / "cases" / name).read_text(), re.M)]
+)
+def test_every_case_for_this_machine_runs(name, tmp_path):
+    if name in PLAYED_ELSEWHERE:
+        assert name in (ROOT / PLAYED_ELSEWHERE[name]).read_text()
+        return
+    changed = []
+    if "weights:" in (ROOT / "cases" / name).read_text():  # the real weights are a download of a hundred megabytes
+        shape = write_checkpoint(tmp_path / "weights")
+        sizes = {"name": "small", "layers": shape.layers, "hidden": shape.hidden, "heads": shape.heads,
+                 "kv_heads": shape.kv_heads, "ffn": shape.ffn, "vocab": shape.vocab}  # fmt: skip
+        changed = [f"--set=model.inline.{field}={size}" for field, size in sizes.items()]
+        changed.append(f"--set=application.weights={tmp_path / 'weights'}")
+    done = datahall("run", ROOT / "cases" / name, "--steps", 3, "--no-forecast", *changed, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "step_time" in done.stdout
