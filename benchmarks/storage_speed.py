@@ -10,7 +10,9 @@ so.  Contenders take turns within a round; figures are medians over rounds, and 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
+import resource
 import shutil
 import statistics
 import sys
@@ -199,6 +201,28 @@ def over_a_link(folder: Path, weights: Path | None, rounds: int) -> dict[str, tu
     }
 
 
+def memory_of_saving(folder: Path, codec: str) -> int:
+    """Bytes that saving 256 MB needs beside the state: how far the peak of a process of its own grows."""
+    fork = multiprocessing.get_context("fork")
+    told = fork.SimpleQueue()
+
+    def save() -> None:
+        state = {f"layer{n}": torch.randn(8_000_000) for n in range(8)}
+        execute.save(
+            folder / "first", 1, {"layer": state["layer0"][:1000].clone()}, codec=codec
+        )  # libraries are loaded
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        execute.save(folder / "second", 1, state, codec=codec)
+        told.put(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
+
+    process = fork.Process(target=save)
+    process.start()
+    more = told.get()
+    process.join()
+    shutil.rmtree(folder)
+    return more
+
+
 def ratio(times: dict[str, list[float]], slower: str, faster: str) -> float:
     """Median over rounds of the ratio within a round; of the medians where one was measured more often."""
     one, other = times[slower], times[faster]
@@ -248,6 +272,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, help="bf16 tensors by name, written by torch.save")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
+    held = {codec: memory_of_saving(arguments.folder / "memory", codec) for codec in ("none", "planes")}
     times, total = measure(arguments.folder / "speed", arguments.gb, arguments.rounds)
     links = over_a_link(arguments.folder / "shaped", arguments.weights, arguments.rounds)
     shutil.rmtree(arguments.folder / "speed", ignore_errors=True)
@@ -256,6 +281,9 @@ def main() -> None:
     cores = os.cpu_count()
     print(f"`python benchmarks/storage_speed.py FOLDER` printed this, {arguments.rounds} rounds on {cores} cores.\n")
     print(text)
+    print("| saving 256 MB in 4 shards of 64 MB | MB beside the state (at most one shard) |\n|---|---|")
+    for codec, more in held.items():
+        print(f"| {codec} | {more / 1e6:.0f} |")
 
 
 if __name__ == "__main__":

@@ -83,8 +83,11 @@ def advise(
     tier = probe_tier(path) if bytes_per_s is None else Tier(bytes_per_s, bytes_per_s)
     usable = [name for name in CANDIDATES if name not in _NEEDS or importlib.util.find_spec(_NEEDS[name])]
     rates = probe_codecs(tensors, usable)
-    ordered = options(raw, rates, tier, reads_per_write)
-    picked = pick_codec(raw, rates, tier, reads_per_write)
+    # a tier that was measured through the writer has what writing without a codec takes in its own rate already
+    free = CodecRate("none", 1.0, math.inf, math.inf)
+    priced = [free if rate.codec == "none" and bytes_per_s is None else rate for rate in rates]
+    ordered = options(raw, priced, tier, reads_per_write)
+    picked = pick_codec(raw, priced, tier, reads_per_write)
     interval = math.sqrt(2 * picked.write_s * mtbf_s) if mtbf_s is not None else None
     return Advice(sampled, raw, tier, tuple(rates), tuple(ordered), picked, interval)
 

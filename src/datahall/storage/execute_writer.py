@@ -191,6 +191,7 @@ class ShardWriter(StorageWriter):
                 sink.write(stored)
                 written.append((job, Chunk(0, offset, len(stored), len(raw), codec, digest(stored))))
                 offset += len(stored)
+                del stored  # not held while the next chunk is coded
         except BaseException:
             sink.abandon()
             raise

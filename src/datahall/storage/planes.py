@@ -8,6 +8,7 @@ noise and are stored as they are, which makes reading cheap.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,15 +16,16 @@ from numpy.typing import NDArray
 
 LEVEL = 1
 _RAW_ABOVE = 0.95
+_BLOCK = 1 << 17  # words that are shifted at a time: they stay in a core's cache, and so does what is made of them
 _WORDS: dict[int, type[np.unsignedinteger[Any]]] = {2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 
-def planes_encode(data: memoryview, width: int, rotate: bool) -> bytes:
+def planes_encode(data: memoryview, width: int, rotate: bool) -> bytearray:
     """The planes of `data` one after another: a mark (raw or zstd), a length, the bytes."""
     import zstandard
 
     squeeze = zstandard.ZstdCompressor(level=LEVEL)
-    parts: list[bytes] = []
+    coded = bytearray()
     for plane in _split(data, width, rotate):
         # a sample tells noise from structure; compressing a noisy plane whole would be wasted time
         sample = plane[: 1 << 16]
@@ -31,9 +33,10 @@ def planes_encode(data: memoryview, width: int, rotate: bool) -> bytes:
         if sample.size and len(squeeze.compress(sample.data)) < _RAW_ABOVE * sample.size:
             packed = squeeze.compress(plane.data)
         use = bool(packed) and len(packed) < _RAW_ABOVE * plane.size
-        body = packed if use else plane.tobytes()
-        parts += [struct.pack("<BI", use, len(body)), body]
-    return b"".join(parts)
+        body = packed if use else plane.data
+        coded += struct.pack("<BI", use, len(body))
+        coded += body
+    return coded
 
 
 def planes_decode(stored: memoryview, target: memoryview, width: int, rotate: bool) -> None:
@@ -59,13 +62,23 @@ def planes_decode(stored: memoryview, target: memoryview, width: int, rotate: bo
     _join(planes, target, width, rotate)
 
 
-def _split(data: memoryview, width: int, rotate: bool) -> list[NDArray[np.uint8]]:
+def _split(data: memoryview, width: int, rotate: bool) -> Iterator[NDArray[np.uint8]]:
+    """Byte n of each word, one plane after the other, so that no copy of all words is held."""
     if width == 1:
-        return [np.frombuffer(data, dtype=np.uint8)]
+        yield np.frombuffer(data, dtype=np.uint8)
+        return
     words: NDArray[Any] = np.frombuffer(data, dtype=_WORDS[width])
-    if rotate:
-        words = (words << 1) | (words >> (8 * width - 1))
-    return [(words >> (8 * n)).astype(np.uint8) if n else words.astype(np.uint8) for n in range(width)]
+    for n in range(width):
+        plane = np.empty(len(words), dtype=np.uint8)
+        for at in range(0, len(words), _BLOCK):
+            block = words[at : at + _BLOCK]
+            if not rotate:
+                plane[at : at + _BLOCK] = block >> (8 * n)
+            elif n:  # turned left by one bit, byte n begins a bit lower
+                plane[at : at + _BLOCK] = block >> (8 * n - 1)
+            else:  # and the lowest bit is the one that was the highest
+                plane[at : at + _BLOCK] = (block << 1) | (block >> (8 * width - 1))
+        yield plane
 
 
 def _join(planes: list[NDArray[np.uint8]], target: memoryview, width: int, rotate: bool) -> None:

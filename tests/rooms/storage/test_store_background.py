@@ -70,7 +70,7 @@ def test_an_error_in_the_background_is_raised_at_the_next_call(tmp_path: Path) -
 
 
 def _memory_of_saving(store: str, codec: str, told: int) -> None:
-    state = {f"layer{n}": torch.ones(8_000_000) for n in range(8)}  # 256 MB
+    state = {f"layer{n}": torch.empty(8_000_000).normal_() for n in range(8)}  # 256 MB that hardly shrink
     execute.save(f"{store}/first", 1, {"layer": state["layer0"][:1000].clone()}, codec=codec)  # libraries are loaded
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     execute.save(store, 1, state, codec=codec)
@@ -138,7 +138,9 @@ def _rounds(store: Path, kills: int, seed: int) -> int:
     execute.save(store, 1, state_of(1))
     calm_s = time.monotonic() - began  # kills fall within a few saves, however busy the machine is
     last = check_after_kill(store, 1)
-    for number in range(kills):
+    for number in range(4 * kills):  # on a busy machine the first kills may all fall before a commit
+        if number >= kills and last > 1:
+            break
         delay = draw.uniform(0.0, 5 * calm_s)
         promised = max(promised, kill_while_saving(store, last + 1, number % 2 == 1, lambda _, s=delay: time.sleep(s)))
         last = max(last, check_after_kill(store, promised))
