@@ -97,5 +97,6 @@ def _novelty(trained: Trained, runs: Sequence[PublishedRun], seen: Sequence[Publ
         unexplained=left,
         stack_runs=np.array([trained.stacks.get(run.stack, 0) for run in runs]),
         accelerator_runs=np.array([trained.accelerators.get(run.accelerator.name, 0) for run in runs]),
+        mixture_runs=sum(run.shape.experts > 0 for run in trained.neighbours.runs),
         distance=nearest(np.array([features(run) for run in runs]), known),
     )

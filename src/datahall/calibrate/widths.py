@@ -26,6 +26,7 @@ PLAN_LOG_SD = 0.065  # what the model leaves out of any plan
 STACK_LOG_SD = 0.09  # habits of a stack that no fitted run has
 ACCELERATOR_LOG_SD = 0.09
 MIXTURE_LOG_SD = 0.35  # of the share of the step that experts and their exchange take
+FIRST_MIXTURE_LOG_SD = 0.45  # the same, where no fitted run is a mixture
 DISTANCE_LOG_SD = 0.055  # per unit of distance beyond one from the nearest fitted plan
 NOISE_LOG_SD = 0.023  # of a published figure
 CAVEAT_LOG_SD = 0.03  # of one published with a caveat
@@ -36,11 +37,12 @@ _FEW_RUNS = 5.0  # runs of a stack or accelerator that leave half of it open
 @dataclass(frozen=True, slots=True)
 class Novelty:
     """What was seen of each run before: the share that neighbours leave open, fitted runs of its stack and accelerator,
-    distance to the nearest fitted plan."""
+    fitted mixtures of experts in all, distance to the nearest fitted plan."""
 
     unexplained: Floats
     stack_runs: NDArray[Any]
     accelerator_runs: NDArray[Any]
+    mixture_runs: int
     distance: Floats
 
 
@@ -54,7 +56,7 @@ def log_scales(fitted: Fitted, runs: Sequence[PublishedRun], arrays: Design, nov
         + PLAN_LOG_SD**2
         + _unknown(novelty.stack_runs) * STACK_LOG_SD**2
         + _unknown(novelty.accelerator_runs) * ACCELERATOR_LOG_SD**2
-        + (MIXTURE_LOG_SD * mixture) ** 2
+        + (MIXTURE_LOG_SD**2 + _unknown(novelty.mixture_runs) * FIRST_MIXTURE_LOG_SD**2) * mixture**2
         + (DISTANCE_LOG_SD * apart) ** 2
     )
     noise = np.array([NOISE_LOG_SD if run.quality == "A" else CAVEAT_LOG_SD for run in runs])
@@ -75,5 +77,5 @@ def _constants_variance(fitted: Fitted, arrays: Design) -> Floats:
     return np.einsum("ij,ji->i", slopes, np.linalg.solve(fitted.precision, slopes.T))
 
 
-def _unknown(runs: NDArray[Any]) -> Floats:
+def _unknown(runs: Any) -> Any:
     return _FEW_RUNS / (runs + _FEW_RUNS)
