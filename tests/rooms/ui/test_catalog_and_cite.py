@@ -17,7 +17,7 @@ from datahall.ui.cite import all_citations, cite, formulas_page
 def test_each_table_is_listed(table: str) -> None:
     done = CliRunner().invoke(catalog, [table])
     assert done.exit_code == 0, done.output
-    assert len(done.output.splitlines()) > 5
+    assert len(done.output.splitlines()) >= 3
     listed = json.loads(CliRunner().invoke(catalog, [table, "--json"]).output)
     assert listed["format_version"] == 1
     assert listed["entries"]
