@@ -31,7 +31,13 @@ NAMES = ("pytorch", "tensorflow", "jax")
 @click.option("--engine", "engines", multiple=True, type=click.Choice([*NAMES, "all"]), help="Default: the case's.")
 @click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Tried beside one worker.")
 @click.option("--batch", type=click.IntRange(1), help="Images of a global batch (default: the case's).")
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads, and cores, a worker.")
+@click.option(
+    "--threads",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Threads a worker (not of JAX).",
+)
 @click.option("--rounds", type=click.IntRange(1), default=1, show_default=True, help="Runs of each, taking turns.")
 @click.option("--only-pick", is_flag=True, help="Run only what the forecast picks.")
 @click.option(

@@ -65,7 +65,7 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None:
-        """Leave the others in good order."""
+        """Leave, after every worker has its result and before the process ends."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""The engine JAX: jax.distributed with gloo collectives, gradients averaged inside one compiled step."""
+"""The engine JAX: jax.distributed with gloo collectives, gradients averaged inside of one compiled step."""
 
 from __future__ import annotations
 
@@ -31,10 +31,9 @@ class Jax:
         self.shared, self.whole = NamedSharding(mesh, Spec("worker")), NamedSharding(mesh, Spec())
         parameters = [(np.asarray(weights), np.asarray(biases)) for weights, biases in layers]
         zeros = jax.tree.map(np.zeros_like, parameters)
-        count = sum(weights.size + biases.size for weights, biases in layers)
-        place = self._everywhere
-        self.state = (place(parameters), place(zeros), place(zeros), place(np.zeros((), np.int32)))
-        self.numbers = self._share(np.zeros((1, count), np.float32))
+        state = (parameters, zeros, zeros, np.zeros((), np.int32))
+        self.state = jax.tree.map(lambda one: jax.make_array_from_process_local_data(self.whole, one), state)
+        self.numbers = self._share(np.zeros((1, sum(one.size for layer in layers for one in layer)), np.float32))
         self.train = jax.jit(_train, donate_argnums=0)
         self.sum = jax.jit(lambda numbers: numbers.sum(0), out_shardings=self.whole)
 
@@ -47,7 +46,7 @@ class Jax:
 
     def exchange(self) -> None:
         if self.workers > 1:
-            self.sum(self.numbers).block_until_ready()
+            jax.block_until_ready(self.sum(self.numbers))
 
     def scores(self, images: np.ndarray) -> np.ndarray:
         return np.asarray(_scores(self.layers(), jnp.asarray(images)))
@@ -57,14 +56,11 @@ class Jax:
 
     def close(self) -> None:
         if self.workers > 1:
-            self.exchange()
             jax.distributed.shutdown()
 
-    def _share(self, mine: np.ndarray) -> jax.Array:
-        return jax.make_array_from_process_local_data(self.shared, mine)
-
-    def _everywhere(self, tree: Any) -> Any:
-        return jax.tree.map(lambda one: jax.make_array_from_process_local_data(self.whole, one), tree)
+    def _share(self, mine: np.ndarray) -> Any:
+        """This worker's part of an array that is cut over workers."""
+        return jax.make_array_from_process_local_data(self.shared, mine) if self.workers > 1 else mine
 
 
 def _here(array: jax.Array) -> np.ndarray:

@@ -14,7 +14,8 @@ class Task:
     """A training of `steps` steps, or a probe of steps with each of `sizes` images a worker.
 
     `widths` are the network's layers from the image to the classes.  The first `untimed_steps` belong to the training
-    but not to what is timed: engines compile in them.  `digits` is the file of images.  A worker has `threads` threads.
+    but not to what is timed: engines compile in them.  `digits` is the file of images.  A worker has `threads` threads
+    where its engine can be told (JAX cannot).
     """
 
     kind: str  # train | probe

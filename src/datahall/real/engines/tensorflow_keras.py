@@ -60,8 +60,7 @@ class TensorFlow:
         return [(one.kernel.numpy(), one.bias.numpy()) for one in self.model.layers if one.weights]
 
     def close(self) -> None:
-        """The strategy's servers end with the process; one more exchange, so that none leaves early."""
-        self.exchange()
+        """Nothing: the strategy's servers end with the process."""
 
     def _network(self, layers: Layers) -> Any:
         network = self.keras.Sequential()

@@ -21,18 +21,19 @@ from datahall.real.engines.task import Task, load_task, save_weights
 from datahall.real.process import die_with_parent
 from datahall.workloads.digits_images import Digits, digits, first_weights
 
+_POLL_S, _LEAVE_S = 0.01, 0.3
+
 
 def main() -> None:
     """Be worker RANK of TASK."""
     task, rank = load_task(Path(sys.argv[1])), int(sys.argv[2])
     die_with_parent(task.parent)
-    _keep_to_own_cores(task, rank)
     found = digits(task.digits)
     team = Team(rank, task.workers, task.threads, task.addresses, str((task.folder / "rendezvous").resolve()))
     engine = load(task.engine)(team, first_weights(task.seed, task.widths))
     told = train(task, rank, engine, found) if task.kind == "train" else probe(task, rank, engine, found)
     (task.folder / f"result-{rank}.json").write_text(json.dumps(told), encoding="utf-8")
-    engine.close()
+    _leave(task, rank, engine)
 
 
 def train(task: Task, rank: int, engine: Engine, found: Digits) -> dict[str, Any]:
@@ -91,14 +92,19 @@ def _take_steps(engine: Engine, loader: Loader, steps: int) -> None:
     engine.finish()
 
 
-def _keep_to_own_cores(task: Task, rank: int) -> None:
-    """Engines start a thread for every core they may use, so a worker may use as many as it has threads."""
-    if not hasattr(os, "sched_setaffinity"):
-        return
-    cores = sorted(os.sched_getaffinity(0))
-    if task.threads <= len(cores):
-        mine = {cores[(rank * task.threads + one) % len(cores)] for one in range(task.threads)}
-        os.sched_setaffinity(0, mine)
+def _leave(task: Task, rank: int, engine: Engine) -> None:
+    """End when all have their results, the first a little later, since the others hang on its servers.
+
+    Without the interpreter's own end: engines take down their threads in an order that now and then aborts.
+    """
+    while not all((task.folder / f"result-{other}.json").exists() for other in range(task.workers)):
+        time.sleep(_POLL_S)
+    engine.close()
+    if rank == 0 and task.workers > 1:
+        time.sleep(_LEAVE_S)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":
