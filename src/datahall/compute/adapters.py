@@ -73,6 +73,12 @@ def adapters_of(application: Training) -> Adapters | None:
     return Adapters(application.lora_rank, application.lora_targets)
 
 
+def adapter_parameters(shape: ModelShape, application: Training) -> int | None:
+    """Parameters of the adapters that a case asks for, None where all parameters are trained."""
+    adapters = adapters_of(application)
+    return None if adapters is None else adapters.parameters(shape)
+
+
 def trained_parameters(shape: ModelShape, adapters: Adapters | None) -> int:
     """Parameters that get gradients."""
     return shape.parameters() if adapters is None else adapters.parameters(shape)

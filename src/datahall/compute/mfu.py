@@ -41,19 +41,30 @@ def mfu(model_flops_per_s: Number, peak_flops_per_s: Number) -> Number:
     return share
 
 
-def model_flops_per_step(counts: ShapeCounts, sequence: int, sequences: int) -> float:
-    """Forward and backward FLOPs of a step as MFU counts them: 6 per weight and token, 12 s h per layer in full."""
-    weights = 6.0 * (counts.layer_weights + counts.head_weights)
+def model_flops_per_step(counts: ShapeCounts, sequence: int, sequences: int, adapters: int | None = None) -> float:
+    """Forward and backward FLOPs of a step as MFU counts them: 6 per weight and token, 12 s h per layer in full.
+
+    With `adapters` (their parameters) all other weights are frozen and count 4: nobody asks for their gradient.
+    """
+    each, thin = (6.0, 0) if adapters is None else (4.0, adapters)
+    weights = each * (counts.layer_weights + counts.head_weights) + 6.0 * thin
     return sequences * (sequence * weights + _core_flops(counts, sequence))
 
 
-def step_mfu(counts: ShapeCounts, sequence: int, sequences: int, step_s: float, peak_flops_per_s: float) -> float:
-    """MFU of a step of `sequences` against the peak of all devices together.
+def step_mfu(
+    counts: ShapeCounts,
+    sequence: int,
+    sequences: int,
+    step_s: float,
+    peak_flops_per_s: float,
+    adapters: int | None = None,
+) -> float:
+    """MFU of a step of `sequences` against the peak of all devices together; `adapters` as `model_flops_per_step`.
 
     The numerator is a definition and no count of what was done; attention is taken causally where a long sequence in
     full would make more than the peak.  UsageError above 1 even so.
     """
-    flops = model_flops_per_step(counts, sequence, sequences)
+    flops = model_flops_per_step(counts, sequence, sequences, adapters)
     if flops > step_s * peak_flops_per_s:
         flops -= 0.5 * sequences * _core_flops(counts, sequence)
     return float(mfu(flops / step_s, peak_flops_per_s))

@@ -27,12 +27,14 @@ from datahall.decisions.plan import Plan
 from datahall.network.execute_namespaces import LinkShape
 from datahall.prove import seal
 from datahall.prove.folder import write_json
+from datahall.real.launch import Start
 from datahall.real.measure import read_kind
 from datahall.real.probe import probe
 from datahall.real.training import Measurement, run
 from datahall.report.comparison import Comparison, compare
 from datahall.report.comparison import Machine as ComparedMachine
 from datahall.report.data import Memory
+from datahall.virtual.executors import started_on_ray
 from datahall.virtual.step_time import StepInputs, bubble_share, step_time
 from datahall.virtual.training import forecast, held_bytes
 
@@ -48,6 +50,18 @@ class Here:
     site: Site
     machine: Machine
     origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where workers are started, and over which network device they talk; by default subprocesses on loopback.
+
+    `own_cluster` says whether a Ray cluster is started for this run alone.
+    """
+
+    start: Start | None = None
+    interface: str = "lo"
+    own_cluster: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +108,7 @@ def sealed_run(
     *,
     steps: int | None = None,
     link: LinkShape | None = None,
+    at: Placement | None = None,
     on_event: OnEvent | None = None,
     import_paths: Sequence[str] = (),
 ) -> SealedRun:
@@ -102,13 +117,26 @@ def sealed_run(
     `link` as in `training.run`.
     """
     here = over_link(here, link) if link is not None else here
+    at = at or Placement()
     said, items = foretell(case, plan, here, steps)
+    if at.start is not None:
+        said = started_on_ray(said, plan.compute.devices, here.site.devices, own_cluster=at.own_cluster)
     expected = _bubble_forecast(case, plan.compute, here.machine)
     digest = seal.seal(
         folder, {**said.to_json(), "plan": plan.to_json(), "memory": items, "bubble_share": expected, "by": here.origin}
     )
     write_json(folder / "virtual" / "result.json", said.to_json())
-    measured = run(case, plan, folder / "real", steps=steps, link=link, on_event=on_event, import_paths=import_paths)
+    measured = run(
+        case,
+        plan,
+        folder / "real",
+        steps=steps,
+        link=link,
+        start=at.start,
+        interface=at.interface,
+        on_event=on_event,
+        import_paths=import_paths,
+    )
     seal.check(folder)
     write_json(folder / "real" / "result.json", measured.result.to_json())
     noise = max(LEAST_NOISE_SHARE, float(here.machine.rates.get("noise", {}).get("between_runs_share", 0.0)))

@@ -1,22 +1,23 @@
 """Starts the workers of one attempt and watches over them until they are done, dead, hanging, or not to be started.
 
-Workers are plain subprocesses on this machine.  They end with this process whatever happens to it: the launcher kills
-them when it leaves, and the kernel kills them when the launcher is killed.  On Linux the kernel ties a worker to the
-thread that started it, so start workers from a thread that lives as long as the run.
+Workers are plain subprocesses on this machine, unless another `start` (`ray_executor`) puts them elsewhere.  They end
+with this process whatever happens to it: the launcher kills them when it leaves, and the kernel kills them when the
+launcher is killed.  On Linux the kernel ties a worker to the thread that started it, so start workers from a thread
+that lives as long as the run.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from datahall.base import errors
 from datahall.base.errors import DatahallError, WorldFailed
@@ -27,12 +28,30 @@ from datahall.real.job import EXIT_LOST_PEER, Job
 from datahall.real.process import worker_environment
 
 POLL_S = 0.05
+LOST_NODE = -1000  # an exit code that no process has: the worker went with the machine under it
 START_TIMEOUT_S = 180.0
 HANG_TIMEOUT_S = 60.0
 _LONG_PHASES = ("start", "observe")  # nothing is noted while a model is built, or evaluated at the end
 _GRACE_S = 1.0  # after one worker ended badly, for the others to show why
 
 OnEvent = Callable[[Event], None]
+
+
+class WorkerProcess(Protocol):
+    """A worker as the launcher sees it, wherever it runs; subprocess.Popen is one."""
+
+    pid: int  # 0 where it is not a process of this machine
+
+    def poll(self) -> int | None:
+        """Its exit code: negative for a signal, None while it runs."""
+        ...
+
+    def send_signal(self, sig: int, /) -> None:
+        """Kill or stop it."""
+        ...
+
+
+Start = Callable[[Job, Path], AbstractContextManager[Sequence[WorkerProcess]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +70,12 @@ def run_attempt(
     *,
     disturbance: Injection | None = None,
     hang_timeout_s: float = HANG_TIMEOUT_S,
+    start: Start | None = None,
 ) -> Loss | None:
     """Start `job.workers` workers and wait; None when all are done, else what was lost.
+
+    `start` begins the workers of the job file at a path, and ends them when its context is left; by default they are
+    subprocesses here.
 
     A worker that fails by itself (an exception in the user's code, a full disk) raises that error here.  `disturbance`
     kills or stops a worker at its step.
@@ -62,7 +85,7 @@ def run_attempt(
     job.save(path)
     for old in job.folder.glob("failed-*.json"):
         old.unlink()
-    with _workers(job, path) as processes:
+    with (start or _workers)(job, path) as processes:
         return _Watch(job, processes, on_event, disturbance, hang_timeout_s).wait()
 
 
@@ -133,7 +156,7 @@ class _Watch:
     def __init__(
         self,
         job: Job,
-        processes: list[subprocess.Popen[bytes]],
+        processes: Sequence[WorkerProcess],
         on_event: OnEvent | None,
         disturbance: Injection | None,
         hang_timeout_s: float,
@@ -144,7 +167,8 @@ class _Watch:
         self.disturbance = disturbance
         self.hang_timeout_s = hang_timeout_s
         self.board = Board(job.folder / "board.bin", job.workers)
-        self.began_s = time.monotonic()
+        now_s = time.monotonic()
+        self.heard = [(self.board.read(rank), now_s) for rank in range(job.workers)]  # last note, and when it was new
         self.log = job.folder / "workers" / f"{job.voice()}.jsonl"
         self.tail = Tail(self.log, on_event)
 
@@ -168,6 +192,9 @@ class _Watch:
             time.sleep(POLL_S)
         codes = [process.poll() for process in self.processes]
         now_s = time.monotonic() - self.job.origin_s
+        for rank, code in enumerate(codes):
+            if code == LOST_NODE:
+                return Loss(rank, self.board.read(rank).step, "its node is gone", now_s)
         for rank, code in enumerate(codes):
             if code is not None and code < 0:
                 step = self.board.read(rank).step
@@ -202,12 +229,14 @@ class _Watch:
         """The worker that has been silent too long outside the exchange, where others only wait for it."""
         now_s = time.monotonic()
         notes = [self.board.read(rank) for rank in range(self.job.workers)]
+        for rank, note in enumerate(notes):  # by this machine's clock, since another's need not agree with it
+            if note != self.heard[rank][0]:
+                self.heard[rank] = (note, now_s)
         silent = [
             rank
             for rank, note in enumerate(notes)
             if codes[rank] is None
-            and now_s - max(note.time_s, self.began_s)
-            > (START_TIMEOUT_S if note.phase in _LONG_PHASES else self.hang_timeout_s)
+            and now_s - self.heard[rank][1] > (START_TIMEOUT_S if note.phase in _LONG_PHASES else self.hang_timeout_s)
         ]
         if not silent:
             return None
@@ -225,7 +254,7 @@ class _Watch:
         if note.time_s > 0 and note.step >= wanted.step and note.phase != "start":
             self.disturbance = None
             how = signal.SIGKILL if wanted.kind == "kill-worker" else signal.SIGSTOP
-            os.kill(self.processes[wanted.rank].pid, how)
+            self.processes[wanted.rank].send_signal(how)
 
 
 def _is_stopped(pid: int) -> bool:

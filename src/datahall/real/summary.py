@@ -13,6 +13,7 @@ from datahall.base.errors import UsageError
 from datahall.base.label import Label, weakest
 from datahall.base.metric import Metric, exactly
 from datahall.case.question import Case
+from datahall.compute.adapters import adapter_parameters
 from datahall.compute.counts import ShapeCounts
 from datahall.compute.layout import Layout
 from datahall.compute.mfu import step_mfu
@@ -72,12 +73,13 @@ def use_metrics(case: Case, compute: ComputePlan, steps: Sequence[Step], step: M
     peak = case.site.accelerator.peak_flops_per_s.get(compute.precision, 0.0)
     peak *= min(compute.processors, case.site.devices)
     counts, sequence = ShapeCounts.of(case.model), case.application.sequence
+    adapters = adapter_parameters(case.model, case.application)
     try:
         low, value, high = (
-            step_mfu(counts, sequence, compute.global_batch, seconds, peak)
+            step_mfu(counts, sequence, compute.global_batch, seconds, peak, adapters)
             for seconds in (step.high, step.value, step.low)
         )
-        label = weakest((Label.MEASURED, case.site.label("accelerator.peak_flops_per_s")))
+        label = weakest((Label.MEASURED, case.site.label("accelerator")))
         found.append(Metric("mfu", "share", value, low, high, label))
     except (UsageError, ZeroDivisionError):
         pass  # the stated peak is missing or was passed: a share of it would say nothing

@@ -23,7 +23,7 @@ from datahall.decisions.plan import Plan
 from datahall.network.execute_namespaces import INTERFACE, LinkShape, hosts
 from datahall.real.injection import Injection
 from datahall.real.job import Job
-from datahall.real.launch import HANG_TIMEOUT_S, Loss, OnEvent, run_attempt
+from datahall.real.launch import HANG_TIMEOUT_S, Loss, OnEvent, Start, run_attempt
 from datahall.real.measure import Step, read_kind, read_samples, read_steps
 from datahall.real.summary import counts_of, run_metrics, step_metrics, use_metrics, view_rank
 from datahall.real.turns import load_average, turn
@@ -68,14 +68,17 @@ def run(
     count_flops: bool = True,
     hang_timeout_s: float = HANG_TIMEOUT_S,
     max_restarts: int = MAX_RESTARTS,
+    start: Start | None = None,
+    interface: str = "lo",
 ) -> Measurement:
     """Train `steps` steps (the case's by default) of `case` by `plan`; everything is kept under `folder`.
 
     `on_event` hears what happens as it happens (kinds: launched, ready, step, checkpoint, lost, trained, finished).
     `workers_from` changes the number of workers: {8: 1, 16: 2} goes on with one worker after 8 steps and with two again
     after 16, the global batch unchanged.  `link` puts every worker on a host of its own (a network namespace; root)
-    with such a link.  UsageError for a plan of another case; WorldFailed when the world does not hold; the user's own
-    error comes back with the place of the worker's output.
+    with such a link; `start` puts workers elsewhere than into subprocesses here (`ray_executor`), where they need the
+    same `folder` and reach each other over the network device `interface`.  UsageError for a plan of another case;
+    WorldFailed when the world does not hold; the user's own error comes back with the place of the worker's output.
     """
     plan.check_belongs_to(case)
     check_runnable(plan.compute)
@@ -90,8 +93,10 @@ def run(
             "import_paths": tuple(import_paths),
             "keep_weights": keep_weights,
             "count_flops": count_flops,
+            "interface": interface,
             **placed,
         }
+        session.start = start
         lost = session.play(hang_timeout_s, max_restarts)
         ended_s = time.monotonic() - session.origin_s
     return measurement(case, plan, folder, lost, ended_s, (load_before, load_average()))
@@ -174,6 +179,7 @@ class _Session:
         self.sizes = sorted({0: plan.compute.devices, **workers_from}.items())
         self.origin_s = time.monotonic()
         self.options: dict[str, object] = {}
+        self.start: Start | None = None
 
     def play(self, hang_timeout_s: float, max_restarts: int) -> list[Loss]:
         lost: list[Loss] = []
@@ -184,7 +190,9 @@ class _Session:
                 job = self._job(attempt, workers, stop)
                 self._say("launched", attempt=attempt, workers=workers)
                 disturbance = self.injection if not lost else None
-                loss = run_attempt(job, self.on_event, disturbance=disturbance, hang_timeout_s=hang_timeout_s)
+                loss = run_attempt(
+                    job, self.on_event, disturbance=disturbance, hang_timeout_s=hang_timeout_s, start=self.start
+                )
                 attempt += 1
                 if loss is None:
                     break

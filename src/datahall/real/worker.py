@@ -1,4 +1,7 @@
-"""One worker process: `python -m datahall.real.worker job.json rank`.  Started by the launcher, never by hand.
+"""One worker process: `python -m datahall.real.worker job.json rank [parent origin_s]`, never started by hand.
+
+On another machine than the launcher's, the process that it must not outlive and the run's start on the machine's own
+monotonic clock are given too.
 
 Exit codes: 0 done, 1 failed (the reason is in `failed-<rank>.json`), 75 another worker is gone.
 """
@@ -9,6 +12,8 @@ import json
 import os
 import sys
 import traceback
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -37,9 +42,11 @@ from datahall.workloads import entry
 _COLLECTIVE_TIMEOUT = timedelta(minutes=30)  # the launcher finds a hanging worker long before
 
 
-def main(path: str, rank: int) -> int:
+def main(path: str, rank: int, elsewhere: Sequence[str] = ()) -> int:
     """Run worker `rank` of the job at `path`; returns the exit code."""
     job = load_job(Path(path))
+    if elsewhere:
+        job = replace(job, parent=int(elsewhere[0]), origin_s=float(elsewhere[1]))
     die_with_parent(job.parent)
     try:
         _run(job, rank)
@@ -166,7 +173,7 @@ def _tell(folder: Path, rank: int, error: Exception) -> None:
 
 
 if __name__ == "__main__":
-    status = main(sys.argv[1], int(sys.argv[2]))
+    status = main(sys.argv[1], int(sys.argv[2]), sys.argv[3:])
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)  # taking the interpreter and its libraries apart would cost about a second

@@ -5,6 +5,7 @@ It does not choose the plan: `datahall plan` makes plan files, `datahall prove` 
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ from datahall.ui.given_plan import given_plan, shortened
 
 if TYPE_CHECKING:
     from datahall.prove.sealed_run import Bubble
+    from datahall.real.launch import Start
     from datahall.real.training import Measurement
 
 
@@ -48,6 +50,9 @@ if TYPE_CHECKING:
 @click.option("--forecast/--no-forecast", default=True, show_default=True, help="Seal a forecast and compare.")
 @click.option("--set", "sets", multiple=True, metavar="PATH=VALUE", help="Change a value of the case.")
 @click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Where to.")
+@click.option("--on", "place", type=click.Choice(["here", "ray"]), default="here", show_default=True, help="Where.")
+@click.option("--address", default="", help="Of a Ray cluster (default: one that is started for this run).")
+@click.option("--interface", default="lo", show_default=True, help="Network device between workers, on Ray.")
 def run(
     what: Path,
     steps: int | None,
@@ -61,6 +66,9 @@ def run(
     forecast: bool,
     sets: tuple[str, ...],
     runs: Path,
+    place: str,
+    address: str,
+    interface: str,
 ) -> None:
     """Train WHAT here: a plan file of `datahall plan --out`, or a case with the split given by options.
 
@@ -99,12 +107,15 @@ def run(
     why = _no_forecast(case, recovery) if forecast else ""
     if why:
         click.echo(f"no forecast: {why}", err=True)
+    ray = address if place == "ray" else None
     if recovery == "fast":
         _fast(case, plan, folder, steps, paths)
     elif forecast and not why:
-        _sealed(case, plan, folder, steps, link, paths)
+        _sealed(case, plan, folder, steps, link, paths, ray, interface)
     else:
-        measured = training.run(case, plan, folder / "real", steps=steps, link=link, on_event=_tell, import_paths=paths)
+        told = {"steps": steps, "link": link, "on_event": _tell, "import_paths": paths}
+        with _placed(ray) as start:
+            measured = training.run(case, plan, folder / "real", start=start, interface=interface, **told)
         write_json(folder / "real" / "result.json", measured.result.to_json())
         click.echo(_table(measured))
     click.echo(folder)
@@ -143,13 +154,33 @@ def _fast(case: Case, plan: Plan, folder: Path, steps: int | None, paths: list[s
     )
 
 
-def _sealed(case: Case, plan: Plan, folder: Path, steps: int | None, link: LinkShape | None, paths: list[str]) -> None:
-    from datahall.prove.sealed_run import machine_here, sealed_run
+def _placed(ray: str | None) -> AbstractContextManager[Start | None]:
+    """Where workers are started: here, or on the Ray cluster at this address (empty: one of our own)."""
+    if ray is None:
+        return nullcontext()
+    from datahall.real.ray_executor import on_ray
+
+    return on_ray(ray)
+
+
+def _sealed(
+    case: Case,
+    plan: Plan,
+    folder: Path,
+    steps: int | None,
+    link: LinkShape | None,
+    paths: list[str],
+    ray: str | None,
+    interface: str,
+) -> None:
+    from datahall.prove.sealed_run import Placement, machine_here, sealed_run
     from datahall.report.terminal import comparison_table, counts_table, memory_table, show
 
     here = machine_here(folder, _tell)
     click.echo(here.origin, err=True)
-    done = sealed_run(case, plan, here, folder, steps=steps, link=link, on_event=_tell, import_paths=paths)
+    with _placed(ray) as start:
+        at = Placement(start, interface, own_cluster=not ray) if start is not None else Placement()
+        done = sealed_run(case, plan, here, folder, steps=steps, link=link, at=at, on_event=_tell, import_paths=paths)
     show(comparison_table(done.comparison), counts_table(done.comparison), memory_table(done.memory))
     if done.bubble is not None:
         click.echo(_bubble_line(done.bubble))

@@ -21,7 +21,7 @@ from datahall.base.result import Result
 from datahall.base.step_table import Component
 from datahall.case.question import Case
 from datahall.case.site import Site
-from datahall.compute.adapters import adapters_of
+from datahall.compute.adapters import adapter_parameters, adapters_of
 from datahall.compute.memory import MemoryBytes, memory
 from datahall.compute.mfu import step_mfu
 from datahall.compute.numbers import PlanNumbers
@@ -141,7 +141,6 @@ def _values(
     busy = min(compute.processors, site.devices)
     step_s = float(seconds.total)
     tokens = compute.global_batch * case.application.sequence
-    peak = peak_flops_per_s(site.accelerator, compute.precision)
     watts = power_w(site, float(seconds.compute) / step_s)
     held = held_bytes(inputs, PlanNumbers.of(compute))
     return {
@@ -159,12 +158,23 @@ def _values(
         "energy": ("joules", float(watts * busy * run.total)),
         "cost": ("usd", site.accelerator.price_usd_per_h / 3600.0 * busy * run.total),
         "tokens_per_s": ("tokens_per_s", tokens / step_s),
-        "mfu": (
-            "share",
-            step_mfu(inputs.counts, inputs.sequence, compute.global_batch, step_s, peak * busy),
-        ),
+        **_mfu(case, plan, inputs, step_s),
         "goodput": ("share", float(run.goodput_share)),
     }
+
+
+def _mfu(case: Case, plan: Plan, inputs: StepInputs, step_s: float) -> dict[str, tuple[str, float]]:
+    """MFU; nothing where a measured peak lies below a measured rate, as it may on a busy machine."""
+    compute, site = plan.compute, case.site
+    peak = peak_flops_per_s(site.accelerator, compute.precision) * min(compute.processors, site.devices)
+    adapters = adapter_parameters(case.model, case.application)
+    try:
+        share = step_mfu(inputs.counts, inputs.sequence, compute.global_batch, step_s, peak, adapters)
+    except UsageError:
+        if site.label("accelerator") not in (Label.MEASURED, Label.ASSUMED):
+            raise
+        return {}
+    return {"mfu": ("share", share)}
 
 
 def _label(case: Case, calibration: Calibration) -> Label:
