@@ -68,8 +68,8 @@ def import_ray(*, loopback: bool) -> Any:
     if loopback:
         os.environ.update(_LOOPBACK)
     try:
-        import ray
-        import ray.util.scheduling_strategies
+        import ray  # pyright: ignore[reportMissingImports]
+        import ray.util.scheduling_strategies  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
         raise UsageError(
             "running on Ray needs ray, which is not installed.", where="--on ray", hint="Install datahall[ray]."
