@@ -60,7 +60,7 @@ class Ceph:
         self.ceph("osd", "new", disk, "0")
         self._run("ceph-osd", "-i", "0", "--mkfs", "--osd-uuid", disk, "-c", str(self.conf))
         self._begin("osd", "ceph-osd", "-i", "0")
-        self._until(lambda: "1 up" in self.ceph("osd", "stat"))
+        self._until(self._osd_is_up)
         self.start_gateway()
         keys = ("--access-key", ACCESS, "--secret-key", SECRET)
         self._run("radosgw-admin", "-c", str(self.conf), "user", "create", "--uid", "t", "--display-name", "t", *keys)
@@ -143,6 +143,12 @@ rgw enable usage log = false
                 return
             time.sleep(0.3)
         raise RuntimeError(f"not ready after {seconds} s; logs are in {self.folder}/run")
+
+    def _osd_is_up(self) -> bool:
+        # Now and then it asks the monitor before it was told the cluster's id, is refused ("wrong fsid"), and ends.
+        if self.processes["osd"].poll() is not None:
+            self._begin("osd", "ceph-osd", "-i", "0")
+        return "1 up" in self.ceph("osd", "stat")
 
     def _answers(self) -> bool:
         try:
