@@ -26,7 +26,7 @@ from datahall.prove.configurations import HELD_OUT, SEEN, configurations
 from datahall.prove.effort import Effort
 from datahall.prove.folder import write_json
 from datahall.prove.planning import PricedPlan
-from datahall.prove.sealed_run import memory_items
+from datahall.prove.sealed_run import memory_items, noise_share
 from datahall.real import parity
 from datahall.real.probe import Probed, probe
 from datahall.real.training import Measurement, run
@@ -38,7 +38,6 @@ from datahall.report.write import write_report
 from datahall.virtual.calibration import Uncalibrated
 
 OnEvent = Callable[[Event], None]
-LEAST_NOISE_SHARE = 0.03
 STAGES = ("probe", "plan", "seal", "run", "compare", "calibrate", "choose again", "carry over", "report")
 
 
@@ -118,11 +117,6 @@ def prove(case: Case, settings: Settings) -> Proof:
     return Proof(
         settings.folder, page, comparison, scores, _speedup(baseline, measured), recovered, again, tuple(trials)
     )
-
-
-def noise_share(rates: Any) -> float:
-    """The noise floor of this machine: how far medians of equal runs lay apart, at least 3 %."""
-    return max(LEAST_NOISE_SHARE, float(rates.get("noise", {}).get("between_runs_share", 0.0)))
 
 
 def _precisions(case: Case) -> tuple[str, ...]:

@@ -139,7 +139,7 @@ def sealed_run(
     )
     seal.check(folder)
     write_json(folder / "real" / "result.json", measured.result.to_json())
-    noise = max(LEAST_NOISE_SHARE, float(here.machine.rates.get("noise", {}).get("between_runs_share", 0.0)))
+    noise = noise_share(here.machine.rates)
     compared = compare(
         said,
         measured.result,
@@ -182,6 +182,11 @@ def foretell(case: Case, plan: Plan, here: Here, steps: int | None = None) -> tu
     placed = here.machine.at(told, plan.compute)
     said = forecast(told, replace(plan, case_hash=told.hash()), placed)
     return said, memory_items(told, plan.compute, here.machine)
+
+
+def noise_share(rates: Any) -> float:
+    """The noise floor of this machine: how far medians of equal runs lay apart, at least 3 %."""
+    return max(LEAST_NOISE_SHARE, float(rates.get("noise", {}).get("between_runs_share", 0.0)))
 
 
 def memory_items(case: Case, compute: ComputePlan, machine: Machine) -> dict[str, float]:

@@ -25,7 +25,7 @@ from datahall.base.event import Event
 from datahall.real.board import Board
 from datahall.real.injection import Injection
 from datahall.real.job import EXIT_LOST_PEER, Job
-from datahall.real.process import worker_environment
+from datahall.real.process import ended_together, worker_environment
 
 POLL_S = 0.05
 LOST_NODE = -1000  # an exit code that no process has: the worker went with the machine under it
@@ -91,18 +91,11 @@ def run_attempt(
 
 @contextmanager
 def _workers(job: Job, path: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
-    processes: list[subprocess.Popen[bytes]] = []
     (job.folder / "board.bin").unlink(missing_ok=True)
-    try:
+    with ended_together() as processes:
         for rank in range(job.workers):
             processes.append(start_worker(job, path, rank))
         yield processes
-    finally:
-        for process in processes:
-            if process.poll() is None:
-                process.kill()
-        for process in processes:
-            process.wait()
 
 
 def start_worker(

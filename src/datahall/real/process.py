@@ -1,4 +1,4 @@
-"""A worker as a process: the environment it gets, and that it does not outlive whoever started it.
+"""A worker as a process: the environment it gets, and that it ends with whoever started it.
 
 No engine is imported here, so that launchers and workers of every engine can use it.  Starting and watching is theirs.
 """
@@ -6,7 +6,10 @@ No engine is imported here, so that launchers and workers of every engine can us
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 def worker_environment(threads: int, interface: str) -> dict[str, str]:
@@ -20,6 +23,20 @@ def worker_environment(threads: int, interface: str) -> dict[str, str]:
         "TORCH_CPP_LOG_LEVEL": "ERROR",
         "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry),
     }
+
+
+@contextmanager
+def ended_together() -> Iterator[list[subprocess.Popen[bytes]]]:
+    """A list for processes that are started inside; whatever happens, all of them have ended when it is left."""
+    processes: list[subprocess.Popen[bytes]] = []
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                process.kill()
+        for process in processes:
+            process.wait()
 
 
 def die_with_parent(parent: int) -> None:

@@ -19,7 +19,7 @@ from datahall.base.errors import WorldFailed
 from datahall.real.engines.enclosure import enclosure
 from datahall.real.engines.engine import entry_of
 from datahall.real.engines.task import Task
-from datahall.real.process import worker_environment
+from datahall.real.process import ended_together, worker_environment
 
 HOST = "127.0.0.1"
 POLL_S = 0.05
@@ -73,17 +73,10 @@ def ports(count: int, first: int = 0) -> list[int]:
 
 @contextmanager
 def _workers(task: Task, before: list[str]) -> Iterator[list[subprocess.Popen[bytes]]]:
-    processes: list[subprocess.Popen[bytes]] = []
-    try:
+    with ended_together() as processes:
         for rank in range(task.workers):
             processes.append(_start(task, rank, before))
         yield processes
-    finally:
-        for process in processes:
-            if process.poll() is None:
-                process.kill()
-        for process in processes:
-            process.wait()
 
 
 def _start(task: Task, rank: int, before: list[str]) -> subprocess.Popen[bytes]:
