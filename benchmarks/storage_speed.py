@@ -1,10 +1,12 @@
 """How fast the store is beside PyTorch's distributed checkpoint, torch.save and the bare disk: ratios in one run.
 
-    python benchmarks/storage_speed.py FOLDER [--gb 2] [--rounds 3]
+    python benchmarks/storage_speed.py FOLDER [--gb 2] [--rounds 7]
 
-FOLDER must lie on the disk that is measured and hold about three times the state.  Reads are cold: files are
+FOLDER must lie on the disk that is measured and hold eight times the state.  Reads are cold: files are
 synchronised and dropped from the page cache first.  Writes of every contender end with fsync, except the row that says
-so.  Contenders take turns within a round; figures are medians over rounds, and so are the ratios of two neighbours.
+so.  A disk's rate swings within minutes, and what was done just before counts: every round begins with another
+contender, each has its turn with the disk at rest, and a ratio is the median over rounds of the ratio within a round,
+with the smallest and the largest beside it.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from datahall.storage.execute_async import BackgroundSaver
 PART = 16 << 20
 THREADS = 4
 SHAPED_BYTES_PER_S = 100e6
+STALL, REST = "datahall stall, in the background", "datahall rest, in the background"
 
 
 def training_state(gigabytes: float) -> dict[str, Any]:
@@ -130,50 +133,63 @@ def torch_save(path: Path, state: dict[str, Any], sync: bool) -> None:
         os.close(fd)
 
 
+def savers(folder: Path, state: dict[str, Any], background: BackgroundSaver) -> dict[str, Callable[[], Any]]:
+    """Every contender's way to save, by name, each in a folder of its own; the background save is not waited for."""
+
+    def by_dcp(name: str, threads: int) -> None:
+        dcp.save(state, storage_writer=dcp.FileSystemWriter(folder / name, thread_count=threads), no_dist=True)
+
+    return {
+        "raw write": lambda: raw_write(folder / "raw", state),
+        "torch.save, no fsync": lambda: torch_save(folder / "unsafe" / "0.pt", state, sync=False),
+        "torch.save": lambda: torch_save(folder / "torch" / "0.pt", state, sync=True),
+        "DCP save, 1 thread": lambda: by_dcp("dcp-1", 1),
+        f"DCP save, {THREADS} threads": lambda: by_dcp("dcp", THREADS),
+        "datahall save": lambda: execute.save(folder / "store", 1, state),
+        STALL: lambda: background.save(1, state),
+    }
+
+
+def loaders(folder: Path, state: dict[str, Any]) -> dict[str, Callable[[], Any]]:
+    """Every contender's way to load what it saved, by name, into memory that is mapped already (but torch.load's)."""
+    target = {group: {name: torch.zeros_like(t) for name, t in inner.items()} for group, inner in state.items()}
+    buffer = torch.zeros(sum(tensor.nbytes for tensor in flat(state)), dtype=torch.uint8)
+    return {
+        "torch.load": lambda: torch.load(folder / "torch" / "0.pt"),
+        "DCP load": lambda: dcp.load(target, storage_reader=dcp.FileSystemReader(folder / "dcp"), no_dist=True),
+        "raw read": lambda: raw_read(folder / "store", buffer),
+        "datahall load": lambda: execute.load(folder / "store", target),
+    }
+
+
 def measure(folder: Path, gigabytes: float, rounds: int) -> tuple[dict[str, list[float]], int]:
     """Seconds of every contender round by round, and the state's bytes."""
     state = training_state(gigabytes)
-    total = sum(tensor.nbytes for tensor in flat(state))
-    target = {group: {name: torch.zeros_like(t) for name, t in inner.items()} for group, inner in state.items()}
-    buffer = torch.zeros(total, dtype=torch.uint8)
-    saver_state = BackgroundSaver(folder / "async")
-    saver_state.prepare(state)
-    times: dict[str, list[float]] = {}
-
-    def note(name: str, action: Callable[[], Any]) -> None:
-        times.setdefault(name, []).append(timed(action))
-
+    background = BackgroundSaver(folder / "background")
+    background.prepare(state)
+    saves, loads = savers(folder, state, background), loaders(folder, state)
+    times: dict[str, list[float]] = {name: [] for name in (*saves, REST, *loads)}
     for number in range(rounds):
         print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
         shutil.rmtree(folder, ignore_errors=True)
-        note("raw write", lambda: raw_write(folder / "raw", state))
-        shutil.rmtree(folder / "raw")
-        note("torch.save, no fsync", lambda: torch_save(folder / "t" / "0.pt", state, sync=False))
-        shutil.rmtree(folder / "t")
-        note("torch.save", lambda: torch_save(folder / "t" / "0.pt", state, sync=True))
-        drop(folder)
-        note("torch.load", lambda: torch.load(folder / "t" / "0.pt"))
-        shutil.rmtree(folder / "t")
-        for threads in (1, THREADS):
-            writer = dcp.FileSystemWriter(folder / "d", thread_count=threads)
-            note(f"DCP save, {threads} threads", lambda w=writer: dcp.save(state, storage_writer=w, no_dist=True))
-            if threads == 1:
-                shutil.rmtree(folder / "d")
-        drop(folder)
-        note("DCP load", lambda: dcp.load(target, storage_reader=dcp.FileSystemReader(folder / "d"), no_dist=True))
-        shutil.rmtree(folder / "d")
-        note("datahall save", lambda: execute.save(folder / "s", 1, state))
-        for _ in range(2):
-            drop(folder)
-            note("raw read", lambda: raw_read(folder / "s", buffer))
-            drop(folder)
-            note("datahall load", lambda: execute.load(folder / "s", target))
-        shutil.rmtree(folder / "s")
-        pending = saver_state.save(1, state)
-        times.setdefault("datahall stall, in the background", []).append(pending.stall_s)
-        note("datahall rest, in the background", pending.wait)
-        shutil.rmtree(folder / "async")
-    return times, total
+        for name, action in _turned([*saves.items()], number) + _turned([*loads.items()], number):
+            at_rest(folder)
+            times[name].append(timed(action))
+            if name == STALL:
+                times[REST].append(timed(background.finish))
+    return times, sum(tensor.nbytes for tensor in flat(state))
+
+
+def at_rest(folder: Path) -> None:
+    """Return when all is written and forgotten, and the disk had a moment for its own upkeep."""
+    drop(folder)
+    os.sync()
+    time.sleep(0.5)
+
+
+def _turned(contenders: list[Any], by: int) -> list[Any]:
+    """The contenders, beginning with another one each time."""
+    return contenders[by % len(contenders) :] + contenders[: by % len(contenders)]
 
 
 def over_a_link(folder: Path, weights: Path | None, rounds: int) -> dict[str, tuple[float, float, int]]:
@@ -223,12 +239,10 @@ def memory_of_saving(folder: Path, codec: str) -> int:
     return more
 
 
-def ratio(times: dict[str, list[float]], slower: str, faster: str) -> float:
-    """Median over rounds of the ratio within a round; of the medians where one was measured more often."""
-    one, other = times[slower], times[faster]
-    if len(one) != len(other):
-        return statistics.median(one) / statistics.median(other)
-    return statistics.median(a / b for a, b in zip(one, other, strict=True))
+def ratios(times: dict[str, list[float]], slower: str, faster: str) -> str:
+    """Median over rounds of the ratio within a round, and its smallest and largest."""
+    found = [one / other for one, other in zip(times[slower], times[faster], strict=True)]
+    return f"{statistics.median(found):.2f} | {min(found):.2f} to {max(found):.2f}"
 
 
 def table(times: dict[str, list[float]], total: int, links: dict[str, tuple[float, float, int]]) -> str:
@@ -238,26 +252,29 @@ def table(times: dict[str, list[float]], total: int, links: dict[str, tuple[floa
         f"State: {total / 1e9:.2f} GB of fp32 weights and moments, one process, {execute.DEFAULT_SHARDS} shards.",
         "",
     ]
-    lines += ["| what | seconds | GB/s |", "|---|---|---|"]
-    lines += [f"| {name} | {value:.2f} | {total / value / 1e9:.2f} |" for name, value in m.items()]
-    lines += ["", "| bar | asked | reached |", "|---|---|---|"]
+    lines += ["| what | seconds, median | best to worst | GB/s |", "|---|---|---|---|"]
+    lines += [
+        f"| {name} | {value:.2f} | {min(times[name]):.2f} to {max(times[name]):.2f} | {total / value / 1e9:.2f} |"
+        for name, value in m.items()
+    ]
+    lines += ["", "| bar | asked | reached, median | over rounds |", "|---|---|---|---|"]
     best_dcp = min((name for name in m if name.startswith("DCP save")), key=lambda name: m[name])
     bars = [
         ("save, times as fast as torch.save with fsync", 1.0, "torch.save", "datahall save"),
         ("save, times as fast as torch.save without fsync", 1.0, "torch.save, no fsync", "datahall save"),
-        ("save, times as fast as DCP by default", 1.0, "DCP save, 1 threads", "datahall save"),
+        ("save, times as fast as DCP by default", 1.0, "DCP save, 1 thread", "datahall save"),
         ("save, times as fast as the best DCP", 1.0, best_dcp, "datahall save"),
         ("load, times as fast as torch.load", 1.0, "torch.load", "datahall load"),
         ("load, times as fast as DCP", 1.0, "DCP load", "datahall load"),
         ("load, share of the raw read rate", 0.8, "raw read", "datahall load"),
     ]
-    lines += [f"| {name} | at least {asked} | {ratio(times, slow, fast):.2f} |" for name, asked, slow, fast in bars]
-    stall = ratio(times, "datahall stall, in the background", "datahall save")
-    lines.append(f"| stall in the background, share of a synchronous save | at most 0.15 | {stall:.2f} |")
+    lines += [f"| {name} | at least {asked} | {ratios(times, slow, fast)} |" for name, asked, slow, fast in bars]
+    stall = ratios(times, STALL, "datahall save")
+    lines.append(f"| stall in the background, share of a synchronous save | at most 0.15 | {stall} |")
     plain = sum(links["none"][:2])
     best = max((c for c in links if c != "none"), key=lambda c: plain / sum(links[c][:2]))
     gain = plain / sum(links[best][:2])
-    lines.append(f"| bf16 weights over 100 MB/s, save and load by `{best}` | at least 1.3 | {gain:.2f} |")
+    lines.append(f"| bf16 weights over 100 MB/s, save and load by `{best}` | at least 1.3 | {gain:.2f} | |")
     lines += ["", "| codec at 100 MB/s | save s | load s | stored MB |", "|---|---|---|---|"]
     lines += [f"| {codec} | {s:.2f} | {r:.2f} | {b / 1e6:.1f} |" for codec, (s, r, b) in links.items()]
     return "\n".join(lines) + "\n"
@@ -268,13 +285,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--gb", type=float, default=2.0)
-    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--weights", type=Path, help="bf16 tensors by name, written by torch.save")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     held = {codec: memory_of_saving(arguments.folder / "memory", codec) for codec in ("none", "planes")}
     times, total = measure(arguments.folder / "speed", arguments.gb, arguments.rounds)
-    links = over_a_link(arguments.folder / "shaped", arguments.weights, arguments.rounds)
+    links = over_a_link(arguments.folder / "shaped", arguments.weights, min(3, arguments.rounds))
     shutil.rmtree(arguments.folder / "speed", ignore_errors=True)
     text = table(times, total, links)
     print("# How fast the store is\n")

@@ -129,13 +129,13 @@ def stall_s(raw_bytes: Any, copy_bytes_per_s: Any) -> Any:
 
 
 @formula(
-    equation="memory = threads x (chunk + stored chunk)",
-    source="ours: a thread holds one chunk, in memory and as stored",
+    equation="memory = threads x (piece + chunk + stored chunk), without a codec threads x piece",
+    source="ours: a thread holds the piece that is being written, and a chunk in memory and as stored",
     holds="tensors that lie in one piece on the CPU; another adds its own bytes while it is written",
 )
 def save_memory_bytes(shards: Any, codec_is_none: Any) -> Any:
-    """Bytes that saving needs beside the state; without a codec nothing is copied."""
-    return np.where(codec_is_none, 0, np.asarray(shards) * 2 * CHUNK_BYTES)
+    """Bytes that saving needs beside the state; a background save needs the state's own bytes in addition."""
+    return np.asarray(shards) * np.where(codec_is_none, 1, 3) * CHUNK_BYTES
 
 
 @formula(

@@ -1,7 +1,8 @@
 """The storage writer under PyTorch's distributed checkpoint: every rank writes its shards, the coordinator commits.
 
-Each rank stripes the chunks of its tensors over a few shards and writes them with one thread each.  At no time is more
-than one chunk for each thread, or one tensor that does not lie in one piece, held beside the state itself.
+Each rank stripes the chunks of its tensors over a few shards and writes them with one thread each.  Beside the state
+itself each thread holds one chunk in memory and as stored, the piece that its file is written from, and one tensor of
+those that do not lie in one piece.
 """
 
 from __future__ import annotations

@@ -16,16 +16,18 @@ from numpy.typing import NDArray
 
 LEVEL = 1
 _RAW_ABOVE = 0.95
+_HEAD = struct.Struct("<BI")  # of a plane: whether it is compressed, and its bytes
 _BLOCK = 1 << 17  # words that are shifted at a time: they stay in a core's cache, and so does what is made of them
 _WORDS: dict[int, type[np.unsignedinteger[Any]]] = {2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 
-def planes_encode(data: memoryview, width: int, rotate: bool) -> bytearray:
+def planes_encode(data: memoryview, width: int, rotate: bool) -> memoryview:
     """The planes of `data` one after another: a mark (raw or zstd), a length, the bytes."""
     import zstandard
 
     squeeze = zstandard.ZstdCompressor(level=LEVEL)
-    coded = bytearray()
+    coded = memoryview(bytearray(len(data) + _HEAD.size * max(1, width)))  # at once: growing it would copy it
+    end = 0
     for plane in _split(data, width, rotate):
         # a sample tells noise from structure; compressing a noisy plane whole would be wasted time
         sample = plane[: 1 << 16]
@@ -34,9 +36,11 @@ def planes_encode(data: memoryview, width: int, rotate: bool) -> bytearray:
             packed = squeeze.compress(plane.data)
         use = bool(packed) and len(packed) < _RAW_ABOVE * plane.size
         body = packed if use else plane.data
-        coded += struct.pack("<BI", use, len(body))
-        coded += body
-    return coded
+        _HEAD.pack_into(coded, end, use, len(body))
+        end += _HEAD.size
+        coded[end : end + len(body)] = body
+        end += len(body)
+    return coded[:end]
 
 
 def planes_decode(stored: memoryview, target: memoryview, width: int, rotate: bool) -> None:
@@ -49,9 +53,10 @@ def planes_decode(stored: memoryview, target: memoryview, width: int, rotate: bo
     at = 0
     planes: list[NDArray[np.uint8]] = []
     for number in range(count):
-        packed, length = struct.unpack_from("<BI", stored, at)
-        body = stored[at + 5 : at + 5 + length]
-        at += 5 + length
+        packed, length = _HEAD.unpack_from(stored, at)
+        at += _HEAD.size
+        body = stored[at : at + length]
+        at += length
         held = size if number < count - 1 or width > 1 else len(target)
         plain = expand.decompress(body, max_output_size=held) if packed else body
         if len(plain) != held:

@@ -14,7 +14,6 @@ from datahall.storage.manifest import MANIFEST, Manifest, digest, parse, step_fo
 from datahall.storage.place import Place, open_place
 
 GRACE_S = 3600.0
-_PIECE_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,13 +130,11 @@ def _verify_shard(
 ) -> tuple[list[str], int]:
     faults: list[str] = []
     end = 0
-    buffer = bytearray(_PIECE_BYTES)
+    buffer = bytearray(max((stored for _, stored, _, _ in chunks), default=0))
     for offset, stored, expected, tensor in chunks:
         if offset != end:
             faults.append(f"{folder}/{name}: bytes {end} to {offset} belong to no tensor")
         end = offset + stored
-        if stored > len(buffer):
-            buffer = bytearray(stored)
         view = memoryview(buffer)[:stored]
         try:
             got = place.read_into(folder, name, offset, view)

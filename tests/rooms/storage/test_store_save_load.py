@@ -120,28 +120,49 @@ def test_any_changed_byte_is_found_the_shard_named_and_the_previous_step_used(tm
     assert verify(tmp_path, 2).faults == ()
 
 
-def test_truncated_swapped_missing_and_lengthened_shards_are_found(tmp_path: Path) -> None:
-    execute.save(tmp_path, 1, a_state())
-    shards = sorted((tmp_path / step_folder(1)).glob("*.shard"))
+def test_each_single_byte_of_a_checkpoint_is_watched(tmp_path: Path) -> None:
+    execute.save(tmp_path, 1, {"weight": torch.arange(100, dtype=torch.float32), "bias": torch.ones(30)}, shards=2)
+    draw = random.Random(0)
+    for path in sorted((tmp_path / step_folder(1)).iterdir()):
+        whole = path.read_bytes()
+        for position in range(len(whole)):
+            damaged = bytearray(whole)
+            damaged[position] ^= 1 << draw.randrange(8)
+            path.write_bytes(damaged)
+            faults = verify(tmp_path, 1).faults
+            assert len(faults) == 1, (path.name, position)
+            assert path.name in faults[0]
+        path.write_bytes(whole)
+    assert verify(tmp_path, 1).faults == ()
+
+
+def test_truncated_swapped_missing_and_lengthened_shards_are_named_and_the_step_before_is_used(tmp_path: Path) -> None:
+    execute.save(tmp_path, 1, a_state(1))
+    execute.save(tmp_path, 2, a_state(2))
+    shards = sorted((tmp_path / step_folder(2)).glob("*.shard"))
     one, two = shards[0].read_bytes(), shards[1].read_bytes()
 
-    def faulty() -> None:
-        assert verify(tmp_path, 1).faults
-        with pytest.raises((CorruptShard, NoCheckpoint)):
-            execute.load(tmp_path, blank())
+    def faulty(*named: Path) -> None:
+        faults = verify(tmp_path, 2).faults
+        assert {path.name for path in shards if any(path.name in fault for fault in faults)} == {p.name for p in named}
+        with pytest.raises(CorruptShard, match="|".join(path.name for path in named)):
+            execute.load(tmp_path, blank(), step=2)
+        state = blank()
+        assert execute.load(tmp_path, state).step == 1
+        assert equal(a_state(1), state)
 
     shards[0].write_bytes(one[:-1])
-    faulty()
+    faulty(shards[0])
     shards[0].write_bytes(two)
     shards[1].write_bytes(one)
-    faulty()
+    faulty(shards[0], shards[1])
     shards[1].write_bytes(two)
     shards[0].unlink()
-    faulty()
+    faulty(shards[0])
     shards[0].write_bytes(one + b"x")
-    assert verify(tmp_path, 1).faults
+    assert any(shards[0].name in fault for fault in verify(tmp_path, 2).faults)
     shards[0].write_bytes(one)
-    assert not verify(tmp_path, 1).faults
+    assert not verify(tmp_path, 2).faults
 
 
 def test_a_pickle_in_the_place_of_tensors_is_never_loaded(tmp_path: Path) -> None:
@@ -150,6 +171,12 @@ def test_a_pickle_in_the_place_of_tensors_is_never_loaded(tmp_path: Path) -> Non
             return os.mkdir, (str(tmp_path / "exploded"),)
 
     execute.save(tmp_path, 1, a_state())
+    for path in (tmp_path / step_folder(1)).iterdir():
+        whole = path.read_bytes()
+        path.write_bytes(pickle.dumps(Bomb()))
+        with pytest.raises(CorruptShard, match=path.name.replace(".", r"\.")):
+            execute.load(tmp_path, blank(), step=1)
+        path.write_bytes(whole)
     for path in (tmp_path / step_folder(1)).iterdir():
         path.write_bytes(pickle.dumps(Bomb()))
     with pytest.raises(NoCheckpoint, match="Step 1"):
@@ -178,12 +205,13 @@ def test_a_name_that_leaves_the_store_is_refused(tmp_path: Path) -> None:
     assert verify(tmp_path / "store", 1).faults
 
 
-def test_of_two_writers_on_one_step_one_wins_and_what_is_committed_is_whole(tmp_path: Path) -> None:
+@pytest.mark.parametrize("replace", [False, True])
+def test_of_several_writers_on_one_step_one_is_there_in_the_end_and_whole(tmp_path: Path, replace: bool) -> None:
     outcome: list[Any] = []
 
     def write(seed: int) -> None:
         try:
-            execute.save(tmp_path, 1, a_state(seed))
+            execute.save(tmp_path, 1, a_state(seed), replace=replace)
             outcome.append(seed)
         except AlreadyCommitted as error:
             outcome.append(error)
@@ -194,10 +222,11 @@ def test_of_two_writers_on_one_step_one_wins_and_what_is_committed_is_whole(tmp_
     for thread in threads:
         thread.join()
     winners = [entry for entry in outcome if isinstance(entry, int)]
-    assert len(winners) == 1
+    assert len(outcome) == 3
+    assert len(winners) == (3 if replace else 1)
     state = blank()
     execute.load(tmp_path, state)
-    assert equal(a_state(winners[0]), state)
+    assert any(equal(a_state(winner), state) for winner in winners)
     assert verify(tmp_path, 1).faults == ()
     collect(tmp_path, 0, grace_s=-1)
     assert verify(tmp_path, 1).faults == ()
