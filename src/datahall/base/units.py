@@ -14,6 +14,7 @@ from datahall.base.errors import UsageError
 _SI: Final = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}
 _BINARY: Final = {"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40, "Pi": 2.0**50}
 _PREFIXES: Final = {**_SI, **_BINARY}
+_KWH_J: Final = 3.6e6  # from here on energy reads in watt hours, as a bill does
 
 _NUMBER = r"(?P<number>[-+]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"
 _PREFIX = r"(?P<prefix>[KMGTP]i|[kKMGTPE])?"
@@ -22,6 +23,7 @@ _TIMES: Final = {
     "ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "sec": 1.0, "second": 1.0, "seconds": 1.0,
     "min": 60.0, "minute": 60.0, "minutes": 60.0, "h": 3600.0, "hour": 3600.0, "hours": 3600.0,
     "d": 86400.0, "day": 86400.0, "days": 86400.0, "week": 604800.0, "weeks": 604800.0,
+    "year": 31557600.0, "years": 31557600.0,
 }  # fmt: skip
 
 _DIMENSIONS: Final[dict[str, tuple[str, dict[str, float]]]] = {
@@ -77,15 +79,19 @@ def parse(text: str | int | float, dimension: str) -> float:
 
 
 def human(value: float, dimension: str) -> str:
-    """`value` in base units as people write it: "80.0 GiB", "400 Gb/s", "3.2 h"."""
+    """`value` in base units as people write it, with three digits: "80 GiB", "50 GB/s", "3.2 h", "12 kWh"."""
     if dimension == "seconds":
         return human_time(value)
+    if dimension == "tokens_per_s":
+        return f"{_three_digits(value)} tokens/s"
+    if dimension == "joules" and abs(value) >= _KWH_J:
+        return _scaled(value / 3600.0, 1000.0, [prefix + "Wh" for prefix in _SI if prefix != "K"])
     if dimension == "bytes":
         return _scaled(value, 1024.0, ["B", "KiB", "MiB", "GiB", "TiB", "PiB"])
     if dimension == "share":
         return f"{100 * value:.1f} %"
     if dimension == "usd":
-        return f"${value:,.2f}"
+        return f"${_three_digits(value)}" if abs(value) >= 1000 else f"${value:,.2f}"
     suffix = {"bytes_per_s": "B/s", "flops_per_s": "FLOP/s", "flops": "FLOP", "watts": "W", "joules": "J"}.get(
         dimension, ""
     )
@@ -104,6 +110,21 @@ def human_time(seconds: float) -> str:
         if abs(seconds) < limit:
             return f"{seconds * factor:.3g} {unit}"
     return f"{seconds / 86400:,.1f} days"
+
+
+def human_interval(low: float, high: float, dimension: str) -> str:
+    """`low` to `high` as people write it, the unit said once where both have it: "2.51 to 6.53 s"."""
+    first, last = human(low, dimension), human(high, dimension)
+    number, _, unit = first.partition(" ")
+    return f"{number} to {last}" if unit and last.endswith(f" {unit}") else f"{first} to {last}"
+
+
+def human_count(number: float) -> str:
+    """A number of tokens or parameters in millions (M), billions (B) or trillions (T), as the field counts them."""
+    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M")):
+        if number >= size:
+            return f"{number / size:.4g} {letter}"
+    return f"{number:,.0f}"
 
 
 def _parse_time(text: str) -> float:
@@ -125,7 +146,12 @@ def _scaled(value: float, step: float, names: list[str]) -> str:
     while abs(value) >= step and magnitude < len(names) - 1:
         value /= step
         magnitude += 1
-    return f"{value:.4g} {names[magnitude]}".rstrip()
+    return f"{_three_digits(value).replace(',', '')} {names[magnitude]}".rstrip()
+
+
+def _three_digits(value: float) -> str:
+    """A number rounded to three significant digits, written out: no forecast and no clock is good for more."""
+    return f"{float(f'{value:.3g}'):,.0f}" if abs(value) >= 999.5 else f"{value:.3g}"
 
 
 def _unreadable(text: object, dimension: str) -> UsageError:

@@ -22,6 +22,7 @@ from datahall.catalog import compatibility
 
 TOKENS_PER_PARAMETER = 20
 LONGEST_DEFAULT_SEQUENCE = 8192
+LARGEST_DEFAULT_BATCH_TOKENS = 16 * 2**20
 USUAL_LORA_RANK = 16
 
 
@@ -96,16 +97,11 @@ def training_defaults(
     """
     why: dict[str, str] = {}
     if sequence is None:
-        sequence = min(longest or 2048, LONGEST_DEFAULT_SEQUENCE)
-        limit = (
-            f"the model's longest, at most {LONGEST_DEFAULT_SEQUENCE:,}"
-            if longest
-            else "usual where a model states none"
-        )
-        why["application.sequence"] = f"{sequence:,} tokens: {limit}"
+        sequence, why["application.sequence"] = _usual_sequence(longest)
     if tokens is None:
         tokens = float(TOKENS_PER_PARAMETER * shape.active_parameters())
-        why["application.tokens"] = f"{tokens:.3g}: {TOKENS_PER_PARAMETER} a parameter (Chinchilla, arXiv 2203.15556)"
+        rule = f"{TOKENS_PER_PARAMETER} for each active parameter (Chinchilla, arXiv 2203.15556)"
+        why["application.tokens"] = f"{units.human_count(tokens)}: {rule}"
     if min(sequence, tokens) < 1 or (global_batch is not None and global_batch < 1):
         raise UsageError(
             "sequence, tokens and global_batch must each be at least one.", hint='Write them like "sequence: 4096".'
@@ -113,7 +109,8 @@ def training_defaults(
     if global_batch is None:
         global_batch = _usual_batch(shape, site, sequence, tokens)
         grown = (
-            "half a million tokens x (parameters / 125 million)^(1/4), as in table 2.1 of GPT-3, at least one a device"
+            "half a million tokens x (parameters / 125 million)^(1/4), as in table 2.1 of GPT-3; at least one a"
+            " device, up to the 16 Mi tokens of Llama 3"
         )
         why["application.global_batch"] = f"{global_batch:,} sequences ({global_batch * sequence:,} tokens): {grown}"
     rank = USUAL_LORA_RANK if method == "lora" else 0
@@ -152,11 +149,18 @@ def _site_from_text(text: str) -> tuple[Site, Mapping[str, str]]:
     return local.local_site() if text == "local" else (site_file.read_site(Path(text).expanduser()), {})
 
 
+def _usual_sequence(longest: int) -> tuple[int, str]:
+    sequence = min(longest or 2048, LONGEST_DEFAULT_SEQUENCE)
+    limit = f"the model's longest, at most {LONGEST_DEFAULT_SEQUENCE:,}" if longest else "usual where none is stated"
+    return sequence, f"{sequence:,} tokens: {limit}"
+
+
 def _usual_batch(shape: ModelShape, site: Site, sequence: int, tokens: float) -> int:
     usual_tokens = 0.5e6 * (shape.active_parameters() / 125e6) ** 0.25
-    sequences = 2 ** max(0, round(usual_tokens / sequence).bit_length() - 1)
-    while sequences > 1 and sequences * sequence > tokens:
-        sequences //= 2
-    while sequences < site.devices:
+    odd = site.devices // (site.devices & -site.devices)  # so that all devices can share the batch
+    sequences = odd
+    while 2 * sequences * sequence <= min(usual_tokens + sequence / 2, tokens):
+        sequences *= 2
+    while sequences < min(site.devices, LARGEST_DEFAULT_BATCH_TOKENS // sequence):
         sequences *= 2
     return sequences

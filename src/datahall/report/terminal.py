@@ -13,7 +13,7 @@ from rich.text import Text
 
 from datahall.base.result import Result
 from datahall.base.score import HeldOutScore
-from datahall.base.units import human
+from datahall.base.units import human, human_interval
 from datahall.report.comparison import Comparison, ComponentRow
 from datahall.report.data import CarryOver, ChoiceAgain, ConsideredPlan, Memory
 from datahall.report.words import signed_percent, words
@@ -23,16 +23,27 @@ _LABEL_STYLES = {"measured": "bold", "calibrated": "blue", "transferred": "magen
 
 
 def show(*renderables: RenderableType, console: Console | None = None) -> None:
-    """Print renderables, at most 100 columns wide; without colours and at full width where nobody looks on."""
-    target = console_of(console or Console())
-    for renderable in renderables:
-        target.print(renderable)
+    """Print renderables, at most 100 columns wide; where nobody looks on without colours and blanks at line ends."""
+    target = console_of(console or Console(highlight=False))
+    with target.capture() as captured:
+        for renderable in renderables:
+            target.print(renderable)
+    text = captured.get()
+    target.file.write(text if target.is_terminal else "".join(f"{line.rstrip()}\n" for line in text.splitlines()))
 
 
 def console_of(console: Console) -> Console:
     """`console`, at most 100 columns wide, and 100 where nobody looks on."""
     console.width = min(WIDTH, console.width) if console.is_terminal else WIDTH
     return console
+
+
+def plain_table(*headers: str) -> Table:
+    """A table without lines; every column but the first is right-aligned."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for index, header in enumerate(headers):
+        table.add_column(header, justify="left" if index == 0 else "right", no_wrap=True)
+    return table
 
 
 def forecast_table(forecast: Result, title: str = "Forecast") -> RenderableType:
@@ -42,7 +53,7 @@ def forecast_table(forecast: Result, title: str = "Forecast") -> RenderableType:
         table.add_row(
             Text(words(metric.name)),
             human(metric.value, metric.unit),
-            _interval(metric.low, metric.high, metric.unit),
+            human_interval(metric.low, metric.high, metric.unit),
             _label(str(metric.label)),
         )
     return Group(table, *(_note(note) for note in forecast.notes))
@@ -55,7 +66,7 @@ def comparison_table(comparison: Comparison) -> RenderableType:
         table.add_row(
             Text(words(row.name)),
             human(row.forecast, row.unit),
-            _interval(row.low, row.high, row.unit),
+            human_interval(row.low, row.high, row.unit),
             human(row.measured, row.unit),
             signed_percent(row.error_share),
             _judged(row),
@@ -140,7 +151,7 @@ def again_table(again: ChoiceAgain) -> RenderableType:
             Text(one.name),
             Text(one.role),
             human(one.forecast_s, "seconds"),
-            _interval(one.low_s, one.high_s, "seconds"),
+            human_interval(one.low_s, one.high_s, "seconds"),
             human(one.measured_s, "seconds"),
             signed_percent(one.error_share),
         )
@@ -173,10 +184,6 @@ def _table(title: str, *columns: str) -> Table:
         is_text = column in text_columns
         table.add_column(column, justify="left" if is_text else "right", header_style="dim", no_wrap=not is_text)
     return table
-
-
-def _interval(low: float, high: float, unit: str) -> str:
-    return f"{human(low, unit)} to {human(high, unit)}"
 
 
 def _label(label: str) -> Text:

@@ -133,7 +133,7 @@ def checkpoint_interval(ranking: Ranking) -> CheckpointAnswer:
     if case.site.failures_per_device_s <= 0:
         raise UsageError(
             "how often to write depends on how often devices fail, which the site does not state.",
-            hint="Say --set site.failures_per_device=... or measure it.",
+            hint='Say --set "site.mtbf_per_device=5 years", or what you saw.',
         )
     between = 1.0 / (case.site.failures_per_device_s * plan.compute.devices)
     numbers = PlanNumbers.of(plan.compute)

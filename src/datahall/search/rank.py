@@ -51,6 +51,10 @@ class Ranking:
         index = int(self.order[place])
         return whole_plan(self.case, self.space.plan(index), float(self.prices.step_s[index]))
 
+    def narrow(self, place: int) -> bool:
+        """Whether the memory of the plan at a place fits by its forecast, but not by the end of its interval."""
+        return bool(_narrow(self.case, self.calibration, self.prices.memory_bytes[self.order[place]]))
+
     def families(self, most: int) -> list[int]:
         """Places of the best plan of each way to cut (degrees and ZeRO stage), best first, at most `most`."""
         numbers, seen, places = self.space.numbers, set[tuple[float, ...]](), list[int]()
@@ -102,7 +106,7 @@ def search(
     reasons = reasons + Counter({reason: count for reason, count in plans.impossible.items() if not len(plans)})
     if not met.any():
         raise _no_plan(case, prices, reasons)
-    return Ranking(case, plans, prices, _ordered(case, plans, prices, met), reasons, calibration, engine)
+    return Ranking(case, plans, prices, _ordered(case, plans, prices, met, calibration), reasons, calibration, engine)
 
 
 def precision_of(case: Case) -> str:
@@ -157,12 +161,19 @@ def _met(case: Case, prices: Prices) -> tuple[NDArray[np.bool_], Counter[str]]:
     return fits & in_time & in_budget, +reasons
 
 
-def _ordered(case: Case, plans: Space, prices: Prices, met: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """By the goal in steps of what the forecast can tell apart, then the simpler plan, then the goal exactly."""
+def _ordered(
+    case: Case, plans: Space, prices: Prices, met: NDArray[np.bool_], calibration: Calibration
+) -> NDArray[np.int64]:
+    """By the goal in steps of what the forecast can tell apart, then what surely fits, then the simpler plan."""
     chosen = np.flatnonzero(met)
     values = np.maximum(goal_values(case, prices)[chosen], 1e-12)
     steps = np.floor(np.log(values / values.min()) / np.log1p(SAME_SHARE))
-    return chosen[np.lexsort((values, _complexity(plans, chosen), steps))]
+    narrow = _narrow(case, calibration, prices.memory_bytes[chosen])
+    return chosen[np.lexsort((values, _complexity(plans, chosen), narrow, steps))]
+
+
+def _narrow(case: Case, calibration: Calibration, memory_bytes: Any) -> Any:
+    return memory_bytes * calibration.spread("peak_memory")[1] > case.site.accelerator.memory_bytes
 
 
 def _complexity(plans: Space, chosen: NDArray[np.int64]) -> Any:

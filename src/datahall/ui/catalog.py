@@ -76,7 +76,10 @@ def _accelerator(name: str) -> Entry:
 
 def _model(name: str) -> Entry:
     shape = shape_of(name)
-    count = {"parameters": f"{shape.parameters():.4g}", "a token": f"{shape.active_parameters():.4g}"}
+    count = {
+        "parameters": units.human_count(shape.parameters()),
+        "for a token": units.human_count(shape.active_parameters()),
+    }
     sizes = {"layers": shape.layers, "hidden": shape.hidden, "experts": shape.experts or ""}
     return {"name": name, "family": models.model(name).family, **count, **sizes}
 

@@ -14,8 +14,9 @@ from rich.text import Text
 from datahall.base.errors import UsageError
 from datahall.base.units import human_time
 from datahall.case import load
+from datahall.report.terminal import plain_table, show
+from datahall.report.words import percent, signed_percent
 from datahall.search.claim import Claim, claim
-from datahall.ui.plan_text import plain_table, shown
 
 FORMAT_VERSION = 1
 _USUAL = (
@@ -43,7 +44,7 @@ def claim_command(case: Path, training_time: str, inference: str, against: tuple
     if as_json:
         click.echo(json.dumps(_as_json(found, less, more), indent=2))
         return
-    shown(Group(_head(found, asked.site.accelerator.name, less), _table(found, less, more)))
+    show(Group(_head(found, asked.site.accelerator.name, less), _table(found, less, more)))
 
 
 def share_of(text: str) -> float:
@@ -57,11 +58,12 @@ def share_of(text: str) -> float:
 def _head(found: Claim, name: str, less: float) -> Text:
     value, low, high = found.mfu_of_baseline(less)
     text = Text()
-    text.append(f"{human_time(found.total.value)} at {found.mfu.value:.0%} MFU", style="bold")
+    text.append(f"{human_time(found.total.value)} at {percent(found.mfu.value)} MFU", style="bold")
     text.append(f" ({human_time(found.total.low)} to {human_time(found.total.high)}).\n")
-    text.append(f"{less:.0%} less time than the same devices at {value:.0%} MFU ({low:.0%} to {high:.0%}).\n")
+    text.append(f"{percent(less)} less time than the same devices at {percent(value)} MFU")
+    text.append(f" ({percent(low)} to {percent(high)}).\n")
     if found.published_mfu:
-        ends = " / ".join(f"{share:.0%}" for share in found.published_mfu)
+        ends = " / ".join(percent(share) for share in found.published_mfu)
         text.append(
             f"Others measured {ends} MFU on {name} (10th, 50th, 90th percentile of {found.published_runs} published"
             " runs in 16 bits).\n"
@@ -70,14 +72,14 @@ def _head(found: Claim, name: str, less: float) -> Text:
 
 
 def _table(found: Claim, less: float, more: float) -> Group:
-    table = plain_table("Baseline", "run", "less time", f"-{less:.0%}", "by memory, peak", f"+{more:.0%}")
+    table = plain_table("Baseline", "run", "less time", f"-{percent(less)}", "by memory, peak", f"+{percent(more)}")
     for one in found.baselines:
         table.add_row(
             one.site,
             human_time(one.total_s),
-            f"{one.saved:+.0%} ({one.saved_low:+.0%} to {one.saved_high:+.0%})",
+            f"{signed_percent(one.saved)} ({signed_percent(one.saved_low)} to {signed_percent(one.saved_high)})",
             one.training(less),
-            f"{one.by_memory - 1.0:+.0%}, {one.by_arithmetic - 1.0:+.0%}",
+            f"{signed_percent(one.by_memory - 1.0)}, {signed_percent(one.by_arithmetic - 1.0)}",
             one.inference(more),
         )
     note = Text(

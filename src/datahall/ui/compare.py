@@ -21,6 +21,7 @@ from datahall.base.result import Result
 from datahall.calibrate.ledger import Correction, Entry, correction, entries, record
 from datahall.decisions.proposal import Proposal, load_proposal
 from datahall.report.comparison import Comparison, compare
+from datahall.report.words import percent
 from datahall.ui.logs.detect import read_log
 from datahall.ui.logs.steps import TrainingLog, middle
 from datahall.ui.plan import uncorrected
@@ -104,9 +105,10 @@ def named(compared: Comparison) -> str:
     share = abs(difference) / step.measured
     if all(row.within_interval for row in rows) and step.within_interval:
         return (
-            f"Every component lies within its interval; {worst.name} is furthest off, {share:.0%} of the step {word}."
+            f"Every component lies within its interval; {worst.name} is furthest off,"
+            f" {percent(share)} of the step {word}."
         )
-    return f"{worst.name} differs most: {share:.0%} of the step {word} than was forecast."
+    return f"{worst.name} differs most: {percent(share)} of the step {word} than was forecast."
 
 
 def _seconds(seconds: float | None, tokens: float | None, samples: float | None, proposal: Proposal) -> float | None:
@@ -161,5 +163,6 @@ def _show(compared: Comparison, log: TrainingLog, learnt: Correction | None) -> 
     if learnt is not None:
         click.echo(
             f"The next forecast for this hardware takes {learnt.factor:.2f} times as long as the uncorrected one,"
-            f" {1 - learnt.low:.0%} less to {learnt.high - 1:.0%} more ({learnt.label}, {learnt.count} compared)."
+            f" {percent(1 - learnt.low)} less to {percent(learnt.high - 1)} more"
+            f" ({learnt.label}, {learnt.count} compared)."
         )

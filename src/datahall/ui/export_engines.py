@@ -229,5 +229,6 @@ def _megatron_recomputation(compute: ComputePlan) -> dict[str, Any]:
 def _refuse_unless(possible: bool, engine: str, lacking: str) -> None:
     if not possible:
         raise Incompatible(
-            f"{engine} cannot express {lacking}.", hint="Export to another engine, or choose another plan with --set."
+            f"{engine} cannot express {lacking}.",
+            hint="Plan again with --for and this engine's name, or export to another.",
         )

@@ -79,9 +79,10 @@ def plan(
     if as_json:
         click.echo(json.dumps(plan_json(ranking, others, changes), indent=2))
         return
-    from datahall.ui.plan_text import shown, told
+    from datahall.report.terminal import show
+    from datahall.ui.plan_text import told
 
-    shown(told(ranking, forecast, others, changes, time.perf_counter() - started))
+    show(told(ranking, forecast, others, changes, time.perf_counter() - started))
 
 
 def asked_case(case: Path | None, model: str | None, site: str | None, sets: tuple[str, ...]) -> Case:

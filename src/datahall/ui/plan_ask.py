@@ -20,10 +20,12 @@ from datahall.case.named_site import site_from_text
 from datahall.case.question import Case
 from datahall.case.site import Site
 from datahall.catalog import accelerators
+from datahall.report.terminal import plain_table, show
+from datahall.report.words import percent
 from datahall.search.ask import Offer, best_sites, checkpoint_interval, link_enough, smallest_site
 from datahall.search.exchanges import exchanges
 from datahall.search.rank import search
-from datahall.ui.plan_text import plain_table, shown, split_text, value_text
+from datahall.ui.plan_text import split_text
 from datahall.virtual.calibration import Calibration
 
 FORMAT_VERSION = 1
@@ -36,7 +38,7 @@ def answer(question: str, case: Case, calibration: Calibration, *, as_json: bool
     if as_json:
         click.echo(json.dumps({"format_version": FORMAT_VERSION, "question": question, **said}, indent=2))
     else:
-        shown(group)
+        show(group)
 
 
 def _site(case: Case, calibration: Calibration) -> Answer:
@@ -45,7 +47,7 @@ def _site(case: Case, calibration: Calibration) -> Answer:
     text = Text()
     text.append(f"{offer.site.nodes} node(s) of {offer.site.devices_per_node}", style="bold")
     text.append(f" {offer.site.accelerator.name} end in {human_time(offer.total_s)}, before {deadline},")
-    text.append(f" for {value_text(offer.cost_usd, 'usd')}: {split_text(offer.ranking.compute(0))}.\n")
+    text.append(f" for {human(offer.cost_usd, 'usd')}: {split_text(offer.ranking.compute(0))}.\n")
     text.append("The forecast itself is compared with the deadline, not the end of its interval.", style="dim")
     return {"deadline_s": case.goal.deadline_s, "offer": _offer_json(offer)}, Group(text)
 
@@ -60,8 +62,8 @@ def _hardware(case: Case, calibration: Calibration) -> Answer:
         table.add_row(
             f"{offer.site.devices} x {offer.site.accelerator.name}",
             human_time(offer.total_s),
-            value_text(offer.cost_usd, "usd") if offer.cost_usd else "no price",
-            value_text(offer.energy_j, "joules") if offer.energy_j else "no figure",
+            human(offer.cost_usd, "usd") if offer.cost_usd else "no price",
+            human(offer.energy_j, "joules") if offer.energy_j else "no figure",
             split_text(offer.ranking.compute(0)),
             "" if offer is first or match != match else f"${match:.2f}/h",
         )
@@ -71,8 +73,9 @@ def _hardware(case: Case, calibration: Calibration) -> Answer:
         if left + refused
         else ""
     )
+    about += " Ties at: the hourly price of a device at which it would cost what the first costs."
     head = Text(f"{case.model.name} on as many devices of each kind, least {case.goal.minimise} first\n", style="bold")
-    return {"offers": [_offer_json(offer) for offer in offers]}, Group(head, table, Text(about, style="dim"))
+    return {"offers": [_offer_json(offer) for offer in offers]}, Group(head, table, Text(about.strip(), style="dim"))
 
 
 def _link(case: Case, calibration: Calibration) -> Answer:
@@ -81,7 +84,7 @@ def _link(case: Case, calibration: Calibration) -> Answer:
     text = Text()
     text.append(f"{human(8 * found.now.bytes_per_s, 'count')}b/s a device {verdict}", style="bold")
     gain = found.now.step_s / found.endless_s - 1.0
-    text.append(f": an endless network would make the step {gain:.1%} faster.\n")
+    text.append(f": an endless network would make the step {percent(gain)} faster.\n")
     if found.smallest is None:
         text.append("No rate that was tried comes within 5 % of an endless one.\n")
     else:
@@ -107,13 +110,13 @@ def _checkpoint(case: Case, calibration: Calibration) -> Answer:
     text.append(f"Every {human_time(found.daly_s)} ({found.daly_steps:,} steps)", style="bold")
     text.append(
         f": a checkpoint takes {human_time(found.write_s)} to write, training stands still for"
-        f" {human_time(found.stall_s)},\nand a device fails every {human_time(found.between_failures_s)}"
+        f" {human_time(found.stall_s)},\nand some device fails every {human_time(found.between_failures_s)}"
         f" (Daly; Young says {human_time(found.young_s)}).\n"
         f"{found.codec_why}\n"
     )
     table = plain_table("Every", "time lost")
     for interval, share in found.lost_shares:
-        table.add_row(human_time(interval), f"{share:.2%}", style="bold" if interval == found.daly_s else "")
+        table.add_row(human_time(interval), f"{100 * share:.2f} %", style="bold" if interval == found.daly_s else "")
     said = {
         "interval_s": found.daly_s,
         "interval_steps": found.daly_steps,

@@ -6,42 +6,42 @@ Text only; what it says comes from a ranking and its explanations.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from io import StringIO
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from datahall.base.metric import Metric
 from datahall.base.result import Result
-from datahall.base.units import human, human_time
+from datahall.base.units import human, human_count, human_interval, human_time
 from datahall.compute.plan import ComputePlan
-from datahall.search.rank import Ranking
+from datahall.report.terminal import plain_table
+from datahall.report.words import percent
+from datahall.search.rank import SAME_SHARE, Ranking
 from datahall.search.why import Flip, Loss, bargain, memory_items, step_items
+from datahall.ui.export_request import percentile_90
 
-WIDTH = 100
 _BAR = 24
 _FRONT = 6
-_TIGHT = 0.85  # of the device's memory: from here on a forecast that is a little low ends in out-of-memory
+_FLIPS = "What would flip it"
 _STEP_ITEMS = (
-    ("matrix products", ("linear",)),
-    ("experts", ("experts",)),
-    ("attention", ("attention",)),
-    ("element-wise", ("elementwise",)),
-    ("logits and loss", ("logits",)),
-    ("recomputation", ("recompute",)),
-    ("kernel launches", ("launch",)),
-    ("exposed transfers", ("transfer",)),
-    ("pipeline fill and drain", ("waiting",)),
-    ("input", ("input",)),
-    ("optimiser", ("optimiser",)),
-    ("fixed", ("fixed",)),
+    ("matrix products", "linear"),
+    ("experts", "experts"),
+    ("attention", "attention"),
+    ("element-wise", "elementwise"),
+    ("logits and loss", "logits"),
+    ("recomputation", "recompute"),
+    ("kernel launches", "launch"),
+    ("exposed transfers", "transfer"),
+    ("pipeline fill and drain", "waiting"),
+    ("input", "input"),
+    ("optimiser", "optimiser"),
+    ("fixed", "fixed"),
 )
 _MEMORY_ITEMS = ("weights", "gradients", "optimiser", "activations", "buffers", "fragmentation")
 
 
 def split_text(plan: ComputePlan) -> str:
-    """A split in the field's shorthand: dp8 · tp2 · zero3."""
+    """A split in the field's shorthand: "dp8 tp2 zero3"."""
     parts = [f"dp{plan.data}"] if plan.data > 1 else []
     parts += [f"tp{plan.tensor}"] if plan.tensor > 1 else []
     if plan.pipeline > 1:
@@ -70,65 +70,19 @@ def told(ranking: Ranking, forecast: Result, others: Sequence[Loss], changes: Se
     return Group(*parts)
 
 
-def shown(renderable: RenderableType) -> None:
-    """Print to the terminal, at most a hundred columns wide; plain text where it is piped."""
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        print(as_text(renderable), end="")
-        return
-    console.width = min(WIDTH, console.width)
-    console.print(renderable)
-
-
-def as_text(renderable: RenderableType) -> str:
-    """The renderable as plain text without blanks at the ends of lines."""
-    text = StringIO()
-    Console(file=text, width=WIDTH, highlight=False, color_system=None).print(renderable)
-    return "".join(line.rstrip() + "\n" for line in text.getvalue().splitlines())
-
-
-def plain_table(*headers: str) -> Table:
-    """A table with a thin rule under its headers; every column but the first is right-aligned."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for index, header in enumerate(headers):
-        table.add_column(header, justify="left" if index == 0 else "right", no_wrap=True)
-    return table
-
-
-def spread(metric: Metric) -> str:
-    """The 90 % interval of a metric."""
-    return f"{value_text(metric.low, metric.unit)} to {value_text(metric.high, metric.unit)}"
-
-
-def value_text(value: float, unit: str) -> str:
-    """A number as people write it."""
-    if unit == "usd" and value >= 1000:
-        return f"${value:,.0f}"
-    if unit == "joules":
-        return human(value / 3600.0, "joules").replace("J", "Wh")
-    if unit == "tokens_per_s":
-        return f"{value:,.0f} tokens/s" if value >= 100 else f"{value:.3g} tokens/s"
-    return human(value, unit)
-
-
-def tokens_text(tokens: float) -> str:
-    """A number of tokens in millions, billions (B) or trillions (T), as the field counts them."""
-    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M")):
-        if tokens >= size:
-            return f"{tokens / size:.4g} {letter}"
-    return f"{tokens:,.0f}"
-
-
 def _headline(ranking: Ranking, forecast: Result, seconds: float) -> Text:
     case, plan = ranking.case, ranking.compute(0)
     task = "LoRA fine-tuning on" if case.application.method == "lora" else "training on"
     text = Text()
     text.append(f"{case.model.name} on {case.site.name}", style="bold")
     text.append(
-        f": {task} {tokens_text(case.application.tokens)} tokens,"
+        f": {task} {human_count(case.application.tokens)} tokens,"
         f" {case.application.global_batch:,} x {case.application.sequence:,} a step\n"
     )
-    text.append("It fits. ", style="bold green")
+    if ranking.narrow(0):
+        text.append("It fits by the forecast, but not by the end of its interval. ", style="bold yellow")
+    else:
+        text.append("It fits. ", style="bold green")
     text.append("Run it as ")
     text.append(split_text(plan), style="bold")
     text.append(f", {_details(plan)}{_share_of(plan, ranking)}\n")
@@ -167,7 +121,8 @@ def _run_table(forecast: Result) -> Table:
     for name, key in named:
         metric = forecast.metrics[key]
         if metric.value > 0:
-            table.add_row(name, value_text(metric.value, metric.unit), spread(metric), str(metric.label))
+            interval = human_interval(metric.low, metric.high, metric.unit)
+            table.add_row(name, human(metric.value, metric.unit), interval, str(metric.label))
     return table
 
 
@@ -206,7 +161,7 @@ def _front_tables(ranking: Ranking) -> list[RenderableType]:
             str(plan.devices),
             human(float(prices.memory_bytes[index]), "bytes"),
             human_time(float(prices.total_s[index])),
-            value_text(cost, "usd") if cost else "no price",
+            human(cost, "usd") if cost else "no price",
         )
     return [table, Text("")]
 
@@ -229,7 +184,7 @@ def _items_tables(ranking: Ranking) -> Table:
     memory = memory_items(ranking.case, compute, ranking.calibration)
     seconds = step_items(ranking.case, compute, ranking.calibration)
     held = [(name, float(getattr(memory, name)), "bytes") for name in _MEMORY_ITEMS]
-    spent = [(name, sum(float(getattr(seconds, key)) for key in keys), "seconds") for name, keys in _STEP_ITEMS]
+    spent = [(name, float(getattr(seconds, key)), "seconds") for name, key in _STEP_ITEMS]
     room = ranking.case.site.accelerator.memory_bytes
     side.add_row(
         _items(f"Memory of {human(room, 'bytes')}", held, room),
@@ -245,20 +200,17 @@ def _items(title: str, items: Sequence[tuple[str, float, str]], whole: float) ->
         length = round(_BAR / 2 * min(1.0, value / whole))
         table.add_row(name, human(value, unit), Text("█" * length + "░" * (_BAR // 2 - length), style="cyan"))
     total = sum(value for _, value, _ in items)
-    table.add_row("together", human(total, items[0][2]) if items else "", f"{total / whole:.0%}", style="bold")
+    table.add_row("together", human(total, items[0][2]) if items else "", percent(total / whole), style="bold")
     return table
 
 
 def _sentences(ranking: Ranking, forecast: Result, changes: Sequence[Flip]) -> Table:
-    pairs: list[tuple[str, str]] = []
-    for flip in changes:
-        pairs.append(("What would flip it", _flip_text(ranking, flip)))
+    pairs = [_flip_pair(ranking, flip) for flip in changes]
     if (found := bargain(ranking)) is not None:
         price = f"${found.price_usd_per_h:.2f} a device and hour"
-        text = (
-            f"a price of {price}: {split_text(found.plan)} on {found.plan.devices} devices, {human_time(found.total_s)}"
-        )
-        pairs.append(("What would flip it", text))
+        run = f"{split_text(found.plan)} on {found.plan.devices} devices, {human_time(found.total_s)}"
+        pairs.append((_FLIPS, f"a price of {price}: {run}"))
+    pairs.sort(key=lambda pair: pair[0] != _FLIPS)
     pairs += [("If memory is short", text) for text in _roomier(ranking)]
     pairs.append(("What to request", _request(forecast)))
     pairs.append(("How sure", _sure(ranking, forecast)))
@@ -283,27 +235,25 @@ def _bullets(pairs: Sequence[tuple[str, str]]) -> Table:
     return table
 
 
-def _flip_text(ranking: Ranking, flip: Flip) -> str:
+def _flip_pair(ranking: Ranking, flip: Flip) -> tuple[str, str]:
+    """What a change brings, under the title that says whether another plan would clearly win."""
     if flip.plan is None:
-        return f"{flip.change}: then nothing fits"
-    goal, share = ranking.case.goal.minimise, 1.0 - 1.0 / flip.gain
-    gain = f"{share:.0%} less {goal}" if share >= 0.005 else f"no less {goal}"
-    if flip.same_split:
-        return f"not {flip.change}: the same plan, {gain}"
-    return f"{flip.change}: {split_text(flip.plan)}, {_details(flip.plan)}, {gain}"
+        return _FLIPS, f"{flip.change}: then nothing fits"
+    share = 1.0 - 1.0 / flip.gain
+    gain = f"{percent(share)} less {ranking.case.goal.minimise}" if share >= 0.005 else "nothing gained"
+    if flip.same_split or share < SAME_SHARE:
+        return "What would not", f"{flip.change}: {gain}"
+    return _FLIPS, f"{flip.change} ({gain}): {split_text(flip.plan)}, {_details(flip.plan)}"
 
 
 def _roomier(ranking: Ranking) -> list[str]:
-    """The best plan that needs clearly less memory, where the chosen one comes near the limit."""
+    """The best plan that fits by the end of its interval too, where the chosen one does not."""
     prices, order = ranking.prices, ranking.order
-    if prices.memory_bytes[order[0]] < _TIGHT * ranking.case.site.accelerator.memory_bytes:
+    if not ranking.narrow(0):
         return []
-    smaller = [
-        place for place in range(len(order)) if prices.memory_bytes[order[place]] < 0.85 * prices.memory_bytes[order[0]]
-    ]
-    if not smaller:
-        return ["no other plan needs clearly less"]
-    place = smaller[0]
+    place = next((place for place in range(len(order)) if not ranking.narrow(place)), None)
+    if place is None:
+        return ["no plan fits by the end of its interval too"]
     longer = float(prices.total_s[order[place]] / prices.total_s[order[0]])
     held = human(float(prices.memory_bytes[order[place]]), "bytes")
     plan = ranking.compute(place)
@@ -311,10 +261,9 @@ def _roomier(ranking: Ranking) -> list[str]:
 
 
 def _request(forecast: Result) -> str:
-    total = forecast.metrics["total_time"]
-    p90 = total.value * (max(total.high, total.value) / total.value) ** 0.779
+    asked = human_time(percentile_90(forecast.metrics["total_time"]))
     return (
-        f"{human_time(p90)} of time, enough for nine runs in ten; `datahall plan ... --out plan.json` and"
+        f"{asked} of time, enough for nine runs in ten; `datahall plan ... --out plan.json` and"
         " `datahall export plan.json --to slurm` write the job script"
     )
 
@@ -323,6 +272,7 @@ def _sure(ranking: Ranking, forecast: Result) -> str:
     step = forecast.metrics["step_time"]
     half = 0.5 * (step.high - step.low) / step.value
     return (
-        f"to within {half:.0%} (90 % interval), resting on {step.label} figures; splits within 2 % of each other are"
-        " one to the forecast, and the simpler is taken. Compare a run: `datahall compare --log train.log plan.json`"
+        f"to within {percent(half)} (90 % interval), resting on {step.label} figures; splits within 2 % of each"
+        " other are one to the forecast: what surely fits and is simpler is taken. Compare a run:"
+        " `datahall compare --log train.log plan.json`"
     )

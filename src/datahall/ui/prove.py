@@ -12,6 +12,7 @@ from datahall.base.event import Event
 from datahall.base.units import human
 from datahall.case.door import load
 from datahall.prove.folder import new_folder
+from datahall.report.words import percent, signed_percent
 from datahall.ui.given_plan import network_of
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ class Teller:
         self.console.print(
             f"[dim]held out {data['done']:>2} of {data['of']}[/dim]  {data['name']:<32} "
             f"forecast {human(data['forecast_s'], 'seconds'):>8}  measured {human(data['measured_s'], 'seconds'):>8}  "
-            f"{error:+.0%}"
+            f"{signed_percent(error)}"
         )
 
     def _contender(self, data: dict[str, Any]) -> None:
@@ -159,7 +160,7 @@ def _show(proof: Proof, console: Console) -> None:
     console.print(counts_table(proof.comparison))
     console.print(heldout_table(proof.scores["step_time"]))
     memory = proof.scores["peak_memory"]
-    console.print(f"peak memory of the same configurations: median error {memory.median_error_share:.1%}")
+    console.print(f"peak memory of the same configurations: median error {percent(memory.median_error_share)}")
     console.print(again_table(proof.again))
     median, low, high = proof.speedup
     console.print(f"plan against baseline, paired: {median:.2f} times as fast ({low:.2f} to {high:.2f})")

@@ -21,6 +21,7 @@ from datahall.decisions.plan import Plan
 from datahall.decisions.proposal import load_proposal
 from datahall.network.execute_namespaces import LinkShape
 from datahall.prove.folder import new_folder, write_json
+from datahall.report.words import percent
 from datahall.ui.given_plan import given_plan, shortened
 
 if TYPE_CHECKING:
@@ -77,11 +78,38 @@ def run(
     others go on (fast: what it would have read is dropped and counted).  Everything stays in runs/<time>-<name>/.
     """
     if what.suffix == ".json":
+        if sets or split or exchange or micro_batch or checkpoint_every or workers > 1:
+            raise UsageError(
+                "a plan file says already how the case is cut and what is written.",
+                where=str(what),
+                hint="Give a case with these options, or plan again with --set.",
+            )
         proposal = load_proposal(what)
         case, plan = proposal.case, proposal.plan
     else:
         case = shortened(load(what, sets), steps)
         plan = given_plan(case, workers, micro_batch, checkpoint_every, split, exchange)
+    link = LinkShape(case.site.scale_out.bytes_per_s * 8, 2 * case.site.scale_out.latency_s) if on_link else None
+    _check(case, plan, link, recovery)
+    folder = new_folder(runs, case.name)
+    write_json(folder / "case.json", case.to_json())
+    write_json(folder / "plan.json", plan.to_json())
+    paths = [str(what.resolve().parent)]
+    why = _no_forecast(case, recovery) if forecast else ""
+    if why:
+        click.echo(f"no forecast: {why}", err=True)
+    ray = address if place == "ray" else None
+    if recovery == "fast":
+        _fast(case, plan, folder, steps, paths)
+    elif forecast and not why:
+        _sealed(case, plan, folder, steps, link, paths, ray, interface)
+    else:
+        _unforecast(case, plan, folder, steps, link, paths, ray, interface)
+    click.echo(folder)
+
+
+def _check(case: Case, plan: Plan, link: LinkShape | None, recovery: str) -> None:
+    """Refuse what cannot run here before a folder is made."""
     if case.application.engine not in ("", "pytorch"):
         raise UsageError(
             f"`datahall run` trains on PyTorch, not on {case.application.engine}.",
@@ -97,28 +125,12 @@ def run(
     check_runnable(plan.compute)
     training.check_batches(plan, [plan.compute.devices])
     training.check_exchange(plan)
-    link = LinkShape(case.site.scale_out.bytes_per_s * 8, 2 * case.site.scale_out.latency_s) if on_link else None
     if recovery == "fast":
-        _check_fast(plan, link)
-    folder = new_folder(runs, case.name)
-    write_json(folder / "case.json", case.to_json())
-    write_json(folder / "plan.json", plan.to_json())
-    paths = [str(what.resolve().parent)]
-    why = _no_forecast(case, recovery) if forecast else ""
-    if why:
-        click.echo(f"no forecast: {why}", err=True)
-    ray = address if place == "ray" else None
-    if recovery == "fast":
-        _fast(case, plan, folder, steps, paths)
-    elif forecast and not why:
-        _sealed(case, plan, folder, steps, link, paths, ray, interface)
-    else:
-        told = {"steps": steps, "link": link, "on_event": _tell, "import_paths": paths}
-        with _placed(ray) as start:
-            measured = training.run(case, plan, folder / "real", start=start, interface=interface, **told)
-        write_json(folder / "real" / "result.json", measured.result.to_json())
-        click.echo(_table(measured))
-    click.echo(folder)
+        from datahall.real.fast import check_fast
+
+        if link is not None:
+            raise UsageError("fast recovery runs on this machine's own network only.", where="--on-link")
+        check_fast(plan)
 
 
 def _no_forecast(case: Case, recovery: str) -> str:
@@ -130,14 +142,6 @@ def _no_forecast(case: Case, recovery: str) -> str:
     if case.site.accelerator.kind == "gpu":
         return "rates of this machine's GPUs are not probed; `datahall plan` forecasts from the catalogue"
     return ""
-
-
-def _check_fast(plan: Plan, link: LinkShape | None) -> None:
-    from datahall.real.fast import check_fast
-
-    if link is not None:
-        raise UsageError("fast recovery runs on this machine's own network only.", where="--on-link")
-    check_fast(plan)
 
 
 def _fast(case: Case, plan: Plan, folder: Path, steps: int | None, paths: list[str]) -> None:
@@ -161,6 +165,34 @@ def _placed(ray: str | None) -> AbstractContextManager[Start | None]:
     from datahall.real.ray_executor import on_ray
 
     return on_ray(ray)
+
+
+def _unforecast(
+    case: Case,
+    plan: Plan,
+    folder: Path,
+    steps: int | None,
+    link: LinkShape | None,
+    paths: list[str],
+    ray: str | None,
+    interface: str,
+) -> None:
+    from datahall.real import training
+
+    with _placed(ray) as start:
+        measured = training.run(
+            case,
+            plan,
+            folder / "real",
+            steps=steps,
+            link=link,
+            start=start,
+            interface=interface,
+            on_event=_tell,
+            import_paths=paths,
+        )
+    write_json(folder / "real" / "result.json", measured.result.to_json())
+    click.echo(_table(measured))
 
 
 def _sealed(
@@ -190,8 +222,9 @@ def _sealed(
 
 def _bubble_line(bubble: Bubble) -> str:
     return (
-        f"bubble: by the formula {bubble.formula:.1%}, by the order of the work done {bubble.by_order:.1%}; by the "
-        f"clock forecast {bubble.clock_forecast:.1%}, measured {bubble.by_clock:.1%} (waiting, mean of the stages)"
+        f"bubble: by the formula {percent(bubble.formula)}, by the order of the work done {percent(bubble.by_order)};"
+        f" by the clock forecast {percent(bubble.clock_forecast)}, measured {percent(bubble.by_clock)}"
+        " (waiting, mean of the stages)"
     )
 
 

@@ -65,14 +65,9 @@ def micro_step(
         np.asarray(plan.pipeline) > 1, habits.head_exposed, 1.0
     )
     attend_back = attend / rates.attention_backward_share * 2.5
-    again_linear = np.where(
-        np.asarray(plan.recompute) >= 2, 1.0, np.where(np.asarray(plan.recompute) >= 1, habits.selective_linear, 0.0)
-    )
-    again_core = np.where(
-        np.asarray(plan.recompute) >= 2, 1.0, np.where(np.asarray(plan.recompute) >= 1, habits.selective_core, 0.0)
-    )
-    last = np.where(np.asarray(plan.recompute) >= 2, (1.0 - habits.last_repeated) * last_share(counts), 0.0)
-    again = again_linear * ((1.0 - last) * (linear + linear_launch) + experts + permute + element)
+    again_linear, again_core = (_repeated(share, plan) for share in (habits.selective_linear, habits.selective_core))
+    spared = np.where(np.asarray(plan.recompute) >= 2, (1.0 - habits.last_repeated) * last_share(counts), 0.0)
+    again = again_linear * ((1.0 - spared) * (linear + linear_launch) + experts + permute + element)
     recompute = again + again_core * attend
     apart = mixture * habits.expert_kernels * _local_experts(counts, plan)
     collectives = 2.0 * rates.collective_kernels * np.minimum(plan.tensor - 1.0, 1.0)
@@ -99,6 +94,12 @@ def last_share(counts: ShapeCounts) -> Any:
     """The MLP's last product among a dense layer's products: nothing in the backward pass needs its result again."""
     share = counts.dense_weights / counts.mlp_matrices / (counts.attention_weights + counts.dense_weights)
     return share * (1.0 - counts.moe_layers / counts.layers)
+
+
+def _repeated(selective_share: Any, plan: PlanNumbers) -> Any:
+    """The share of a layer's forward work that is done again: none, the selective share, or all."""
+    mode = np.asarray(plan.recompute)
+    return np.where(mode >= 2, 1.0, np.where(mode >= 1, selective_share, 0.0))
 
 
 def _linear_s(

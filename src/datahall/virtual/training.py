@@ -178,8 +178,10 @@ def _mfu(case: Case, plan: Plan, inputs: StepInputs, step_s: float) -> dict[str,
 
 
 def _label(case: Case, calibration: Calibration) -> Label:
-    """The weakest label of the inputs; data sheets that a transferred fit took in are judged with it."""
-    labels = [case.site.label("accelerator"), case.site.label("scale_out")]
+    """The weakest label of the inputs in use; data sheets that a transferred fit took in are judged with it."""
+    site = case.site
+    links = [name for name, used in (("scale_up", site.devices > 1), ("scale_out", site.nodes > 1)) if used]
+    labels = [site.label(path) for path in ("accelerator", *links)]
     if calibration.label is Label.TRANSFERRED:
         labels = [label for label in labels if label is not Label.CATALOGUE]
     return weakest([calibration.label, *labels])
@@ -227,7 +229,7 @@ def _notes(case: Case, plan: Plan, run: RunSeconds, inputs: StepInputs) -> tuple
     if not case.site.accelerator.power_w:
         notes.append("The accelerator has no power figure, so the energy is 0.")
     if run.failures > 0.001 * run.total:
-        notes.append(f"Failures and restarts take {run.failures / run.total:.1%} of the time.")
+        notes.append(f"Failures and restarts take {100 * run.failures / run.total:.1f} % of the time.")
     if plan.compute.processors < case.site.devices:
         notes.append(f"The plan leaves {case.site.devices - plan.compute.processors} devices of the site idle.")
     return tuple(notes)

@@ -145,6 +145,16 @@ def test_an_a40_never_gets_another_cards_memory() -> None:
         from_model_and_site("llama-3.1-8b", "8xA40000")
 
 
+@pytest.mark.parametrize(
+    ("model", "site", "sequences"),
+    [("llama-3.1-405b", "llama3-h100", 2048), ("llama-3.1-8b", "8xA40", 128), ("gpt3-13b", "3x8xA100-80GB-SXM", 768)],
+)
+def test_the_usual_batch_suits_all_devices_and_stays_within_what_is_usual(
+    model: str, site: str, sequences: int
+) -> None:
+    assert from_model_and_site(model, site).application.global_batch == sequences
+
+
 def test_a_quick_case_refuses_an_impossible_precision() -> None:
     with pytest.raises(Incompatible, match=r"A100.*fp8"):
         from_model_and_site("gpt2", "8xA100", precision="fp8")

@@ -94,6 +94,14 @@ def test_the_choice_is_the_best_but_for_what_the_forecast_cannot_tell_apart() ->
     assert ranking.prices.total_s[ranking.order[0]] <= best * (1 + SAME_SHARE) * 1.0001
 
 
+def test_of_plans_as_good_one_is_taken_that_surely_fits() -> None:
+    ranking = search(a_case("tinyllama-1.1b", "6xA40"))
+    prices, chosen = ranking.prices, ranking.order[0]
+    wasteful = np.nanargmax(np.where(prices.step_s <= prices.step_s[chosen], prices.memory_bytes, np.nan))
+    assert prices.memory_bytes[wasteful] > 0.9 * ranking.case.site.accelerator.memory_bytes
+    assert not ranking.narrow(0)
+
+
 def test_pricing_all_and_pricing_what_fits_agree() -> None:
     case = a_case()
     plans = space(case, "bf16", [8])

@@ -41,7 +41,7 @@ def test_five_logs_of_one_run_give_one_step_time(make_proposal: Make, tmp_path: 
 def test_the_component_that_differs_is_named(make_proposal: Make, tmp_path: Path) -> None:
     proposal = make_proposal(PLAN, step_s=3.0)  # forecast: 2.1 compute, 0.6 transfer; the log has 2.8 and 1.0
     compared = compare(proposal.forecast, measured(proposal, read_log(log_of(tmp_path, megatron_lines()))), 0.02)
-    assert named(compared).startswith("compute differs most: 18% of the step more")
+    assert named(compared).startswith("compute differs most: 18 % of the step more")
 
 
 def test_a_log_without_components_says_how_to_get_them(make_proposal: Make, tmp_path: Path) -> None:
