@@ -85,13 +85,32 @@ SHIPPED: dict[str, tuple[NetworkPlan, float, float]] = {
 }
 
 
-def shipped_candidates(parameters: int) -> list[Candidate]:
-    """Every way with the shipped steps and coding times: transferred from a small model, plain first."""
-    return [Candidate(name, plan, steps, rate * parameters) for name, (plan, steps, rate) in SHIPPED.items()]
+# Bytes that coding moves for each parameter, and for each parameter and rank: what execute_compress reads and writes.
+_CODEC_BYTES = {
+    "none": (0.0, 0.0),
+    "bf16": (20.0, 0.0),
+    "int8": (76.0, 25.0),
+    "top-k": (48.0, 0.3),
+    "powersgd": (44.0, 0.0),
+}
+_LOCAL_BYTES, _MOMENTUM_BYTES = 40.0, 20.0
 
 
-def coding_s(plan: NetworkPlan, parameters: int) -> float:
-    """Seconds of coding an exchange on one core, by the shipped way that is most like `plan`."""
+def shipped_candidates(parameters: int, ranks: int = 2, memory_bytes_per_s: float = 0.0) -> list[Candidate]:
+    """Every way with the shipped steps (transferred from a small model) and its coding time, plain first."""
+    return [
+        Candidate(name, plan, steps, coding_s(plan, parameters, ranks, memory_bytes_per_s))
+        for name, (plan, steps, _) in SHIPPED.items()
+    ]
+
+
+def coding_s(plan: NetworkPlan, parameters: int, ranks: int = 2, memory_bytes_per_s: float = 0.0) -> float:
+    """Seconds of coding an exchange on a device with this memory rate; 0: on one core, by the shipped way most alike.
+
+    An accelerator codes as fast as its memory moves the bytes; a core was measured.
+    """
+    if memory_bytes_per_s > 0:
+        return coding_bytes(plan, parameters, ranks) / memory_bytes_per_s
     wanted = (plan.compression, plan.local_steps > 1, plan.outer_momentum > 0)
 
     def unlike(way: NetworkPlan) -> int:
@@ -99,6 +118,18 @@ def coding_s(plan: NetworkPlan, parameters: int) -> float:
         return sum(weight * (one != other) for weight, one, other in zip((4, 2, 1), wanted, ways, strict=True))
 
     return min((unlike(way), rate) for way, _, rate in SHIPPED.values())[1] * parameters
+
+
+@formula(
+    equation="bytes = n (a + b k + l), with a and b of the codec, k ranks, l = 40 (60 with momentum) for local updates",
+    source="our own: tensors that execute_compress reads and writes, operation by operation; plain is in the exchange",
+    holds="fp32 in a device's memory, operations not fused; selecting the largest is taken for four passes",
+)
+def coding_bytes(plan: NetworkPlan, parameters: int, ranks: int) -> float:
+    """Bytes that coding one exchange moves in a rank's memory."""
+    each, for_rank = _CODEC_BYTES[plan.compression]
+    local = (_LOCAL_BYTES + _MOMENTUM_BYTES * (plan.outer_momentum > 0)) * (plan.local_steps > 1)
+    return parameters * (each + for_rank * ranks + local)
 
 
 def options(

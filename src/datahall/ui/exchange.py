@@ -11,12 +11,13 @@ import sys
 from dataclasses import asdict
 
 import click
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from datahall.base.errors import UsageError
 from datahall.base.units import human, human_time, parse
 from datahall.network.choose import LinkModel, Option, options, shipped_candidates
+from datahall.report.terminal import plain_table, show
 
 FORMAT_VERSION = 1
 
@@ -28,8 +29,11 @@ FORMAT_VERSION = 1
 @click.option("--round-trip", default="0.1 ms", show_default=True, help="time there and back over the link")
 @click.option("--hosts", default=2, show_default=True, help="hosts that train together")
 @click.option("--hidden", default=1024, show_default=True, help="side of the model's square matrices (for PowerSGD)")
+@click.option("--memory", help="memory rate of the device that codes, such as 2 TB/s (default: one processor core)")
 @click.option("--json", "as_json", is_flag=True, help="the answer as JSON")
-def exchange(parameters: str, step: str, link: str, round_trip: str, hosts: int, hidden: int, as_json: bool) -> None:
+def exchange(
+    parameters: str, step: str, link: str, round_trip: str, hosts: int, hidden: int, memory: str | None, as_json: bool
+) -> None:
     """Which exchange of gradients pays on a link: plain, compressed or rarer, by time to the same loss."""
     if hosts < 2:
         raise UsageError("one host exchanges nothing.", where="--hosts", hint="Give 2 or more.")
@@ -38,7 +42,8 @@ def exchange(parameters: str, step: str, link: str, round_trip: str, hosts: int,
     rest = count - math.prod((len(shapes), hidden, hidden))
     path = LinkModel(parse(link, "bytes_per_s") * 8, parse(round_trip, "seconds"))
     tensors = [*shapes, *([(rest,)] if rest else [])]
-    made = options(tensors, hosts, path, parse(step, "seconds"), shipped_candidates(count))
+    ways = shipped_candidates(count, hosts, parse(memory, "bytes_per_s") if memory else 0.0)
+    made = options(tensors, hosts, path, parse(step, "seconds"), ways)
     if as_json:
         rows = [asdict(option) for option in made]
         for row in rows:
@@ -46,19 +51,19 @@ def exchange(parameters: str, step: str, link: str, round_trip: str, hosts: int,
             row["break_even_bits_per_s"] = None if math.isinf(rate) else rate
         json.dump({"format_version": FORMAT_VERSION, "label": "transferred", "options": rows}, sys.stdout, indent=2)
         return
-    console = Console()
-    console.print(_table(made))
-    console.print(
-        "Steps to the same loss and seconds of coding are transferred from one small model (docs/links.md): measure "
-        "yours before you rely on anything but plain and bf16.",
-        highlight=False,
+    coder = "bytes over the memory rate" if memory else "those of one processor core (an accelerator: --memory)"
+    note = (
+        f"Steps to the same loss are those of one small model (docs/links.md); seconds of coding are {coder}. Measure"
+    )
+    show(
+        Text(f"Pick: {made[0].candidate.name}", style="bold"),
+        _table(made),
+        Text(f"{note} yours before you rely on anything but plain and bf16.", style="dim"),
     )
 
 
 def _table(made: tuple[Option, ...]) -> Table:
-    table = Table(title=f"Pick: {made[0].candidate.name}")
-    for heading in ("exchange", "on the wire a step", "a step", "steps", "time for one step of plain", "pays below"):
-        table.add_column(heading, justify="left" if heading == "exchange" else "right")
+    table = plain_table("Exchange", "on the wire", "a step", "steps", "for one step of plain", "pays below")
     for option in made:
         table.add_row(
             option.candidate.name,
@@ -77,4 +82,4 @@ def _below(option: Option) -> str:
         return ""
     if math.isinf(rate):
         return "any rate"
-    return f"{rate / 1e9:.3g} Gb/s" if rate else "never"
+    return f"{human(rate, 'count')}b/s" if rate else "never"

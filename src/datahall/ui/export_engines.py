@@ -147,6 +147,8 @@ def _megatron_shape(shape: ModelShape, sequence: int) -> dict[str, Any]:
         arguments["untie-embeddings-and-output-weights"] = True
     if not shape.mlp_bias:
         arguments["disable-bias-linear"] = True
+    if not shape.norm_bias and shape.norms_per_layer and shape.mlp_matrices == 3:
+        arguments["normalization"] = "RMSNorm"
     if shape.latent is not None:
         arguments["multi-latent-attention"] = True
         if shape.latent.query_rank:

@@ -50,7 +50,9 @@ def request_of(proposal: Proposal) -> Request:
     accelerated = site.accelerator.kind != "cpu"
     host_per_process = _HOST_BYTES_PER_PROCESS if accelerated else _HOST_BYTES_PER_PROCESS // 8 + percentile_90(memory)
     if proposal.plan.storage.asynchronous:
-        host_per_process += proposal.forecast.counts.get("checkpoint_bytes", 0) // max(1, compute.devices)
+        counts = proposal.forecast.counts  # bytes of all checkpoints of the run; one of them is held at a time
+        checkpoint = counts.get("checkpoint_bytes", 0) // max(1, counts.get("checkpoints", 1))
+        host_per_process += checkpoint // max(1, compute.devices)
     return Request(
         nodes=nodes,
         devices_per_node=per_node,

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from datahall.base.errors import UsageError
+from datahall.base.errors import DatahallError, UsageError
 from datahall.calibrate.ledger import with_ledger
 from datahall.case import load, loads
 from datahall.case.question import Case
@@ -24,6 +24,7 @@ from datahall.virtual.calibration import Calibration
 from datahall.virtual.transferred import default_calibration
 
 FORMAT_VERSION = 1
+_TYPED = "command line"
 QUESTIONS = ("site", "hardware", "link", "exchange", "checkpoint")
 
 
@@ -99,7 +100,12 @@ def asked_case(case: Path | None, model: str | None, site: str | None, sets: tup
         f"{Path(model).parent.name or Path(model).stem if '/' in model or model.endswith('.json') else model} on {site}"
     )
     document = {"name": name, "model": model, "site": site, "application": {"kind": kind}}
-    return loads(json.dumps(document), sets, file="command line")
+    try:
+        return loads(json.dumps(document), sets, file=_TYPED)
+    except DatahallError as error:
+        if error.where.startswith(_TYPED):  # there is no line to look at
+            error.where = ""
+        raise
 
 
 def calibration_of(case: Case) -> Calibration:

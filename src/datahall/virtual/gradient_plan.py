@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, replace
 
 from datahall.case.question import Case
-from datahall.compute.adapters import adapters_of
+from datahall.compute.adapters import adapters_of, trained_parameters
 from datahall.compute.handed import countable, language_model_inventory
 from datahall.compute.plan import ComputePlan
 from datahall.decisions.plan import Plan
@@ -57,7 +57,7 @@ def with_exchange(case: Case, plan: Plan, inputs: StepInputs) -> StepInputs:
     if not special(plan):
         return inputs
     found = exchanged(case, plan)
-    kept = kept_bytes(plan.network, case.model.parameters())
+    kept = kept_bytes(plan.network, _trained(case))
     memory = replace(inputs.memory, reserved_bytes=inputs.memory.reserved_bytes + kept)
     return replace(inputs, gradient_s=exchange_s(case, plan, found, inputs.links), memory=memory)
 
@@ -72,7 +72,9 @@ def exchange_s(case: Case, plan: Plan, found: Exchanged, links: LinkRates) -> fl
     for call in found.calls:
         each, sent = rounds_and_payload(call, ranks)
         rounds, payload = rounds + each, payload + sent
-    coded = coding_s(plan.network, case.model.parameters())
+    card = case.site.accelerator
+    memory_rate = 0.0 if card.kind == "cpu" else card.memory_bytes_per_s
+    coded = coding_s(plan.network, _trained(case), ranks, memory_rate)
     return (coded + rounds * float(hop) + payload / float(rate)) / found.every
 
 
@@ -80,6 +82,10 @@ def kept_bytes(network: NetworkPlan, parameters: int) -> float:
     """What an exchange keeps between steps: what a codec left out; of local updates the last meeting and a momentum."""
     copies = (network.compression in ("int8", "top-k", "powersgd")) + 2 * (network.local_steps > 1)
     return float(copies * _WORD * parameters)
+
+
+def _trained(case: Case) -> int:
+    return trained_parameters(case.model, adapters_of(case.application))
 
 
 def _is_split(compute: ComputePlan) -> bool:

@@ -6,8 +6,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -20,7 +21,7 @@ from datahall.base.metric import Metric
 from datahall.base.result import Result
 from datahall.base.step_table import Component
 from datahall.case.question import Case
-from datahall.case.site import Site
+from datahall.case.site import Accelerator, Site
 from datahall.compute.adapters import adapter_parameters, adapters_of
 from datahall.compute.memory import MemoryBytes, memory
 from datahall.compute.mfu import step_mfu
@@ -88,6 +89,7 @@ def forecast(case: Case, plan: Plan, calibration: Calibration | None = None) -> 
     metrics = {
         name: _metric(name, unit, value, calibration, priced.get(name, label)) for name, (unit, value) in values.items()
     }
+    metrics["cost"] = _with_prices(metrics["cost"], case.site.accelerator)
     notes = _notes(case, plan, run, inputs)
     return Result("virtual", MappingProxyType(metrics), MappingProxyType(_counts(case, plan)), notes)
 
@@ -195,6 +197,16 @@ def _metric(name: str, unit: str, value: float, calibration: Calibration, label:
     return Metric(name, unit, value, value * low, min(ceiling, value * high), label)
 
 
+def _with_prices(cost: Metric, card: Accelerator) -> Metric:
+    """The cost with its interval widened by the range of the catalogue's prices, independent of the time's."""
+    middle, low, high = card.price_usd_per_h, card.price_low_usd_per_h, card.price_high_usd_per_h
+    if not 0 < low <= middle <= high or cost.low <= 0:
+        return cost
+    cheaper = math.hypot(math.log(cost.value / cost.low), math.log(middle / low))
+    dearer = math.hypot(math.log(cost.high / cost.value), math.log(high / middle))
+    return replace(cost, low=cost.value * math.exp(-cheaper), high=cost.value * math.exp(dearer))
+
+
 def _counts(case: Case, plan: Plan) -> dict[str, int]:
     steps = case.application.steps
     adapters = adapters_of(case.application)
@@ -224,9 +236,13 @@ def _notes(case: Case, plan: Plan, run: RunSeconds, inputs: StepInputs) -> tuple
         notes.append("A lossy or rarer exchange may need more steps to the same loss: see `datahall exchange`.")
     if plan.storage.interval_steps:
         notes.append(codec_sentence(case, plan.storage, PlanNumbers.of(plan.compute), inputs.codecs))
-    if not case.site.accelerator.price_usd_per_h:
+    card = case.site.accelerator
+    if not card.price_usd_per_h:
         notes.append("The site has no price, so the cost is 0.")
-    if not case.site.accelerator.power_w:
+    elif card.price_low_usd_per_h < card.price_high_usd_per_h:
+        span = f"the catalogue has {card.price_low_usd_per_h:.2f} to {card.price_high_usd_per_h:.2f}"
+        notes.append(f"Cost at ${card.price_usd_per_h:.2f} a device and hour; {span}.")
+    if not card.power_w:
         notes.append("The accelerator has no power figure, so the energy is 0.")
     if run.failures > 0.001 * run.total:
         notes.append(f"Failures and restarts take {100 * run.failures / run.total:.1f} % of the time.")

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datahall.network.choose import Candidate, LinkModel, options, step_s
+from datahall.network.choose import Candidate, LinkModel, coding_s, options, step_s
 from datahall.network.plan import NetworkPlan
 
 SHAPES = [(768, 512), (768, 768), (256, 768)]
@@ -53,3 +53,10 @@ def test_plain_on_a_slow_link_takes_the_bytes_over_the_rate() -> None:
 @given(st.lists(st.lists(st.floats(1e-3, 1e6), min_size=7, max_size=7), min_size=1, max_size=4))
 def test_steps_of_arrays_are_those_of_their_elements(rows: list[list[float]]) -> None:
     assert np.asarray(step_s(*np.array(rows).T)).tolist() == [step_s(*row) for row in rows]
+
+
+def test_an_accelerator_codes_at_the_rate_of_its_memory_and_a_gather_costs_more_with_more_ranks() -> None:
+    cast, gathered = NetworkPlan(compression="bf16"), NetworkPlan(compression="int8")
+    assert coding_s(cast, 10**9, 64, 2e12) == coding_s(cast, 10**9, 8, 2e12)
+    assert coding_s(gathered, 10**9, 64, 2e12) > 4 * coding_s(gathered, 10**9, 8, 2e12)
+    assert coding_s(cast, 10**9) > 100 * coding_s(cast, 10**9, 8, 2e12)  # one core

@@ -17,8 +17,11 @@ from ruamel.yaml import YAML
 from datahall.base.errors import Incompatible
 from datahall.base.label import Label
 from datahall.base.metric import Metric
+from datahall.case import from_model_and_site
 from datahall.compute.plan import ComputePlan
 from datahall.decisions.proposal import Proposal
+from datahall.search.rank import search
+from datahall.search.why import explain
 from datahall.storage.plan import StoragePlan
 from datahall.ui.export import exported
 from datahall.ui.export_request import percentile_90, request_of
@@ -39,6 +42,15 @@ def test_a_request_covers_nine_runs_in_ten(make_proposal: Make) -> None:
     assert (request.nodes, request.devices_per_node, request.devices) == (2, 8, 16)
     assert 50_000 < request.time_s < 65_000
     assert request.time_s % 60 == 0
+
+
+def test_memory_is_asked_for_one_checkpoint_however_many_the_run_writes() -> None:
+    case = from_model_and_site("llama-3.1-8b", "8xdgx-h100")
+    ranking = search(case)
+    proposal = Proposal(case, ranking.plan(), explain(ranking))
+    assert proposal.plan.storage.asynchronous
+    assert proposal.forecast.counts["checkpoints"] > 100
+    assert 64 * 2**30 < request_of(proposal).host_memory_bytes < 128 * 2**30
 
 
 def test_slurm_writes_days() -> None:
