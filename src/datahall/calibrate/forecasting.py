@@ -65,7 +65,7 @@ def forecast_runs(trained: Trained, runs: Sequence[PublishedRun], seen: Sequence
         for run, close, same in zip(runs, near, told.repeated, strict=True)
     )
     left = told.unexplained * np.where(near, np.maximum(_OWN_SHARE, corrected.unexplained), 1.0)
-    scale = log_scales(trained.fitted, runs, arrays, _novelty(trained, runs, seen, left))
+    scale = told.roughness * log_scales(trained.fitted, runs, arrays, _novelty(trained, runs, seen, left))
     half = scale * np.array([trained.factors.get(name, 2.0) for name in condition])
     return Forecasts(np.exp(logs), np.exp(logs - half), np.exp(logs + half), scale, condition)
 

@@ -27,15 +27,18 @@ class Cells:
     def text(self, name: str) -> str:
         """The cell, or an empty string."""
         found = self.texts.get(name, "")
-        return "" if found.lower() in {"nan", "none", "null", "n/a", "-"} and name != "recompute" else found
+        blank = {"nan", "null", "n/a", "na", "-", "?", "unknown"} | ({"none"} if name != "recompute" else set())
+        return "" if found.lower() in blank else found
 
     def number(self, name: str) -> float | None:
-        """The cell as a positive number, or None."""
-        try:
-            value = float(self.text(name))
-        except ValueError:
-            return None
+        """The positive number that the cell begins with ("1,024", "8k", "16 (2 nodes)"), or None."""
+        found = re.match(r"(\d[\d,_]*(?:\.\d*)?(?:e[-+]?\d+)?|\.\d+)(k\b)?(?![\w.])", self.text(name), re.IGNORECASE)
+        value = float(re.sub(r"[,_]", "", found[1])) * (1024 if found[2] else 1) if found else 0.0
         return value if math.isfinite(value) and value > 0 else None
+
+    def count(self, name: str, otherwise: int = 1) -> int:
+        """The cell as a whole number of at least one, or `otherwise` where it states none."""
+        return int(self.number(name) or 0) or otherwise
 
 
 def whole(value: float | None, name: str) -> int:
@@ -89,10 +92,14 @@ def _from_columns(cells: Cells) -> ModelShape:
     head_dim = head_dim or max(1, hidden // heads)
     matrices = round(cells.number("mlp_mats") or 3)
     experts = round(cells.number("moe_experts") or 0)
+    experts = experts if experts > 1 else 0
+    kv_heads = cells.count("kv_heads", heads)
     ffn = round(cells.number("ffn") or hidden * (4 if matrices == 2 else 3.5))
     note = cells.text("arch_note")
     if not 1 <= heads <= hidden or head_dim < 1:
         raise UsageError(f"{heads} heads of width {head_dim} cannot be those of a model with width {hidden}.")
+    if kv_heads > heads:
+        raise UsageError(f"{kv_heads} heads of keys and values for {heads} heads.")
     if not cells.number("ffn") and not cells.number("heads"):
         raise UsageError("the model's shape is stated by depth and width only.")
     latent = _latent(note)
@@ -104,13 +111,13 @@ def _from_columns(cells: Cells) -> ModelShape:
         layers=layers,
         hidden=hidden,
         heads=heads,
-        kv_heads=round(cells.number("kv_heads") or heads),
+        kv_heads=kv_heads,
         head_dim=latent.nope_dim + latent.rope_dim if latent else head_dim,
         ffn=ffn,
         vocab=round(cells.number("vocab") or _USUAL_VOCABULARY),
         mlp_matrices=matrices,
         experts=experts,
-        experts_per_token=round(cells.number("moe_topk") or 2) if experts else 0,
+        experts_per_token=min(cells.count("moe_topk", 2), experts),
         shared_experts=int(shared[1]) if shared and experts else 0,
         shared_ffn=ffn if shared and experts else 0,
         dense_layers=int(dense[1] or 1) if dense and experts else 0,

@@ -6,6 +6,7 @@ similar plans.  Everything is linear about the fitted constants, so that ten row
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,8 @@ Floats = NDArray[np.float64]
 
 CONSTANT_SHARE = 1.0  # of a constant's prior width by which stacks differ from one another
 EFFECT_LOG_SD = {"stack": 0.12, "release": 0.05, "accelerator": 0.06, "model": 0.05}
+MIXTURE_LOG_SD = 0.20  # what mixtures of experts on one stack share, near releases more than far ones
+RELEASE_YEARS = 2.0  # after which releases of a stack have little left in common
 PLAN_LOG_SD = 0.25  # what plans of one stack have of their own, alike for alike plans
 PLAN_LENGTH = 4.0  # distance at which plans of one stack hardly tell of one another
 NOISE_LOG_SD = 0.04
@@ -51,7 +54,7 @@ def correct(
     residual = np.log([run.step_s for run in seen]) - base - effects - explained
     inverse = _robust_inverse(_covariance(seen, known_slopes, seen, known_slopes), residual)
     across = _covariance(runs, slopes, seen, known_slopes)
-    share = np.einsum("ij,jk,ik->i", across, inverse, across, optimize=True) / _own_variance(slopes)
+    share = np.einsum("ij,jk,ik->i", across, inverse, across, optimize=True) / _own_variance(runs, slopes)
     return Corrected(across @ inverse @ residual, np.clip(1.0 - share, 0.0, 1.0))
 
 
@@ -93,17 +96,40 @@ def _covariance(
 ) -> Floats:
     scale = (CONSTANT_SHARE * constant_log_sds()) ** 2
     shared = (slopes * scale) @ other_slopes.T
-    for index, sd in enumerate(EFFECT_LOG_SD.values()):
+    for index, (name, sd) in enumerate(EFFECT_LOG_SD.items()):
         left = np.array([effect_names(run)[index] for run in runs])
         right = np.array([effect_names(run)[index] for run in others])
-        shared = shared + sd**2 * (left[:, None] == right[None, :])
+        if name != "release":
+            shared = shared + sd**2 * (left[:, None] == right[None, :])
+    mixtures = np.array([run.shape.experts > 0 for run in runs])[:, None] & [run.shape.experts > 0 for run in others]
+    release_variance = EFFECT_LOG_SD["release"] ** 2 + MIXTURE_LOG_SD**2 * mixtures
+    shared = shared + release_variance * _releases_alike(runs, others)
     stack = np.array([run.stack for run in runs])[:, None] == np.array([run.stack for run in others])[None, :]
     return shared + PLAN_LOG_SD**2 * np.exp(-distances(runs, others) / PLAN_LENGTH) * np.where(stack, 1.0, 0.3)
 
 
-def _own_variance(slopes: Floats) -> Floats:
+def _releases_alike(runs: Sequence[PublishedRun], others: Sequence[PublishedRun]) -> Floats:
+    """1 for the same release of a stack, less for one that is years away, 0 where nobody can tell how far it is."""
+    left, right = ([effect_names(run)[1] for run in some] for some in (runs, others))
+    same = np.array(left)[:, None] == np.array(right)[None, :]
+    stacks = np.array([run.stack for run in runs])[:, None] == np.array([run.stack for run in others])[None, :]
+    apart = np.abs(
+        np.array([_year(run.traits.release) for run in runs])[:, None]
+        - np.array([_year(run.traits.release) for run in others])[None, :]
+    )
+    return np.where(same, 1.0, np.where(stacks & np.isfinite(apart), np.exp(-apart / RELEASE_YEARS), 0.0))
+
+
+def _year(release: str) -> float:
+    """The year of a release that is named by year and month ("25.09"); NaN otherwise."""
+    dated = re.match(r"(2\d)\.(0[1-9]|1[0-2])(?!\d)", release)
+    return int(dated[1]) + (int(dated[2]) - 1) / 12 if dated else np.nan
+
+
+def _own_variance(runs: Sequence[PublishedRun], slopes: Floats) -> Floats:
     constants = np.sum((slopes * CONSTANT_SHARE * constant_log_sds()) ** 2, axis=1)
-    return constants + sum(sd**2 for sd in EFFECT_LOG_SD.values()) + PLAN_LOG_SD**2
+    mixtures = MIXTURE_LOG_SD**2 * np.array([run.shape.experts > 0 for run in runs])
+    return constants + sum(sd**2 for sd in EFFECT_LOG_SD.values()) + mixtures + PLAN_LOG_SD**2
 
 
 def _robust_inverse(within: Floats, residual: Floats) -> Floats:

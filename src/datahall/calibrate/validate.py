@@ -9,7 +9,7 @@ from pathlib import Path
 from datahall.calibrate.forecasting import forecast_runs
 from datahall.calibrate.holdout import accelerator_of, group_of, left_out_forecasts
 from datahall.calibrate.judge import Judgement
-from datahall.calibrate.published import PublishedRun, read_rows, read_runs
+from datahall.calibrate.published import PublishedRun, Refusal, read_rows, read_runs
 from datahall.calibrate.shipped import load, shipped_runs
 from datahall.calibrate.shot import MOST_ROWS
 
@@ -22,7 +22,8 @@ def judge_rows(file: Path | None, few: Path | None = None, leave_out: str = "") 
     `leave_out` is group, accelerator or empty (the shipped fit).  Rows of `few` that `file` has too are not scored.
     """
     runs, refused = shipped_runs() if file is None else read_runs(read_rows(file))
-    seen = first_rows(read_runs(read_rows(few))[0]) if few else []
+    shown, unread = read_runs(read_rows(few)) if few else ([], [])
+    seen = first_rows(shown)
     known = {_identity(run) for run in seen}
     scored = [run for run in runs if _identity(run) not in known]
     trained = load()
@@ -31,10 +32,12 @@ def judge_rows(file: Path | None, few: Path | None = None, leave_out: str = "") 
         found = left_out_forecasts(scored, train, _KEYS[leave_out], trained.factors, start=start, seen=seen)
     else:
         found = forecast_runs(trained, scored, seen)
-    return Judgement(tuple(scored), found, tuple(refused), _notes(scored, seen, leave_out))
+    return Judgement(tuple(scored), found, tuple(refused), _notes(scored, seen, unread, leave_out))
 
 
-def _notes(scored: Sequence[PublishedRun], seen: Sequence[PublishedRun], leave_out: str) -> tuple[str, ...]:
+def _notes(
+    scored: Sequence[PublishedRun], seen: Sequence[PublishedRun], unread: Sequence[Refusal], leave_out: str
+) -> tuple[str, ...]:
     """What had been seen of the rows before they were forecast."""
     notes: list[str] = []
     if leave_out:
@@ -49,6 +52,8 @@ def _notes(scored: Sequence[PublishedRun], seen: Sequence[PublishedRun], leave_o
             )
     if seen:
         notes.append(f"Learnt from {len(seen)} measured rows first.")
+    if unread:
+        notes.append(f"{len(unread)} rows to learn from cannot be read; the first: {unread[0].reason}")
     return tuple(notes)
 
 

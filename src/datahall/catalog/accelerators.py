@@ -6,15 +6,31 @@ row's figures were read from the named source ("read") or recalled from it and n
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
 
+from datahall.base.errors import UnknownName
 from datahall.base.label import Fact
 from datahall.catalog import tables
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16", "fp8", "fp4", "int8")
+_PACKAGING = {
+    "nvidia",
+    "amd",
+    "intel",
+    "google",
+    "aws",
+    "huawei",
+    "tpu",
+    "tesla",
+    "geforce",
+    "instinct",
+    "gpu",
+    "cloud",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +120,34 @@ def accelerator(name: str) -> AcceleratorEntry:
         measured_source=row["measured_source"],
         note=row["note"],
     )
+
+
+@cache
+def accelerator_described(text: str) -> AcceleratorEntry:
+    """The accelerator that `text` names among words of packaging ("NVIDIA H100 80GB HBM3"); UnknownName otherwise.
+
+    It is the entry that shares most words with the text, all of its own being there.  A memory size in the text must be
+    the entry's, so that a card with other memory is not taken for it.
+    """
+    try:
+        return accelerator(text)
+    except UnknownName as unknown:
+        sizes = [int(size) for size in re.findall(r"(\d+)\s*Gi?B?\b(?!\s*/)", text, re.IGNORECASE)]
+        words = _words(re.sub(r"\([^)]*\)", "", text)) | {f"{size}gb" for size in sizes}
+        best, most = "", 0
+        for row in tables.rows("accelerators"):
+            fits = all(0.9 < size * 1e9 / float(row["memory_bytes"]) < 1.1 for size in sizes)
+            for own in map(_words, (row["name"], *row["aliases"].split())):
+                if fits and most < len(own) and own <= words:
+                    best, most = row["name"], len(own)
+        if not best:
+            raise unknown
+        return accelerator(best)
+
+
+def _words(text: str) -> set[str]:
+    low = re.sub(r"tpu(?=\w)", "tpu ", text.lower())
+    return set(re.findall(r"[a-z0-9+]+", re.sub(r"sxm\d", "sxm", low))) - _PACKAGING
 
 
 def _rates(row: tables.RowText, group: str) -> Mapping[str, float]:

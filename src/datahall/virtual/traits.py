@@ -44,13 +44,15 @@ _OLD_MEGATRON = StackTraits(
     causal_skipped=0.0,
     sequence_parallel=False,
 )
+_BEFORE_FUSED_ATTENTION = r"pascal|volta|turing|ampere"
 _CORE = StackTraits("megatron-bridge", "fused", recent_attention=1.0, overlap=1.0, interleaves=True)
 _STACKS: tuple[tuple[str, StackTraits], ...] = (
     (r"megatron-deepspeed", replace(_OLD_MEGATRON, family="megatron-deepspeed")),
-    (r"megatron-bridge|nemo|megatron-core|megatron.?fsdp", _CORE),
+    (r"megatron.?bridge|nemo|megatron.?core|megatron.?fsdp|mbridge", _CORE),
+    (r"primus|mindspeed|megascale", replace(_CORE, family="megatron-core")),
     (r"megatron", _OLD_MEGATRON),
     (r"torchtitan", StackTraits("torchtitan", "compiled", local_batch_in_pipeline=True)),
-    (r"maxtext|t5x|pathways|jax|pax|axlearn|easylm|levanter", StackTraits("xla", "xla")),
+    (r"maxtext|t5x|pathways|jax|pax|axlearn|easylm|levanter|neuron", StackTraits("xla", "xla")),
     (r"foundry|composer|mosaic", StackTraits("llm-foundry", "eager", early_attention=1.0)),
     (r"hai-llm|dualpipe", replace(_CORE, family="hai-llm")),
     (r"llama3 4d|meta llama", replace(_TORCH, family="meta", recent_attention=0.5, overlap=0.3, interleaves=True)),
@@ -58,12 +60,25 @@ _STACKS: tuple[tuple[str, StackTraits], ...] = (
 )
 
 
-def traits_of(framework: str, kind: str, note: str = "") -> StackTraits:
-    """The traits of `framework` on an accelerator of `kind` (gpu, tpu, ...); `note` may name compilation or overlap."""
+_RECOMPUTES = (  # what is written, from its beginning, and what `compute.plan` calls it
+    (r"full|offload|block|uniform|remat|yes|true|on\b|1\b|activation|ac\b|gradient|per.?layer", "full"),
+    (r"selective|op\b|per.?op|sac\b|minimal|save", "selective"),
+    (r"none|no\b|false|off\b|0\b", "none"),
+)
+
+
+def traits_of(framework: str, kind: str, note: str = "", architecture: str = "") -> StackTraits:
+    """The traits of `framework` on an accelerator of `kind` (gpu, tpu, ...); `note` may name compilation or overlap.
+
+    Megatron-LM of before fused attention never ran on an `architecture` that is younger than it.
+    """
     low, remark = framework.lower(), note.lower()
     found = next((traits for pattern, traits in _STACKS if re.search(pattern, low)), None)
     if found is None:
-        found = StackTraits("xla", "xla") if kind == "tpu" else replace(_TORCH, family=low or "pytorch")
+        name = re.sub(r"[\s(,]*(?:v?\d+\.|\(|,).*", "", low).strip()
+        found = StackTraits("xla", "xla") if kind == "tpu" else replace(_TORCH, family=name or "pytorch")
+    if found.issue == "old" and architecture and not re.match(_BEFORE_FUSED_ATTENTION, architecture):
+        found = replace(_CORE, family=found.family)
     release = re.search(r"(\d+\.\d+(?:\.\d+)*)", framework)
     found = replace(found, release=release[1] if release else "")
     if found.issue == "compiled" and re.search(r"eager|no torch\.compile", remark):
@@ -82,16 +97,11 @@ def traits_of(framework: str, kind: str, note: str = "") -> StackTraits:
 def recompute_of(text: str, traits: StackTraits, mixture: bool) -> list[tuple[str, float]]:
     """Recomputation as `compute.plan` knows it, with weights; several where a row leaves it open."""
     low = text.lower()
-    if low.startswith("full"):
-        return [("full", 1.0)]
-    if low.startswith("offload"):
-        return [("full", 1.0)]
     if "or none" in low:
         return [("selective", 0.5), ("none", 0.5)]
-    if low.startswith("selective"):
-        return [("selective", 1.0)]
-    if low.startswith("none"):
-        return [("none", 1.0)]
+    for pattern, kind in _RECOMPUTES:
+        if re.match(pattern, low):
+            return [(kind, 1.0)]
     if low:
         return [("selective", 0.5), ("none", 0.5)]
     if traits.issue == "xla":

@@ -74,7 +74,7 @@ def default_calibration(case: Case) -> Calibration:
     if accelerator.kind not in {"gpu", "tpu"} or not accelerator.architecture:
         return Uncalibrated()
     data = _shipped()
-    traits = traits_of(case.site.stack, accelerator.kind)
+    traits = traits_of(case.site.stack, accelerator.kind, architecture=accelerator.architecture)
     known = traits.family in data["validity"]["stacks"] and accelerator.name in data["validity"]["accelerators"]
     names = (f"accelerator:{accelerator.name}", f"stack:{traits.family}", f"release:{traits.family} {traits.release}")
     effect = sum(float(data["effects"].get(name, 0.0)) for name in (names if case.site.stack else names[:1]))

@@ -5,18 +5,25 @@ from __future__ import annotations
 import csv
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from datahall.base.errors import UnknownName
 from datahall.calibrate import refit
 from datahall.calibrate.fit import fit
-from datahall.calibrate.published import find_accelerator, read_runs
+from datahall.calibrate.forecasting import forecast_runs
+from datahall.calibrate.published import read_runs
+from datahall.calibrate.published_site import precision_of
 from datahall.calibrate.shipped import load, shipped_runs
+from datahall.calibrate.shot import correct
 from datahall.catalog import published_runs
+from datahall.catalog.accelerators import accelerator_described
 from datahall.ui.validate import validate
+from datahall.virtual.traits import traits_of
 
 KEYS = {
     "n_rows", "n_scored", "n_refused", "refused_reasons", "median_ape", "mean_ape", "p90_ape", "macro_median_ape",
@@ -104,6 +111,10 @@ def test_a_few_rows_correct_the_rest_and_are_not_scored(tmp_path: Path) -> None:
         ({"accelerator": "A100-80GB-SXM", "dtype": "fp8"}, "has no fp8"),
         ({"seq_len": ""}, "seq_len"),
         ({"tp": "7"}, "do not divide"),
+        ({"pp": "128", "tp": "", "n_devices": "128"}, "pipeline stages"),
+        ({"global_batch": "4194304"}, "batch is impossible"),
+        ({"tokens_per_s_per_device": "9e6"}, "MFU over 100 %"),
+        ({"kv_heads": "999", "model": "Mine"}, "keys and values"),
         ({"layers": "", "hidden": "", "model": "Something"}, "shape is not stated"),
         ({"step_time_s": "", "tokens_per_s_per_device": "nan", "model_tflops_per_device": ""}, "neither"),
         ({"quality": "C-arch-unknown"}, "quality"),
@@ -125,10 +136,98 @@ def test_a_row_that_cannot_be_forecast_is_refused_with_its_reason(change: dict[s
         ("H800 (H100-SXM NVLink 400GB/s)", "H800-SXM"),
         ("GB200 NVL72", "GB200"),
         ("NVIDIA B200", "B200"),
+        ("NVIDIA H100 80GB HBM3", "H100-SXM"),
+        ("H100 PCIe 80GB", "H100-PCIe"),
+        ("A100 (40GB)", "A100-40GB-SXM"),
+        ("AMD Instinct MI300X OAM", "MI300X"),
+        ("v5e-256", "TPU-v5e"),
     ],
 )
 def test_published_names_of_accelerators_are_known(name: str, found: str) -> None:
-    assert find_accelerator(name).name == found
+    assert accelerator_described(name).name == found
+
+
+@pytest.mark.parametrize("name", ["", "GPU", "H100 96GB", "A40 141GB", "H100 MIG 1g.10gb", "Rubin"])
+def test_a_card_with_other_memory_is_not_taken_for_one_that_is_known(name: str) -> None:
+    with pytest.raises(UnknownName):
+        accelerator_described(name)
+
+
+@pytest.mark.parametrize(
+    ("text", "card", "found"),
+    [
+        ("bfloat16", "H100-SXM", "bf16"),
+        ("", "H100-SXM", "bf16"),
+        ("bf16-mixed", "V100", "fp16"),
+        ("FP8 (current scaling)", "H100-SXM", "fp8"),
+        ("bf16+float8", "H100-SXM", "fp8"),
+        ("NVFP4", "GB200", "fp4"),
+    ],
+)
+def test_precisions_are_read_however_they_are_written(text: str, card: str, found: str) -> None:
+    assert precision_of(text, accelerator_described(card)) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "stage"),
+    [("ZeRO-3", 3), ("FULL_SHARD", 3), ("HSDP", 3), ("zero_stage_2", 2), ("distributed optimizer", 1), ("ddp", 0)],
+)
+def test_sharding_is_read_however_it_is_written(text: str, stage: int) -> None:
+    runs, _ = read_runs([{**shipped_rows("torchtitan")[0], "sharding": text}])
+    assert runs[0].variants[0].plan.zero_stage == stage
+
+
+ODD = {
+    "framework": ["", "NeMo 26.06", "Primus", "Megatron-LM", "HF Trainer 4.5", "AXLearn", "a stack nobody knows"],
+    "accelerator": ["H200", "MI300X", "Ironwood", "NVIDIA B300 SXM6", "Trainium2"],
+    "dtype": ["", "bfloat16", "half", "bf16-mixed"],
+    "recompute": ["", "NaN", "yes", "block", "op", "?"],
+    "interconnect": ["", "EFAv2 3200 Gbps", "8x400G RoCE", "Slingshot"],
+    "sharding": ["", "HSDP", "ZeRO-1", "what"],
+    "devices_per_node": ["", "0", "16"],
+    "vp": ["", "0", "interleaved", "99"],
+    "dp": ["", "0", "-1", "3"],
+    "moe_topk": ["", "0"],
+    "head_dim": ["", "80"],
+    "group": ["", "new"],
+}
+
+
+def test_rows_of_stacks_and_sites_never_seen_are_forecast() -> None:
+    generator = np.random.default_rng(11)
+    rows = [dict(row) for row in published_runs.rows()]
+    changed: list[dict[str, str]] = []
+    for _ in range(400):
+        row = rows[generator.integers(len(rows))]
+        names = generator.choice(list(ODD), 4, replace=False)
+        changed.append({**row, **{name: str(generator.choice(ODD[name])) for name in names}, "step_time_s": "900"})
+    runs, refused = read_runs(changed)
+    found = forecast_runs(load(), runs)
+    assert len(runs) + len(refused) == len(changed)
+    assert all("has no" in one.reason or "MFU over" in one.reason for one in refused)
+    assert len(runs) > 0.85 * len(changed)
+    assert np.isfinite(found.high).all()
+    assert ((found.low > 0) & (found.low < found.seconds) & (found.seconds < found.high)).all()
+
+
+def test_a_megatron_on_a_card_younger_than_fused_attention_has_it() -> None:
+    old = traits_of("Megatron-LM", "gpu", architecture="ampere")
+    new = traits_of("Megatron-LM", "gpu", architecture="hopper")
+    assert old.fused_attention == 0.0
+    assert new.fused_attention == 1.0
+    assert new.family == old.family
+
+
+def test_near_releases_of_a_stack_tell_more_of_its_mixtures_than_far_ones() -> None:
+    runs = [run for run in shipped_runs()[0] if run.shape.experts and run.accelerator.name == "B200"]
+    trained = load()
+    new = next(run for run in runs if run.traits.release == "26.04.01")
+    slow = [
+        replace(new, traits=replace(new.traits, release=release), step_s=2.0 * new.step_s)
+        for release in ("26.04", "20.04")
+    ]
+    near, far = (correct(trained.fitted, [one], [new]).log_correction[0] for one in slow)
+    assert near > far > 0
 
 
 def test_no_blank_makes_a_row_crash() -> None:

@@ -1,0 +1,77 @@
+"""Where a published run ran: its accelerator by the names that people write, the precision, and its links.
+
+No model and no plan here.  What cannot be read is refused, never guessed.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from datahall.base.errors import UsageError
+from datahall.catalog import links
+from datahall.catalog.accelerators import AcceleratorEntry
+
+# what is written for a precision; where two are named (bf16 and fp8), products run in the narrow one
+_PRECISIONS = (
+    (r"(?:nv|mx)?fp4|float4", "fp4"),
+    (r"(?:mx|h)?fp8|float8|e4m3|e5m2", "fp8"),
+    (r"bf16|bfloat16", "bf16"),
+    (r"fp16|float16|half", "fp16"),
+    (r"tf32", "tf32"),
+    (r"fp32|float32", "fp32"),
+    (r"^mixed|^amp|^$", "bf16"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LinkFigures:
+    """Line rates of a run's links per device and direction, and the devices that the fast link joins."""
+
+    up_bytes_per_s: float
+    up_latency_s: float
+    domain: int
+    out_bytes_per_s: float
+    out_latency_s: float
+
+
+def precision_of(text: str, card: AcceleratorEntry) -> str:
+    """The catalogue's name for the precision that `text` states (bf16 where blank); UsageError if the card lacks it."""
+    low = text.strip().lower()
+    known = next((name for pattern, name in _PRECISIONS if re.search(pattern, low)), low)
+    peaks = card.peak_flops_per_s
+    if known in peaks:
+        return known
+    if known in {"bf16", "fp16"} and ("bf16" in peaks or "fp16" in peaks):
+        return "bf16" if "bf16" in peaks else "fp16"
+    raise UsageError(f"{card.name} has no {known or 'stated precision'}.")
+
+
+def link_figures(card: AcceleratorEntry, text: str, devices: int, per_node: int) -> LinkFigures:
+    """Line rates from what a row says of its interconnect, the accelerator's usual ones where it says nothing."""
+    up, out = links.link(card.scale_up_link), links.link(card.scale_out_link)
+    node = per_node or card.node_devices
+    out_rate = out.bytes_per_s * max(1, card.node_scale_out_links) / card.node_devices
+    domain = card.scale_up_devices
+    if card.kind == "gpu" and node < domain:
+        domain = max(node, 1) if card.scale_up_devices <= 8 else domain
+    stated = _stated_bits_per_s(text, card.node_devices if card.kind == "gpu" else node)
+    if stated:
+        out_rate = stated / 8
+    slices = re.search(r"slice of (\d+)", text)
+    if slices:
+        domain = int(slices[1])
+    return LinkFigures(up.bytes_per_s, up.latency_s, max(1, min(domain, devices)), out_rate, out.latency_s)
+
+
+def _stated_bits_per_s(text: str, node: int) -> float:
+    """Bits per second and device that `text` states for the way out of a node; 0 where it does not."""
+    several = re.search(r"(\d+)\s*x\s*(?:HDR|NDR|EDR|XDR)?[^\d]{0,20}(\d{2,3})\s*(?:Gb|IB)", text)
+    if several:
+        return int(several[1]) * int(several[2]) * 1e9 / node
+    if re.search(r"8x HDR", text):
+        return 200e9
+    one = re.search(r"(\d{2,4})\s*Gb(?:ps|/s|it/s)?\s*/\s*(node|GPU|device|chip)", text, re.IGNORECASE)
+    if one:
+        return int(one[1]) * 1e9 / (node if one[2].lower() == "node" else 1)
+    return 0.0
