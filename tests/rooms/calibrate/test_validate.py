@@ -13,8 +13,6 @@ import pytest
 from click.testing import CliRunner, Result
 
 from datahall.base.errors import UnknownName
-from datahall.calibrate import refit
-from datahall.calibrate.fit import fit
 from datahall.calibrate.forecasting import forecast_runs
 from datahall.calibrate.published import read_runs
 from datahall.calibrate.published_site import precision_of
@@ -253,11 +251,6 @@ def test_blanks_widen_the_interval(tmp_path: Path) -> None:
     assert width[1] > width[0]
 
 
-def test_the_shipped_constants_are_those_that_a_refit_finds() -> None:
-    fitted = fit(shipped_runs()[0])
-    assert refit.differing(load().fitted.constants, fitted.constants) == []
-
-
 @pytest.mark.skipif(_truth() is None, reason="optional: the whole table of measurements does not stand beside the code")
 def test_the_whole_table() -> None:
     data = json.loads(ran(str(_truth()), "--json").stdout)
@@ -265,7 +258,7 @@ def test_the_whole_table() -> None:
     assert data["n_scored"] >= 0.95 * stated
     assert data["macro_median_ape"] < 0.08
     assert 0.85 <= data["interval_coverage_share"] <= 1.0
-    assert data["regret_share"] < 0.03
+    assert data["regret_share"] < 0.02
 
 
 def test_held_out_errors_ship_with_the_constants() -> None:
