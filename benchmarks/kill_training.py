@@ -40,15 +40,21 @@ from datahall.virtual.interruptions import run_with_failures
 
 WORKERS, STEPS, INTERVAL, CALM_RUNS, DRAWS = 2, 240, 20, 4, 4000
 RESTART_BAR_S = 10.0
+WARMING = 5  # steps after a start
+MOMENTS = 0.05, 0.98  # of an undisturbed run, between which a worker is killed
 DETECTION_S = 3 * POLL_S  # the launcher looks this often, and once more after the others have ended
 SHAPE = ModelShape("killed", layers=2, hidden=96, heads=4, kv_heads=2, head_dim=24, ffn=256, vocab=256)
 
 
 @dataclass(frozen=True)
 class Calm:
-    """What undisturbed runs took: seconds of the start, of a step, of a checkpoint's stall, of the whole run."""
+    """What undisturbed runs took: seconds of the start, of a step, of a checkpoint's stall, of the whole run.
+
+    `warm_s` is how much longer than others the first steps after a start take, all together.
+    """
 
     startup_s: float
+    warm_s: float
     step_s: float
     stall_s: float
     total_s: tuple[float, ...]
@@ -99,9 +105,25 @@ def _calm(runs: list[Measurement]) -> Calm:
         return median([one.result.metrics[name].value for one in runs])
 
     trained = tuple(_trained_s(one) for one in runs)
-    steps = STEPS + STEPS // INTERVAL * middle("checkpoint") / middle("step_time")
-    step_s = (median(trained) - middle("startup")) / steps  # of all steps, the slow ones too
-    return Calm(middle("startup"), step_s, middle("checkpoint"), trained)
+    return Calm(
+        middle("startup"),
+        median([_warming_s(one) for one in runs]),
+        median([_steady_s(one) for one in runs]),
+        middle("checkpoint"),
+        trained,
+    )
+
+
+def _steady_s(measured: Measurement) -> float:
+    """Seconds of a step, the mean of all that follow the warming up, without their checkpoints."""
+    seen = [step.workers[0].step_s for step in measured.steps[WARMING:]]
+    return sum(seen) / len(seen)
+
+
+def _warming_s(measured: Measurement) -> float:
+    """How much longer the first steps took than as many others."""
+    seen = [step.workers[0].step_s for step in measured.steps[:WARMING]]
+    return max(0.0, sum(seen) - WARMING * _steady_s(measured))
 
 
 def _trained_s(measured: Measurement) -> float:
@@ -115,9 +137,9 @@ def _forecast(calm: Calm) -> tuple[float, float, float]:
     work, interval = STEPS * calm.step_s, INTERVAL * calm.step_s
     costs: list[float] = []
     for _ in range(DRAWS):
-        moment = chance.uniform(0.0, median(calm.total_s))
+        moment = chance.uniform(*MOMENTS) * median(calm.total_s)
         spread = chance.choice(calm.total_s) - median(calm.total_s)
-        restart = calm.startup_s + DETECTION_S
+        restart = calm.startup_s + calm.warm_s + DETECTION_S
         if moment < calm.startup_s:
             costs.append(moment + DETECTION_S + spread)
             continue
@@ -131,7 +153,7 @@ def _forecast(calm: Calm) -> tuple[float, float, float]:
 
 def _killed(case: Case, plan: Plan, folder: Path, calm_run: Measurement, calm: Calm, chance: random.Random) -> Kill:
     """One run in which the worker of one rank is killed at a moment drawn from the whole run."""
-    moment, rank = chance.uniform(0.05, 0.98) * median(calm.total_s), chance.randrange(WORKERS)
+    moment, rank = chance.uniform(*MOMENTS) * median(calm.total_s), chance.randrange(WORKERS)
     told: dict[str, float] = {}
 
     def kill() -> None:

@@ -1,9 +1,10 @@
 """The sealed forecast of every split beside its measurement: step by component, peak memory by item, the bubble.
 
-    python benchmarks/split_forecast.py [--steps 12] [NAME ...]      (about five minutes)
+    python benchmarks/split_forecast.py [--model mlp] [--steps 12] [NAME ...]      (about five minutes)
 
 One probe of this machine, then each split of a language model whose shape the constants of
-`calibrate.eager_splits` have not seen.  Nothing is fitted here: every forecast rests on the probe alone.
+`calibrate.eager_splits` have not seen.  Nothing is fitted here: every forecast rests on the probe alone.  A perceptron
+and a recommender of embeddings have no formulas; each of their splits is rehearsed before its forecast is sealed.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from datahall.base.metric import Metric
@@ -28,8 +29,6 @@ from datahall.real.probe import probe
 from datahall.real.turns import load_average
 from datahall.storage.plan import StoragePlan
 
-SHAPE = ModelShape("held-out", layers=4, hidden=192, heads=6, kv_heads=2, head_dim=32, ffn=512, vocab=256)
-BATCH, SEQUENCE = 16, 96
 TWO = ComputePlan(data=2, micro_batch=4, accumulation=2, precision="fp32", sequence_parallel=False)
 PIPE = ComputePlan(pipeline=2, micro_batch=4, accumulation=4, precision="fp32", sequence_parallel=False)
 SPLITS = {
@@ -50,35 +49,89 @@ SPLITS = {
     "data x tensor": replace(TWO, tensor=2, accumulation=2),
     "data x pipeline": replace(PIPE, data=2, micro_batch=2),
 }
+WHOLE = ("one process", "data x 2", "ZeRO-1", "ZeRO-2", "ZeRO-3", "data x 4", "hybrid 2 x 2")
 COMPONENTS = ("compute", "transfer", "waiting", "optimiser")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model, its batch, and by which splits it is run; `many` times the samples of SPLITS in a micro-batch."""
+
+    shape: ModelShape
+    sequence: int
+    many: int
+    what: str
+    entry: str = ""
+    splits: tuple[str, ...] = tuple(SPLITS)
+
+    @property
+    def batch(self) -> int:
+        """Samples a step."""
+        return 16 * self.many
+
+
+SUBJECTS = {
+    "language-model": Subject(
+        ModelShape("held-out", layers=4, hidden=192, heads=6, kv_heads=2, head_dim=32, ffn=512, vocab=256),
+        96,
+        1,
+        "Language model",
+    ),
+    "mlp": Subject(
+        ModelShape("perceptron", layers=4, hidden=384, heads=1, kv_heads=1, head_dim=64, ffn=1024, vocab=10),
+        1,
+        16,
+        "Perceptron",
+        "datahall.workloads.mlp:build",
+        tuple(name for name in SPLITS if "recomputed" not in name and "bf16" not in name),
+    ),
+    "recommender": Subject(
+        ModelShape("recommender", layers=1, hidden=32, heads=1, kv_heads=1, head_dim=32, ffn=64, vocab=40_000),
+        1,
+        64,
+        "Recommender of embeddings",
+        "datahall.workloads.recommender:build",
+        WHOLE,
+    ),
+}
 
 
 def main() -> int:
     """Probe, forecast and run every split, print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"Of {', '.join(SPLITS)}.")
+    parser.add_argument("--model", choices=list(SUBJECTS), action="append")
     parser.add_argument("--steps", type=int, default=12)
     given = parser.parse_args()
-    load = load_average()
-    application = Training(float(BATCH * SEQUENCE * given.steps), BATCH, SEQUENCE)
-    case = Case("held-out", SHAPE, application, guessed_site()[0], Goal())
-    done: dict[str, SealedRun] = {}
     with tempfile.TemporaryDirectory(prefix="datahall-splits-") as folder:
         probed = probe(Path(folder) / "probe")
         here = Here(probed.site, Machine(probed.rates), "probe")
-        for name in given.names or SPLITS:
-            print(name, file=sys.stderr, flush=True)
-            plan = Plan(SPLITS[name], StoragePlan(), NetworkPlan(), case.hash())
-            done[name] = sealed_run(case, plan, here, Path(folder) / name.replace(" ", "-"))
+        for number, model in enumerate(given.model or ["language-model"]):
+            print("" if number == 0 else "\n", end="")
+            _judge(SUBJECTS[model], given.names, given.steps, here, Path(folder) / model)
+    return 0
+
+
+def _judge(subject: Subject, names: list[str], steps: int, here: Here, folder: Path) -> None:
+    load = load_average()
+    tokens = float(subject.batch * subject.sequence * steps)
+    application = Training(tokens, subject.batch, subject.sequence, entry=subject.entry)
+    case = Case("held-out", subject.shape, application, guessed_site()[0], Goal())
+    done: dict[str, SealedRun] = {}
+    for name in names or subject.splits:
+        print(subject.what, name, file=sys.stderr, flush=True)
+        compute = replace(SPLITS[name], micro_batch=SPLITS[name].micro_batch * subject.many)
+        plan = Plan(compute, StoragePlan(), NetworkPlan(), case.hash())
+        done[name] = sealed_run(case, plan, here, folder / name.replace(" ", "-"))
     _steps(done)
     _memory(done)
     _bubbles(done)
+    millions = next(iter(done.values())).memory.items["weights"] / 4e6
     print(
-        f"\nLanguage model of {SHAPE.parameters() / 1e6:.1f} M parameters, {BATCH} sequences of {SEQUENCE} a step; "
-        f"{given.steps} steps each; {here.site.devices} cores; load average {load:.1f} before, {load_average():.1f} "
+        f"\n{subject.what} of {millions:.1f} M parameters, {subject.batch} samples of {subject.sequence} a step; "
+        f"{steps} steps each; {here.site.devices} cores; load average {load:.1f} before, {load_average():.1f} "
         "after.  Milliseconds and MB; forecast/measured."
     )
-    return 0
 
 
 def _steps(done: dict[str, SealedRun]) -> None:
@@ -115,6 +168,8 @@ def _memory(done: dict[str, SealedRun]) -> None:
 
 
 def _bubbles(done: dict[str, SealedRun]) -> None:
+    if all(one.bubble is None for one in done.values()):
+        return
     print("| pipeline | bubble by the formula | by the order of the work done | clock, forecast | clock, measured |")
     print("|---|---:|---:|---:|---:|")
     for name, one in done.items():

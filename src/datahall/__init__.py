@@ -7,6 +7,7 @@
     probed = datahall.probe(Path("probe"))                         # this machine, measured
     measured = datahall.run(case, ranking.plan(), Path("run"))     # train for real
     with datahall.meter("runs/mine", model) as meter: ...          # measure a loop of your own
+    datahall.compare(result, meter.result, noise_share=0.03)       # forecast and measurement, component by component
 
 Importing this loads neither NumPy nor PyTorch; a name's module is imported when the name is first used.
 """
@@ -22,15 +23,17 @@ if TYPE_CHECKING:
     from datahall.real.meter import Meter as meter
     from datahall.real.probe import probe
     from datahall.real.training import run
+    from datahall.report.comparison import compare
     from datahall.search.rank import search as plan
     from datahall.search.why import explain
     from datahall.virtual.training import forecast
 
 __version__ = "0.1.0"
 
-__all__ = ["explain", "forecast", "load", "meter", "plan", "probe", "quick", "run"]
+__all__ = ["compare", "explain", "forecast", "load", "meter", "plan", "probe", "quick", "run"]
 
 _HOMES = {
+    "compare": ("datahall.report.comparison", "compare"),
     "explain": ("datahall.search.why", "explain"),
     "forecast": ("datahall.virtual.training", "forecast"),
     "load": ("datahall.case", "load"),

@@ -68,7 +68,7 @@ def fit(findings: Mapping[str, Any]) -> EngineCosts:
     sizes = np.array(sorted(by_size), np.float64)
     blocks = np.array([by_size[int(size)] for size in sizes])
     medians = np.median(blocks, axis=1)
-    fixed_s, sample_s = _line(sizes, medians)
+    fixed_s, sample_s = line(sizes, medians)
     alone_s = float(np.median(findings["exchange_s"])) if findings["workers"] > 1 else 0.0
     exchange_s = min(alone_s, fixed_s)
     return EngineCosts(
@@ -112,8 +112,9 @@ def pick(costs: Sequence[EngineCosts], batch: int) -> EngineCosts:
     return max(costs, key=lambda one: forecast(one, batch).value)
 
 
-def _line(sizes: Floats, seconds: Floats) -> tuple[float, float]:
+def line(sizes: ArrayLike, seconds: ArrayLike) -> tuple[float, float]:
     """Intercept and slope of the line with the least relative errors, neither below zero."""
+    sizes, seconds = np.asarray(sizes, np.float64), np.asarray(seconds, np.float64)
     scaled = np.stack([1 / seconds, sizes / seconds], axis=1)
     intercept, slope = np.linalg.lstsq(scaled, np.ones(len(sizes)), rcond=None)[0]
     if slope <= 0:
@@ -127,7 +128,7 @@ def _spread(sizes: Floats, blocks: Floats) -> float:
     """Half the width of the 90 % interval as a share: what the left-out size, the blocks or the floor say."""
     medians = np.median(blocks, axis=1)
     ends = np.array([0, -1])
-    intercept, slope = _line(sizes[ends], medians[ends])
+    intercept, slope = line(sizes[ends], medians[ends])
     missed = np.abs((intercept + slope * sizes[1:-1]) / medians[1:-1] - 1)
     relative = blocks / medians[:, None]
     low, high = np.quantile(relative, [0.05, 0.95], axis=1)

@@ -162,8 +162,12 @@ class DataParallel:
     def rehearse(self, batches: Iterable[Any]) -> None:
         """As in Executor."""
         for batch in batches:
-            self._loss(self.module, batch).backward()
+            self.loss_of(batch).backward()
         self.optimiser.zero_grad(set_to_none=True)
+
+    def loss_of(self, batch: Any) -> torch.Tensor:
+        """The loss of a batch by this worker's own copy, for observers."""
+        return self._loss(self.module, batch)
 
     def update(self) -> None:
         """One step of the optimiser; gradients are cleared."""

@@ -6,7 +6,8 @@ whatever the split.  It must therefore be element-wise, as Adam and SGD are.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -64,6 +65,42 @@ class LocalState:
                 prefix = f"optimiser.{self.positions[name]}."
                 state = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
                 self.optimiser.state[piece] = {kind: local(value).clone() for kind, value in state.items()}
+
+
+class HoldsPieces:
+    """The part of an executor that is the same wherever a worker's parameters are a LocalState."""
+
+    state: LocalState
+
+    def update(self) -> None:
+        """As in Executor."""
+        self.state.update()
+
+    def tensors(self, *, complete: bool = False) -> dict[str, torch.Tensor]:
+        """As in Executor."""
+        return self.state.tensors(complete=complete)
+
+    def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """As in Executor."""
+        self.state.restore(tensors)
+
+    def whole_weights(self) -> dict[str, torch.Tensor]:
+        """As in Executor."""
+        return execute.whole(self.state.held)
+
+
+def add_up(
+    batches: Iterable[Any], scale: float, loss_of: Callable[[Any], torch.Tensor], mark: execute.Mark
+) -> torch.Tensor | float:
+    """Add up the gradients of a step's micro-batches, each loss times `scale`; the sum of the losses themselves."""
+    total: torch.Tensor | float = 0.0
+    for batch in batches:
+        mark("forward")
+        loss = loss_of(batch)
+        mark("backward")
+        (loss * scale).backward()
+        total = total + loss.detach()
+    return total
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,7 @@ their gradients after the last micro-batch.  The order of every worker's work is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from datahall.base.errors import Refused
 from datahall.base.workload import Workload
 from datahall.compute import execute
 from datahall.compute.execute import Mark
-from datahall.compute.execute_local import LocalState, sum_in_buckets
+from datahall.compute.execute_local import HoldsPieces, LocalState, sum_in_buckets
 from datahall.compute.layout import Layout, stage_layers
 from datahall.compute.plan import ComputePlan
 
@@ -30,13 +30,13 @@ _SCHEDULES: dict[str, Any] = {
 }
 
 
-class Pipelined:
+class Pipelined(HoldsPieces):
     """One worker's stages; micro-batches flow through all workers of its copy."""
 
     blocked_in = "waiting"
 
     def __init__(self, workload: Workload, plan: ComputePlan, bucket_bytes: int, device: torch.device) -> None:
-        _check(workload, plan)
+        check_stages(workload, plan)
         self.workload, self.device, self.bucket_bytes = workload, device, bucket_bytes
         self.precision = execute.autocast_dtype(plan.precision)
         self.layout = Layout.of(plan, dist.get_world_size())
@@ -72,18 +72,6 @@ class Pipelined:
         """As in Executor; the stages of a copy do it together."""
         self._pass(self._whole(list(batches)))
         self.state.forget()
-
-    def update(self) -> None:
-        """As in Executor."""
-        self.state.update()
-
-    def tensors(self, *, complete: bool = False) -> dict[str, torch.Tensor]:
-        """As in Executor: those of this worker's stages."""
-        return self.state.tensors(complete=complete)
-
-    def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """As in Executor."""
-        self.state.restore(tensors)
 
     def whole_weights(self) -> dict[str, torch.Tensor]:
         """As in Executor: each stage tells its parameters to the others of its copy."""
@@ -185,7 +173,8 @@ def _narrow(part: nn.Module, dtype: torch.dtype | None, device: torch.device) ->
     part.forward = narrowed
 
 
-def _check(workload: Workload, plan: ComputePlan) -> None:
+def check_stages(workload: Workload, plan: ComputePlan) -> None:
+    """Refused unless a pipeline can run this workload by `plan`."""
     if workload.cut is None or workload.split is None or workload.criterion is None:
         raise Refused(
             f"{workload.name} does not say how a pipeline cuts it.",

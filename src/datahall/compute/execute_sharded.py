@@ -19,12 +19,12 @@ from torch.distributed.tensor import DTensor, Shard
 from datahall.base.workload import Workload
 from datahall.compute import execute
 from datahall.compute.execute import Mark
-from datahall.compute.execute_local import LocalState
+from datahall.compute.execute_local import HoldsPieces, LocalState, add_up
 from datahall.compute.handed import FLAT_MULTIPLE
 from datahall.compute.plan import ComputePlan
 
 
-class FullySharded:
+class FullySharded(HoldsPieces):
     """Parameters, gradients and the optimiser's state are spread over the data ranks (or over groups of them)."""
 
     blocked_in = "transfer"
@@ -56,36 +56,16 @@ class FullySharded:
 
     def gradients(self, batches: Iterable[Any], micro_steps: int, mark: Mark) -> float:
         """As in Executor; PyTorch gives the mean over data ranks."""
-        total = torch.zeros((), device=self.device)
-        for batch in batches:
-            mark("forward")
-            loss = self.loss(self.module, execute.to_device(batch, self.device))
-            mark("backward")
-            (loss / micro_steps).backward()
-            total += loss.detach()
-        return float(total) / micro_steps
+        return float(add_up(batches, 1.0 / micro_steps, self._loss, mark)) / micro_steps
 
     def rehearse(self, batches: Iterable[Any]) -> None:
         """As in Executor; the parameters have to be gathered for it, by all workers together."""
         for batch in batches:
-            self.loss(self.module, execute.to_device(batch, self.device)).backward()
+            self._loss(batch).backward()
         self.state.forget()
 
-    def update(self) -> None:
-        """As in Executor."""
-        self.state.update()
-
-    def tensors(self, *, complete: bool = False) -> dict[str, torch.Tensor]:
-        """As in Executor."""
-        return self.state.tensors(complete=complete)
-
-    def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """As in Executor."""
-        self.state.restore(tensors)
-
-    def whole_weights(self) -> dict[str, torch.Tensor]:
-        """As in Executor."""
-        return execute.whole(self.state.held)
+    def _loss(self, batch: Any) -> torch.Tensor:
+        return self.loss(self.module, execute.to_device(batch, self.device))
 
 
 class ShardedOptimiser:
@@ -117,14 +97,7 @@ class ShardedOptimiser:
 
     def gradients(self, batches: Iterable[Any], micro_steps: int, mark: Mark) -> float:
         """As in Executor.  The sum over workers of gradients scaled by 1 / (workers x micro-steps) is their mean."""
-        scale = 1.0 / (micro_steps * self.data_world)
-        total = torch.zeros((), device=self.device)
-        for batch in batches:
-            mark("forward")
-            loss = self._loss(batch)
-            mark("backward")
-            (loss * scale).backward()
-            total += loss.detach()
+        total = add_up(batches, 1.0 / (micro_steps * self.data_world), self._loss, mark)
         if self.data_world > 1:
             mark("exchange")
             dist.reduce_scatter_tensor(self.share.grad, self.sums)

@@ -28,12 +28,12 @@ from datahall.base.errors import Refused
 from datahall.base.workload import Workload
 from datahall.compute import execute
 from datahall.compute.execute import Mark
-from datahall.compute.execute_local import LocalState, sum_in_buckets
+from datahall.compute.execute_local import HoldsPieces, LocalState, add_up, sum_in_buckets
 from datahall.compute.layout import Layout
 from datahall.compute.plan import ComputePlan
 
 
-class TensorParallel:
+class TensorParallel(HoldsPieces):
     """Each module that the workload names is cut over the tensor ranks; everything else every rank has whole."""
 
     blocked_in = "transfer"
@@ -49,7 +49,7 @@ class TensorParallel:
         mesh = init_device_mesh(device.type, (layout.data, layout.tensor), mesh_dim_names=("data", "tensor"))
         self.data_group = mesh.get_group("data")
         self.module: nn.Module = workload.model.to(device)
-        _check(self.module, workload, plan)
+        check_tensor_cuts(workload, plan)
         execute.recompute_blocks(self.module, workload.cut_points, plan.recompute)
         self.names = [name for name, _ in self.module.named_parameters()]
         parallelize_module(self.module, mesh["tensor"], _styles(self.module, workload.tensor_cuts))
@@ -57,14 +57,7 @@ class TensorParallel:
 
     def gradients(self, batches: Iterable[Any], micro_steps: int, mark: Mark) -> float:
         """As in Executor."""
-        scale = 1.0 / (micro_steps * self.data_world)
-        total = torch.zeros((), device=self.device)
-        for batch in batches:
-            mark("forward")
-            loss = self._loss(batch)
-            mark("backward")
-            (loss * scale).backward()
-            total += loss.detach()
+        total = add_up(batches, 1.0 / (micro_steps * self.data_world), self._loss, mark)
         if self.data_world > 1:
             mark("exchange")
             sum_in_buckets(self.state.gradients(), self.bucket_bytes, self.data_group)
@@ -76,31 +69,20 @@ class TensorParallel:
             self._loss(batch).backward()
         self.state.forget()
 
-    def update(self) -> None:
-        """As in Executor."""
-        self.state.update()
-
-    def tensors(self, *, complete: bool = False) -> dict[str, torch.Tensor]:
-        """As in Executor."""
-        return self.state.tensors(complete=complete)
-
-    def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """As in Executor."""
-        self.state.restore(tensors)
-
-    def whole_weights(self) -> dict[str, torch.Tensor]:
-        """As in Executor."""
-        return execute.whole(self.state.held)
-
     def _loss(self, batch: Any) -> torch.Tensor:
         with torch.autocast(self.device.type, dtype=self.precision, enabled=self.precision is not None):
             return self.loss(self.module, execute.to_device(batch, self.device))
 
 
+def how_cut(name: str, cuts: Mapping[str, str]) -> str:
+    """How `Workload.tensor_cuts` cuts the module called `name`; empty where it stays whole."""
+    return next((how for pattern, how in cuts.items() if _matches(name, pattern)), "")
+
+
 def _styles(module: nn.Module, cuts: Mapping[str, str]) -> dict[str, ParallelStyle]:
     made: dict[str, ParallelStyle] = {}
     for name, part in module.named_modules():
-        how = next((how for pattern, how in cuts.items() if _matches(name, pattern)), "")
+        how = how_cut(name, cuts)
         if how:
             made[name] = _style(how, len(signature(part.forward).parameters))
     return made
@@ -122,14 +104,15 @@ def _style(how: str, inputs: int) -> ParallelStyle:
     return {"column": ColwiseParallel, "row": RowwiseParallel}[how]()
 
 
-def _check(module: nn.Module, workload: Workload, plan: ComputePlan) -> None:
+def check_tensor_cuts(workload: Workload, plan: ComputePlan) -> None:
+    """Refused unless tensor ranks can run this workload by `plan`."""
     if not workload.tensor_cuts:
         raise Refused(
             f"{workload.name} does not say how tensor parallelism cuts it.",
             where="plan.compute.tensor",
             hint="Give Workload.tensor_cuts, or choose a plan with tensor 1.",
         )
-    shape = getattr(module, "shape", None)
+    shape = getattr(workload.model, "shape", None)
     uneven = shape is not None and (shape.kv_heads % plan.tensor or shape.ffn % plan.tensor or shape.tied_embeddings)
     if plan.sequence_parallel or uneven:
         raise Refused(

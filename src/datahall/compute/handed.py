@@ -6,7 +6,6 @@ for receiving.  What a library then puts on the wire is its own decision.  No se
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from datahall.case.model import ModelShape
@@ -29,9 +28,14 @@ class Inventory:
     root: tuple[Shape, ...]
 
     @property
+    def shapes(self) -> list[Shape]:
+        """All of them, block by block."""
+        return [shape for block in (*self.blocks, self.root) for shape in block]
+
+    @property
     def parameters(self) -> int:
-        """All of them."""
-        return sum(_count(shape) for block in (*self.blocks, self.root) for shape in block)
+        """Elements of all of them."""
+        return sum(element_count(shape) for shape in self.shapes)
 
 
 def language_model_inventory(shape: ModelShape) -> Inventory:
@@ -102,7 +106,7 @@ def sharded_handed(inventory: Inventory, plan: ComputePlan) -> dict[str, Handed]
     outside = 1 if inventory.root else 0
     reduced = steps * GRADIENT_BYTES * (blocks + root)
     found = {
-        "all_gather": (steps * (gathers * units + outside), steps * _word(plan) * (gathers * blocks + root)),
+        "all_gather": (steps * (gathers * units + outside), steps * word_bytes(plan) * (gathers * blocks + root)),
         "reduce_scatter": (steps * (units + outside), shards * reduced),
     }
     if shards < ranks:
@@ -119,12 +123,12 @@ def tensor_handed(shape: ModelShape, sequence: int, plan: ComputePlan) -> dict[s
     tokens = plan.micro_batch * sequence
     sums = 2 * shape.layers
     stream = plan.accumulation * tokens * shape.hidden
-    summed = stream * (4 + sums * _word(plan) + 4 * (sums + 1))
+    summed = stream * (4 + sums * word_bytes(plan) + 4 * (sums + 1))
     logits = plan.accumulation * tokens * shape.vocab // plan.tensor
     calls = plan.accumulation * (2 * sums + 2)
     if plan.data > 1:
         calls, summed = calls + 1, summed + GRADIENT_BYTES * tensor_parameters(shape, plan.tensor)
-    return {"all_reduce": (calls, summed), "all_gather": (plan.accumulation, _word(plan) * logits)}
+    return {"all_reduce": (calls, summed), "all_gather": (plan.accumulation, word_bytes(plan) * logits)}
 
 
 def tensor_parameters(shape: ModelShape, ranks: int) -> int:
@@ -133,10 +137,13 @@ def tensor_parameters(shape: ModelShape, ranks: int) -> int:
     return whole + (language_model_inventory(shape).parameters - whole) // ranks
 
 
-def pipeline_handed(inventory: Inventory, elements: int, plan: ComputePlan, stage: int) -> dict[str, Handed]:
+def pipeline_handed(
+    inventory: Inventory, elements: int, plan: ComputePlan, stage: int, outside: tuple[int, int] | None = None
+) -> dict[str, Handed]:
     """Data x pipeline parallelism: `elements` is what one micro-batch hands from stage to stage, in 32 bits.
 
-    It goes forward to the next stage, and a gradient of the same size back.
+    It goes forward to the next stage, and a gradient of the same size back.  `outside` are the parameters outside the
+    blocks on the first and on the last stage, by default those of our language model.
     """
     stages, blocks = plan.pipeline * plan.virtual_stages, len(inventory.blocks)
     mine = range(stage, stages, plan.pipeline)
@@ -144,28 +151,31 @@ def pipeline_handed(inventory: Inventory, elements: int, plan: ComputePlan, stag
     found = {"send": (sends, 4 * elements * sends)}
     if plan.data > 1:
         own = [inventory.blocks[at] for index in mine for at in stage_layers(blocks, stages, index)]
-        held = sum(_count(shape) for block in own for shape in block) + _ends(inventory, mine, stages)
+        first, last = _ends(inventory) if outside is None else outside
+        ends = (first if 0 in mine else 0) + (last if stages - 1 in mine else 0)
+        held = sum(element_count(shape) for block in own for shape in block) + ends
         found["all_reduce"] = (1, GRADIENT_BYTES * held)
     return found
 
 
-def _ends(inventory: Inventory, mine: Sequence[int], stages: int) -> int:
-    """Parameters outside the blocks on these stages: the table on the first, norm and head on the last."""
-    norm, *tables = inventory.root
-    first = _count(tables[0]) if 0 in mine else 0
-    return first + (_count(norm) + _count(tables[-1]) if stages - 1 in mine else 0)
-
-
-def _word(plan: ComputePlan) -> int:
+def word_bytes(plan: ComputePlan) -> int:
+    """Bytes of a number that products give."""
     return 4 if plan.precision in ("fp32", "tf32") else 2
+
+
+def _ends(inventory: Inventory) -> tuple[int, int]:
+    """Parameters of our language model outside the blocks: the table on the first stage, norm and head on the last."""
+    norm, *tables = inventory.root
+    return element_count(tables[0]), element_count(norm) + element_count(tables[-1])
 
 
 def _shard(shape: Shape, ranks: int) -> int:
     """Elements of one rank's padded piece, cut along the first dimension."""
-    return -(-shape[0] // ranks) * _count(shape[1:])
+    return -(-shape[0] // ranks) * element_count(shape[1:])
 
 
-def _count(shape: Shape) -> int:
+def element_count(shape: Shape) -> int:
+    """Elements of a tensor of this shape."""
     found = 1
     for length in shape:
         found *= length

@@ -16,6 +16,7 @@ from typing import Any
 from datahall.base.event import Event
 from datahall.base.result import Result
 from datahall.calibrate.machine import Machine
+from datahall.calibrate.own_model import OwnModel, own_model
 from datahall.case.local import rates_path, site_path
 from datahall.case.question import Case
 from datahall.case.site import Site
@@ -30,6 +31,7 @@ from datahall.prove.folder import write_json
 from datahall.real.launch import Start
 from datahall.real.measure import read_kind
 from datahall.real.probe import probe
+from datahall.real.rehearsal import rehearse
 from datahall.real.training import Measurement, run
 from datahall.report.comparison import Comparison, compare
 from datahall.report.comparison import Machine as ComparedMachine
@@ -45,10 +47,13 @@ PAYLOAD_SHARE = 1448 / 1514  # of a full Ethernet frame, after its headers
 
 @dataclass(frozen=True, slots=True)
 class Here:
-    """This machine: its site and its rates, `origin` says where they come from."""
+    """This machine: its site and its rates, with a rehearsed workload where the case brings its own model.
+
+    `origin` says where they come from.
+    """
 
     site: Site
-    machine: Machine
+    machine: Machine | OwnModel
     origin: str
 
 
@@ -114,9 +119,11 @@ def sealed_run(
 ) -> SealedRun:
     """Forecast `plan` on this machine, seal the forecast in `folder`, run it under `folder`/real, and compare.
 
-    `link` as in `training.run`.
+    A model that the case brings with it is rehearsed first.  `link` as in `training.run`.
     """
     here = over_link(here, link) if link is not None else here
+    if case.application.entry:
+        here = rehearsed(case, plan, here, folder / "rehearsal", import_paths)
     at = at or Placement()
     said, items = foretell(case, plan, here, steps)
     if at.start is not None:
@@ -159,6 +166,14 @@ def sealed_run(
     return SealedRun(measured, said, compared, held, _bubble(plan.compute, measured, expected))
 
 
+def rehearsed(case: Case, plan: Plan, here: Here, folder: Path, import_paths: Sequence[str] = ()) -> Here:
+    """This machine with what steps of the case's own model take on it, measured now (some 5 s)."""
+    machine = here.machine.machine if isinstance(here.machine, OwnModel) else here.machine
+    found = rehearse(case, plan, folder, import_paths)
+    write_json(folder / "found.json", found)
+    return replace(here, machine=own_model(machine, found), origin=f"{here.origin}; your model was rehearsed")
+
+
 def over_link(here: Here, link: LinkShape) -> Here:
     """This machine as hosts on such a link: its rate without headers, and a round trip for each round of a collective.
 
@@ -167,7 +182,8 @@ def over_link(here: Here, link: LinkShape) -> Here:
     probed = here.machine.rates.get("link", {"latency_s": 1e-4, "bytes_per_s": 1e9})
     rate = min(link.bits_per_s / 8.0 * PAYLOAD_SHARE, probed["bytes_per_s"])
     shaped = {**probed, "latency_s": probed["latency_s"] + link.round_trip_s, "bytes_per_s": rate}
-    return replace(here, machine=replace(here.machine, rates={**here.machine.rates, "link": shaped}))
+    machine = here.machine.machine if isinstance(here.machine, OwnModel) else here.machine
+    return replace(here, machine=replace(machine, rates={**machine.rates, "link": shaped}))
 
 
 def foretell(case: Case, plan: Plan, here: Here, steps: int | None = None) -> tuple[Result, dict[str, float]]:
@@ -180,7 +196,8 @@ def foretell(case: Case, plan: Plan, here: Here, steps: int | None = None) -> tu
         application = replace(application, tokens=float(steps * application.global_batch * application.sequence))
     told = replace(case, site=here.site, application=application)
     placed = here.machine.at(told, plan.compute)
-    said = forecast(told, replace(plan, case_hash=told.hash()), placed)
+    own = placed.anatomy if isinstance(placed, OwnModel) else None
+    said = forecast(told, replace(plan, case_hash=told.hash()), placed, own)
     return said, memory_items(told, plan.compute, here.machine)
 
 
@@ -189,7 +206,7 @@ def noise_share(rates: Any) -> float:
     return max(LEAST_NOISE_SHARE, float(rates.get("noise", {}).get("between_runs_share", 0.0)))
 
 
-def memory_items(case: Case, compute: ComputePlan, machine: Machine) -> dict[str, float]:
+def memory_items(case: Case, compute: ComputePlan, machine: Machine | OwnModel) -> dict[str, float]:
     """The itemised forecast of one process's memory above idle, bytes."""
     held = held_bytes(machine.inputs(case, compute), PlanNumbers.of(compute))
     return {name: float(value) for name, value in asdict(held).items() if float(value) > 0}
@@ -204,7 +221,7 @@ def _write_page(folder: Path) -> None:
     write_report(folder)
 
 
-def _bubble_forecast(case: Case, compute: ComputePlan, machine: Machine) -> float:
+def _bubble_forecast(case: Case, compute: ComputePlan, machine: Machine | OwnModel) -> float:
     """Share of a step that a stage stands still by the clock; 0 without a pipeline."""
     if compute.pipeline == 1:
         return 0.0

@@ -32,7 +32,7 @@ LOST_NODE = -1000  # an exit code that no process has: the worker went with the 
 START_TIMEOUT_S = 180.0
 HANG_TIMEOUT_S = 60.0
 _LONG_PHASES = ("start", "observe")  # nothing is noted while a model is built, or evaluated at the end
-_GRACE_S = 1.0  # after one worker ended badly, for the others to show why
+_GRACE_S = 1.0  # after one worker lost another, for that one to show why
 
 OnEvent = Callable[[Event], None]
 
@@ -85,17 +85,22 @@ def run_attempt(
     job.save(path)
     for old in job.folder.glob("failed-*.json"):
         old.unlink()
-    with (start or _workers)(job, path) as processes:
+    with (start or local_workers())(job, path) as processes:
         return _Watch(job, processes, on_event, disturbance, hang_timeout_s).wait()
 
 
-@contextmanager
-def _workers(job: Job, path: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
-    (job.folder / "board.bin").unlink(missing_ok=True)
-    with ended_together() as processes:
-        for rank in range(job.workers):
-            processes.append(start_worker(job, path, rank))
-        yield processes
+def local_workers(module: str = "datahall.real.worker") -> Start:
+    """A way to start the workers of a job as subprocesses of `module` here."""
+
+    @contextmanager
+    def begin(job: Job, path: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
+        (job.folder / "board.bin").unlink(missing_ok=True)
+        with ended_together() as processes:
+            for rank in range(job.workers):
+                processes.append(start_worker(job, path, rank, module))
+            yield processes
+
+    return begin
 
 
 def start_worker(
@@ -179,11 +184,15 @@ class _Watch:
             time.sleep(POLL_S)
 
     def _explain(self) -> Loss:
-        """Why a worker ended badly; raises the worker's own error where it had one."""
+        """Why a worker ended badly; raises the worker's own error where it had one.
+
+        Workers that only lost another one do not say why: the others have a moment to.
+        """
         until = time.monotonic() + _GRACE_S
-        while time.monotonic() < until and any(process.poll() is None for process in self.processes):
-            time.sleep(POLL_S)
         codes = [process.poll() for process in self.processes]
+        while time.monotonic() < until and None in codes and all(one in (None, 0, EXIT_LOST_PEER) for one in codes):
+            time.sleep(POLL_S)
+            codes = [process.poll() for process in self.processes]
         now_s = time.monotonic() - self.job.origin_s
         for rank, code in enumerate(codes):
             if code == LOST_NODE:

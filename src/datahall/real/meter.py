@@ -15,6 +15,7 @@ each write their log into the same folder, and the first one's `result` merges w
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -30,6 +31,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from datahall.base.errors import UsageError
 from datahall.base.metric import exactly
 from datahall.base.result import Result
+from datahall.base.whole_file import write_text
 from datahall.compute.execute import begin_sum
 from datahall.real.device_clock import CudaClock
 from datahall.real.measure import Step, read_steps
@@ -110,7 +112,10 @@ class Meter:
         self._loss = value
 
     def stop(self) -> Result:
-        """Take the hooks away and read the logs; the same schema as a run of datahall's own."""
+        """Take the hooks away and read the logs; the same schema as a run of datahall's own.
+
+        The first process leaves it in `result.json`, for `datahall compare --log FOLDER PLAN`.
+        """
         for hook in self._hooks:
             hook.remove()
         self._counter.release()
@@ -119,6 +124,8 @@ class Meter:
         self._recorder.close()
         self.steps = read_steps(self.folder)
         self.result = self._read()
+        if self._rank == 0:
+            write_text(self.folder / "result.json", json.dumps(self.result.to_json(), indent=2) + "\n")
         return self.result
 
     def _read(self) -> Result:

@@ -79,12 +79,17 @@ class MemoryWatch:
         if self.gpu is not None:
             torch.cuda.reset_peak_memory_stats(self.gpu)
         self.exact = self.gpu is not None or _reset_high_water()
-        self.idle_bytes = torch.cuda.memory_allocated(self.gpu) if self.gpu else _status_bytes("VmRSS")
+        self.idle_bytes = torch.cuda.memory_allocated(self.gpu) if self.gpu else resident_bytes()
 
     def peak_bytes(self) -> int:
         """Bytes above idle at the highest point since."""
         peak = torch.cuda.max_memory_allocated(self.gpu) if self.gpu else _status_bytes("VmHWM")
         return max(0, peak - self.idle_bytes)
+
+
+def resident_bytes() -> int:
+    """Resident memory of this process; 0 where there is no /proc."""
+    return _status_bytes("VmRSS")
 
 
 def _cpu_attention() -> dict[Any, Any]:

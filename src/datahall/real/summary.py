@@ -66,11 +66,13 @@ def run_metrics(folder: Path, steps: Sequence[Step]) -> list[Metric]:
 def use_metrics(case: Case, compute: ComputePlan, steps: Sequence[Step], step: Metric, ended_s: float) -> list[Metric]:
     """How well the time was used: mfu, where the site states a peak (its label is the peak's), and goodput.
 
+    A model that the case brings with it has no mfu: its FLOPs do not follow from the case's shape.
+
     Goodput is the share of the seconds from launch to the end in which the committed steps moved the training forward:
     start, checkpoints, and steps that were run again do not count.
     """
     found: list[Metric] = []
-    peak = case.site.accelerator.peak_flops_per_s.get(compute.precision, 0.0)
+    peak = 0.0 if case.application.entry else case.site.accelerator.peak_flops_per_s.get(compute.precision, 0.0)
     peak *= min(compute.processors, case.site.devices)
     counts, sequence = ShapeCounts.of(case.model), case.application.sequence
     adapters = adapter_parameters(case.model, case.application)

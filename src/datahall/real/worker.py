@@ -54,7 +54,7 @@ def main(path: str, rank: int, elsewhere: Sequence[str] = ()) -> int:
         traceback.print_exc()
         if _lost_peer(error):
             return EXIT_LOST_PEER
-        _tell(job.folder, rank, error)
+        tell_failure(job.folder, rank, error)
         return 1
     return 0
 
@@ -161,7 +161,8 @@ def _lost_peer(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and any(sign in text for sign in signs)
 
 
-def _tell(folder: Path, rank: int, error: Exception) -> None:
+def tell_failure(folder: Path, rank: int, error: Exception) -> None:
+    """Leave for the launcher why this worker failed."""
     known = isinstance(error, DatahallError)
     told: dict[str, Any] = {
         "type": type(error).__name__,

@@ -1,6 +1,7 @@
 """`datahall compare --log FILE PLAN`: somebody's training log beside the forecast of the plan that it ran.
 
-What the log does not say stays blank.  The difference goes to the local ledger, which the next forecast uses.
+A folder of `datahall.meter` is read too, with counts and every component.  What a log does not say stays blank.  The
+difference goes to the local ledger, which the next forecast uses.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import click
 from datahall.base.errors import EXIT_DONE, EXIT_OUTSIDE_TOLERANCE, UsageError
 from datahall.base.label import Label
 from datahall.base.metric import Metric
-from datahall.base.result import Result
+from datahall.base.result import Result, result_from_json
 from datahall.calibrate.ledger import Correction, Entry, correction, entries, record
 from datahall.decisions.proposal import Proposal, load_proposal
 from datahall.report.comparison import Comparison, compare
@@ -39,10 +40,14 @@ NOISE_SHARE = 0.02  # of a steady training step, in published logs of mature sta
 def compare_log(log_path: Path, plan: Path, stack: str, no_ledger: bool, as_json: bool) -> int:
     """Lay a training log beside PLAN (made by `datahall plan --out`).
 
-    Reads logs of torchtitan, Megatron-LM, DeepSpeed, Hugging Face Trainer and llm-foundry, text or JSON lines.
-    Ends with 4 when the measured step lies outside the forecast's interval.
+    Reads logs of torchtitan, Megatron-LM, DeepSpeed, Hugging Face Trainer and llm-foundry, text or JSON lines, and the
+    folder that `datahall.meter` wrote, whose counts are compared as well.  Ends with 4 when the measured step lies
+    outside the forecast's interval.
     """
-    proposal, log = load_proposal(plan), read_log(log_path)
+    proposal = load_proposal(plan)
+    if log_path.is_dir():
+        return _metered(proposal, log_path, as_json)
+    log = read_log(log_path)
     compared = compare(proposal.forecast, measured(proposal, log), NOISE_SHARE)
     learnt = None if no_ledger else _remembered(proposal, log, compared, log_path, stack)
     if as_json:
@@ -109,6 +114,45 @@ def named(compared: Comparison) -> str:
             f" {percent(share)} of the step {word}."
         )
     return f"{worst.name} differs most: {percent(share)} of the step {word} than was forecast."
+
+
+def _metered(proposal: Proposal, folder: Path, as_json: bool) -> int:
+    """The same for a loop that was measured by `datahall.meter` in `folder`; it is not remembered."""
+    from datahall.report.terminal import comparison_table, counts_table, show
+
+    seen = _meter_result(folder)
+    compared = compare(_of_steps(proposal.forecast, seen.counts["steps"]), seen, NOISE_SHARE)
+    if as_json:
+        click.echo(json.dumps({**compared.to_json(), "named": named(compared)}, indent=2))
+    else:
+        click.echo(f"{seen.counts['steps']} steps measured by datahall.meter")
+        show(comparison_table(compared), counts_table(compared))
+        click.echo(named(compared))
+    return EXIT_DONE if compared.row("step_time").within_interval else EXIT_OUTSIDE_TOLERANCE
+
+
+def _meter_result(folder: Path) -> Result:
+    path = folder / "result.json"
+    try:
+        found = result_from_json(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError) as error:
+        raise UsageError(
+            f"this is not a folder of datahall.meter: {error}.",
+            where=str(path),
+            hint="Let the `with datahall.meter(folder, model)` block end before you compare.",
+        ) from error
+    if not found.counts.get("steps"):
+        raise UsageError("no step was measured.", where=str(path), hint="A step ends with the optimiser's.")
+    return found
+
+
+def _of_steps(expected: Result, steps: int) -> Result:
+    """The forecast of so many steps of its run, without checkpoints; what is of the whole run is left out."""
+    whole = expected.counts.get("steps", 0)
+    kept = {name: count for name, count in expected.counts.items() if not name.startswith("checkpoint")}
+    counts = {name: count // whole * steps for name, count in kept.items()} if whole else {}
+    ends = ("total_time", "startup", "energy", "cost", "goodput", "checkpoint", "checkpoint_write")
+    return replace(expected, counts=counts, metrics={k: v for k, v in expected.metrics.items() if k not in ends})
 
 
 def _seconds(seconds: float | None, tokens: float | None, samples: float | None, proposal: Proposal) -> float | None:

@@ -137,8 +137,6 @@ def _no_forecast(case: Case, recovery: str) -> str:
     """Why there is none, in words; empty where there is one."""
     if recovery == "fast":
         return "what agreeing before each step takes is not in the forecast"
-    if case.application.entry:
-        return "the rates of the probe are those of language models, and this case brings its own model"
     if case.site.accelerator.kind == "gpu":
         return "rates of this machine's GPUs are not probed; `datahall plan` forecasts from the catalogue"
     return ""

@@ -16,6 +16,7 @@ from datahall.base.units import human
 from datahall.case.question import Case
 from datahall.catalog import codecs, links
 from datahall.compute.adapters import adapters_of, trained_parameters
+from datahall.compute.anatomy import Anatomy
 from datahall.compute.numbers import PlanNumbers
 from datahall.storage.choice import CodecRate, Option, Tier, options, pick_codec
 from datahall.storage.estimate import coded_s, stall_s
@@ -36,28 +37,37 @@ class CheckpointSeconds:
     read: Any
 
 
-def checkpoint_bytes(case: Case) -> int:
-    """Bytes of a full checkpoint: 32-bit master weights and Adam's two moments, 12 bytes a trained parameter."""
+def checkpoint_bytes(case: Case, own: Anatomy | None = None) -> int:
+    """Bytes of a full checkpoint: 32-bit master weights and Adam's two moments, 12 bytes a trained parameter.
+
+    Of a model of the user's `own`: its weights and whatever its optimiser keeps.
+    """
+    if own is not None:
+        return round(own.parameters * (4.0 + own.state_bytes))
     return 12 * trained_parameters(case.model, adapters_of(case.application))
 
 
 def checkpoint_seconds(
-    case: Case, storage: StoragePlan, numbers: PlanNumbers, measured: Sequence[CodecRate] = ()
+    case: Case,
+    storage: StoragePlan,
+    numbers: PlanNumbers,
+    measured: Sequence[CodecRate] = (),
+    own: Anatomy | None = None,
 ) -> CheckpointSeconds:
     """Every rank writes its share through its node's disk, or through the one disk of a site that shares it."""
     disk, clients = case.site.disk, _clients(case, numbers)
     rate = next(rate for rate in codec_rates(case, numbers, storage.shards, measured) if rate.codec == storage.codec)
-    raw = float(checkpoint_bytes(case)) / numbers.devices
+    raw = float(checkpoint_bytes(case, own)) / numbers.devices
     at = (storage.shards, clients, np.inf)
     write = coded_s(raw, rate.ratio, rate.encode_bytes_per_s, *at, disk.write_bytes_per_s, disk.latency_s, _OVERLAP)
     read = coded_s(raw, rate.ratio, rate.decode_bytes_per_s, *at, disk.read_bytes_per_s, disk.latency_s, _OVERLAP)
-    stall = stall_s(staged_bytes(case, numbers), _copy_bytes_per_s(case)) if storage.asynchronous else write
+    stall = stall_s(staged_bytes(case, numbers, own), _copy_bytes_per_s(case)) if storage.asynchronous else write
     return CheckpointSeconds(write, stall, read)
 
 
-def staged_bytes(case: Case, numbers: PlanNumbers) -> Any:
+def staged_bytes(case: Case, numbers: PlanNumbers, own: Anatomy | None = None) -> Any:
     """Bytes that a rank copies before a background save: what it holds of the checkpoint, whoever writes it."""
-    held = checkpoint_bytes(case) / 12.0 / (1.0 * numbers.tensor * numbers.pipeline)
+    held = checkpoint_bytes(case, own) / 12.0 / (1.0 * numbers.tensor * numbers.pipeline)
     zero = np.asarray(numbers.zero_stage)
     return held * (4.0 / np.where(zero >= 3, numbers.shards, 1.0) + 8.0 / np.where(zero >= 1, numbers.shards, 1.0))
 
@@ -86,10 +96,16 @@ def picked_codec(case: Case, numbers: PlanNumbers, shards: int, measured: Sequen
     return pick_codec(raw, codec_rates(case, numbers, shards, measured), _tier(case, numbers, shards), 0.0).codec
 
 
-def codec_sentence(case: Case, storage: StoragePlan, numbers: PlanNumbers, measured: Sequence[CodecRate] = ()) -> str:
+def codec_sentence(
+    case: Case,
+    storage: StoragePlan,
+    numbers: PlanNumbers,
+    measured: Sequence[CodecRate] = (),
+    own: Anatomy | None = None,
+) -> str:
     """Which codec the plan writes with, and below which rate of the disk one pays."""
     tier = _tier(case, numbers, storage.shards)
-    raw = float(checkpoint_bytes(case)) / numbers.devices
+    raw = float(checkpoint_bytes(case, own)) / numbers.devices
     found = options(raw, codec_rates(case, numbers, storage.shards, measured), tier, 0.0)
     coded: list[Option] = [option for option in found if option.codec != "none"]
     shown = next((option for option in coded if option.codec == storage.codec), coded[0])

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from datahall.case.question import Case
 from datahall.compute.adapters import adapters_of, trained_parameters
+from datahall.compute.anatomy import Anatomy
 from datahall.compute.handed import countable, language_model_inventory
 from datahall.compute.plan import ComputePlan
 from datahall.decisions.plan import Plan
@@ -37,9 +38,10 @@ class Exchanged:
         return times * len(self.calls), times * sum(call.bytes for call in self.calls)
 
 
-def exchanged(case: Case, plan: Plan) -> Exchanged:
+def exchanged(case: Case, plan: Plan, own: Anatomy | None = None) -> Exchanged:
     """What the workers of a data-parallel `plan` exchange, its plain exchange as well."""
-    return Exchanged(calls(codec_of(plan.network), _shapes(case, plan.compute)), plan.network.local_steps)
+    shapes = _shapes(case, plan.compute) if own is None else own.inventory.shapes
+    return Exchanged(calls(codec_of(plan.network), shapes), plan.network.local_steps)
 
 
 def special(plan: Plan) -> bool:
@@ -52,17 +54,17 @@ def is_plain(network: NetworkPlan) -> bool:
     return network.compression == "none" and network.local_steps == 1
 
 
-def with_exchange(case: Case, plan: Plan, inputs: StepInputs) -> StepInputs:
+def with_exchange(case: Case, plan: Plan, inputs: StepInputs, own: Anatomy | None = None) -> StepInputs:
     """`inputs` with the seconds and the bytes that the plan's exchange takes; as they are where it is plain."""
     if not special(plan):
         return inputs
-    found = exchanged(case, plan)
-    kept = kept_bytes(plan.network, _trained(case))
+    found = exchanged(case, plan, own)
+    kept = kept_bytes(plan.network, _trained(case, own))
     memory = replace(inputs.memory, reserved_bytes=inputs.memory.reserved_bytes + kept)
-    return replace(inputs, gradient_s=exchange_s(case, plan, found, inputs.links), memory=memory)
+    return replace(inputs, gradient_s=exchange_s(case, plan, found, inputs.links, own), memory=memory)
 
 
-def exchange_s(case: Case, plan: Plan, found: Exchanged, links: LinkRates) -> float:
+def exchange_s(case: Case, plan: Plan, found: Exchanged, links: LinkRates, own: Anatomy | None = None) -> float:
     """Seconds of the exchange for each step: coding, rounds and bytes, over the steps between two exchanges."""
     ranks = plan.compute.data
     inside = ranks_inside(ranks, 1.0, links.domain)
@@ -74,7 +76,7 @@ def exchange_s(case: Case, plan: Plan, found: Exchanged, links: LinkRates) -> fl
         rounds, payload = rounds + each, payload + sent
     card = case.site.accelerator
     memory_rate = 0.0 if card.kind == "cpu" else card.memory_bytes_per_s
-    coded = coding_s(plan.network, _trained(case), ranks, memory_rate)
+    coded = coding_s(plan.network, _trained(case, own), ranks, memory_rate)
     return (coded + rounds * float(hop) + payload / float(rate)) / found.every
 
 
@@ -84,8 +86,8 @@ def kept_bytes(network: NetworkPlan, parameters: int) -> float:
     return float(copies * _WORD * parameters)
 
 
-def _trained(case: Case) -> int:
-    return trained_parameters(case.model, adapters_of(case.application))
+def _trained(case: Case, own: Anatomy | None) -> int:
+    return own.parameters if own is not None else trained_parameters(case.model, adapters_of(case.application))
 
 
 def _is_split(compute: ComputePlan) -> bool:
@@ -102,7 +104,7 @@ def _shapes(case: Case, compute: ComputePlan) -> list[tuple[int, ...]]:
         return [shape for pair in made * case.model.layers for shape in pair]
     if countable(case.model, compute):
         inventory = language_model_inventory(case.model)
-        return [shape for block in (*inventory.blocks, inventory.root) for shape in block]
+        return inventory.shapes
     hidden, count = case.model.hidden, case.model.parameters()
     whole = count // hidden**2
     rest = count - math.prod((whole, hidden, hidden))

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
@@ -23,6 +22,7 @@ from datahall.base.step_table import Component
 from datahall.case.question import Case
 from datahall.case.site import Accelerator, Site
 from datahall.compute.adapters import adapter_parameters, adapters_of
+from datahall.compute.anatomy import Anatomy
 from datahall.compute.memory import MemoryBytes, memory
 from datahall.compute.mfu import step_mfu
 from datahall.compute.numbers import PlanNumbers
@@ -62,27 +62,29 @@ class RunSeconds:
         return self.steps / self.total
 
 
-def forecast(case: Case, plan: Plan, calibration: Calibration | None = None) -> Result:
+def forecast(case: Case, plan: Plan, calibration: Calibration | None = None, own: Anatomy | None = None) -> Result:
     """What playing `plan` for `case` will give, each metric with a 90 % interval and the weakest label of its inputs.
 
-    Raises UsageError where the plan does not belong to the case or needs other devices than the site has (where its
-    calibration does not know how workers share them), Incompatible
-    where the accelerator lacks the precision.
+    `own` is the anatomy of a model that the case brings with it; its calibration knows what a step of it takes.  Raises
+    UsageError where the plan does not belong to the case or needs other devices than the site has (where its
+    calibration does not know how workers share them), Incompatible where the accelerator lacks the precision.
     """
     plan.check_belongs_to(case)
     calibration = calibration or default_calibration(case)
     compute = plan.compute
     numbers = PlanNumbers.of(compute)
-    inputs = with_exchange(case, plan, calibration.inputs(case, compute))
+    inputs = with_exchange(case, plan, calibration.inputs(case, compute), own)
     if compute.processors > case.site.devices and np.isinf(inputs.cores):
         raise UsageError(
             f"the plan needs {compute.processors} devices and {case.site.name} has {case.site.devices}.",
             where="plan.compute",
         )
     seconds = step_time(inputs, numbers)
-    written = checkpoint_seconds(case, plan.storage, numbers, inputs.codecs)
+    written = checkpoint_seconds(case, plan.storage, numbers, inputs.codecs, own)
     run = run_seconds(case, plan, float(seconds.total), float(written.stall), float(inputs.habits.startup_s))
     values = _values(case, plan, inputs, seconds, run, written)
+    if own is None:
+        values |= _mfu(case, plan, inputs, float(seconds.total))
     label = _label(case, calibration)
     # Joules and dollars rest on figures that no fit and no probe has touched.
     priced = {name: weakest([label, case.site.label(path)]) for name, path in _PRICED.items()}
@@ -90,8 +92,9 @@ def forecast(case: Case, plan: Plan, calibration: Calibration | None = None) -> 
         name: _metric(name, unit, value, calibration, priced.get(name, label)) for name, (unit, value) in values.items()
     }
     metrics["cost"] = _with_prices(metrics["cost"], case.site.accelerator)
-    notes = _notes(case, plan, run, inputs)
-    return Result("virtual", MappingProxyType(metrics), MappingProxyType(_counts(case, plan)), notes)
+    notes = _notes(case, plan, run, inputs, own)
+    counts = _counts(case, plan) if own is None else _own_counts(case, plan, own)
+    return Result("virtual", MappingProxyType(metrics), MappingProxyType(counts), notes)
 
 
 @formula(
@@ -138,7 +141,7 @@ def held_bytes(inputs: StepInputs, plan: PlanNumbers) -> MemoryBytes:
 
 def _values(
     case: Case, plan: Plan, inputs: StepInputs, seconds: StepSeconds, run: RunSeconds, written: CheckpointSeconds
-) -> Mapping[str, tuple[str, float]]:
+) -> dict[str, tuple[str, float]]:
     compute, site = plan.compute, case.site
     busy = min(compute.processors, site.devices)
     step_s = float(seconds.total)
@@ -160,7 +163,6 @@ def _values(
         "energy": ("joules", float(watts * busy * run.total)),
         "cost": ("usd", site.accelerator.price_usd_per_h / 3600.0 * busy * run.total),
         "tokens_per_s": ("tokens_per_s", tokens / step_s),
-        **_mfu(case, plan, inputs, step_s),
         "goodput": ("share", float(run.goodput_share)),
     }
 
@@ -212,30 +214,51 @@ def _counts(case: Case, plan: Plan) -> dict[str, int]:
     adapters = adapters_of(case.application)
     table = step_table(case.model, case.application.sequence, plan.compute, adapters=adapters)
     core = sum(row.flops for row in table.rows if row.name.startswith("attention core"))
-    samples = steps * plan.compute.global_batch
-    checkpoints = steps // plan.storage.interval_steps if plan.storage.interval_steps else 0
     handed = sum(row.messages for row in table.rows) * steps, steps * table.total_bytes(Component.TRANSFER)
     if special(plan):
         handed = exchanged(case, plan).counts(steps)
+    flops = steps * (table.total_flops() - core), steps * core
+    return _all_counts(case, plan, flops, handed, checkpoint_bytes(case))
+
+
+def _own_counts(case: Case, plan: Plan, own: Anatomy) -> dict[str, int]:
+    """Those of the worker that speaks for the run, on the last stage."""
+    steps, compute = case.application.steps, plan.compute
+    found = own.handed_over(compute, compute.pipeline - 1).values()
+    handed = steps * sum(calls for calls, _ in found), steps * sum(size for _, size in found)
+    if special(plan):
+        handed = exchanged(case, plan, own).counts(steps)
+    times = steps * compute.accumulation
+    flops = times * own.matmul_flops, times * own.attention_flops
+    return _all_counts(case, plan, flops, handed, checkpoint_bytes(case, own))
+
+
+def _all_counts(
+    case: Case, plan: Plan, flops: tuple[int, int], handed: tuple[int, int], checkpoint: int
+) -> dict[str, int]:
+    """`flops` of products and of the attention core, calls and bytes `handed` over, bytes of one `checkpoint`."""
+    steps = case.application.steps
+    samples = steps * plan.compute.global_batch
+    checkpoints = steps // plan.storage.interval_steps if plan.storage.interval_steps else 0
     return {
         "samples": samples,
         "tokens": samples * case.application.sequence,
         "steps": steps,
-        "matmul_flops": steps * (table.total_flops() - core),
-        "attention_flops": steps * core,
+        "matmul_flops": flops[0],
+        "attention_flops": flops[1],
         "collective_bytes": handed[1],
         "collective_calls": handed[0],
-        "checkpoint_bytes": checkpoints * checkpoint_bytes(case),
+        "checkpoint_bytes": checkpoints * checkpoint,
         "checkpoints": checkpoints,
     }
 
 
-def _notes(case: Case, plan: Plan, run: RunSeconds, inputs: StepInputs) -> tuple[str, ...]:
+def _notes(case: Case, plan: Plan, run: RunSeconds, inputs: StepInputs, own: Anatomy | None) -> tuple[str, ...]:
     notes: list[str] = []
     if not is_plain(plan.network):
         notes.append("A lossy or rarer exchange may need more steps to the same loss: see `datahall exchange`.")
     if plan.storage.interval_steps:
-        notes.append(codec_sentence(case, plan.storage, PlanNumbers.of(plan.compute), inputs.codecs))
+        notes.append(codec_sentence(case, plan.storage, PlanNumbers.of(plan.compute), inputs.codecs, own))
     card = case.site.accelerator
     if not card.price_usd_per_h:
         notes.append("The site has no price, so the cost is 0.")

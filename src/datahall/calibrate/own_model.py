@@ -1,0 +1,179 @@
+"""A calibration for models that datahall has no formulas for: what a rehearsal measured takes the place of the counts.
+
+The step is the same `virtual.step_time` as for every other model.  Its blocks are made to take what real steps took, a
+cost a micro-step and a cost a sample, so that stages, shards, sharing of cores and transfers follow from what is known
+of splits.  It holds near the rehearsed sizes, on that machine, and for blocks that are about equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from datahall.base.label import Label
+from datahall.calibrate.eager_splits import SplitCosts, eager_habits, eager_memory, split_costs
+from datahall.calibrate.engine_costs import line
+from datahall.calibrate.machine import Machine
+from datahall.case.question import Case
+from datahall.compute.adapters import AdapterNumbers
+from datahall.compute.anatomy import Anatomy, anatomy_from_json
+from datahall.compute.counts import ShapeCounts
+from datahall.compute.estimate import DeviceRates
+from datahall.compute.handed import element_count
+from datahall.compute.memory import MemoryHabits
+from datahall.compute.numbers import PlanNumbers
+from datahall.compute.plan import ComputePlan
+from datahall.virtual.habits import StackHabits
+from datahall.virtual.micro_step import micro_step
+from datahall.virtual.step_time import StepInputs
+
+_AT_ONCE = 1e30  # per second: work whose time is in the rehearsed costs already
+_WORD = 4.0
+_LAYER_MATRICES = 7.0  # that tensor ranks cut in a layer of the language model, whose cost `eager_splits` knows
+_LAYER_SUMS = 4.0  # of tensor ranks in a layer of the language model, forward and backward
+
+
+@dataclass(frozen=True, slots=True)
+class OwnModel:
+    """A machine, and a workload that was rehearsed on it; a `virtual.calibration.Calibration`.
+
+    Seconds are of one process beside as many as the plan keeps busy: `micro_step_s` and `sample_s` of gradients,
+    `update_s` of the optimiser over all parameters, `input_s` of reading a sample.  `saved_bytes` are what a sample
+    keeps for the backward pass, `largest_bytes` is the largest tensor of a sample, `data_bytes` lie beside the
+    parameters.
+    """
+
+    machine: Machine
+    anatomy: Anatomy
+    micro_step_s: float
+    sample_s: float
+    update_s: float
+    input_s: float
+    saved_bytes: float
+    largest_bytes: float
+    data_bytes: float
+
+    @property
+    def label(self) -> Label:
+        """The machine's."""
+        return self.machine.label
+
+    @property
+    def rates(self) -> Mapping[str, Any]:
+        """The machine's."""
+        return self.machine.rates
+
+    def at(self, case: Case, compute: ComputePlan) -> OwnModel:
+        """The same with intervals for this configuration."""
+        return replace(self, machine=self.machine.at(case, compute))
+
+    def spread(self, component: str) -> tuple[float, float]:
+        """The machine's."""
+        return self.machine.spread(component)
+
+    def inputs(self, case: Case, plan: ComputePlan) -> StepInputs:
+        """What a step of `plan` follows from; a sample is one token here, whatever it holds."""
+        probed = self.machine.probed(case, plan)
+        counts = _counts(self.anatomy, self.saved_bytes)
+        costs = self._split_costs(counts, plan, probed)
+        habits = replace(
+            eager_habits(probed.habits, plan),
+            update_bytes=_AT_ONCE * self.update_s / max(1, self.anatomy.parameters),
+            input_s_per_token=self.input_s,
+        )
+        return replace(
+            probed,
+            counts=counts,
+            sequence=1,
+            rates=replace(_rates(counts, self.micro_step_s, self.sample_s), fixed_s=costs.fixed_s),
+            habits=replace(habits, tensor_exposed=habits.tensor_exposed * self._sums_share(counts, plan)),
+            trainable_share=1.0,
+            memory=eager_memory(self._memory(plan), plan, costs),
+            adapters=AdapterNumbers(),
+        )
+
+    def _split_costs(self, counts: ShapeCounts, plan: ComputePlan, probed: StepInputs) -> SplitCosts:
+        known = counts if plan.tensor == 1 else replace(counts, layers=self.anatomy.cuts.modules / _LAYER_MATRICES)
+        rates = probed.rates
+        found = split_costs(known, plan, float(rates.memory_bytes_per_s), float(rates.kernel_s))
+        if plan.tensor == 1:
+            return found
+        held = split_costs(counts, plan, float(rates.memory_bytes_per_s), float(rates.kernel_s))
+        return SplitCosts(found.fixed_s, held.buffer_bytes)
+
+    def _sums_share(self, counts: ShapeCounts, plan: ComputePlan) -> float:
+        """What tensor ranks sum for a sample, as a share of what the language model's layers would."""
+        if plan.tensor == 1:
+            return 1.0
+        cuts = self.anatomy.cuts
+        summed = sum(cuts.forward) + sum(cuts.tables) + sum(cuts.backward) + sum(cuts.gathered) / 2
+        return summed / (_LAYER_SUMS * counts.layers * counts.hidden)
+
+    def _memory(self, plan: ComputePlan) -> MemoryHabits:
+        usual = self.machine.memory_habits(plan)
+        full = 0.0 if plan.precision == "bf16" else 4.0  # the memory model takes a separate master copy off an fp32 run
+        return replace(
+            usual,
+            optimiser_bytes=self.anatomy.state_bytes + full,
+            activation_passes=1.0,
+            reserved_bytes=usual.reserved_bytes + self.data_bytes + 2.0 * self.largest_bytes * plan.micro_batch,
+        )
+
+
+def own_model(machine: Machine, found: Mapping[str, Any]) -> OwnModel:
+    """The calibration behind what `real.rehearsal` found."""
+    anatomy = anatomy_from_json(found["anatomy"])
+    micro_step_s, sample_s = _affine([(size, seconds) for size, seconds in found["steps"]])
+    saved = [(size, kept) for size, kept, _ in found["saved"]]
+    size, _, largest = found["saved"][-1]
+    return OwnModel(
+        machine,
+        anatomy,
+        micro_step_s,
+        sample_s,
+        float(found["update_s"]),
+        float(found["input_s"]),
+        max(kept / size for size, kept in saved),
+        largest / size,
+        max(0.0, float(found["built_bytes"]) - _WORD * anatomy.parameters),
+    )
+
+
+def _affine(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Cost of a micro-step and of a sample; all of one size: of samples alone."""
+    if len(points) == 1:
+        return 0.0, points[0][1] / points[0][0]
+    return line([size for size, _ in points], [seconds for _, seconds in points])
+
+
+def _counts(anatomy: Anatomy, saved_bytes: float) -> ShapeCounts:
+    """The model as layers of one matrix each, with the workload's numbers of parameters and of kept bytes."""
+    blocks = anatomy.inventory.blocks
+    layers = max(1, len(blocks))
+    outside = sum(element_count(shape) for shape in anatomy.inventory.root) if blocks else 0
+    hidden = max(1, anatomy.boundary or max(anatomy.cuts.forward, default=0))
+    nothing = {name: 0 for name in ShapeCounts.__dataclass_fields__}
+    return ShapeCounts(
+        **nothing
+        | {
+            "layers": layers,
+            "hidden": hidden,
+            "heads": 1,
+            "mlp_matrices": 1,
+            "dense_weights": max(1.0, (anatomy.parameters - outside) / layers),
+            "dense_width": saved_bytes / _WORD / layers - 4.0 * hidden,
+            "embedding_parameters": outside,
+        }
+    )
+
+
+def _rates(counts: ShapeCounts, micro_step_s: float, sample_s: float) -> DeviceRates:
+    """Rates at which one process takes the rehearsed time: kernels for the micro-step, products for the sample."""
+    bare = DeviceRates(_AT_ONCE, _AT_ONCE, _AT_ONCE, _AT_ONCE, word_bytes=_WORD)
+
+    def units(rates: DeviceRates) -> float:
+        return float(micro_step(counts, 1, rates, StackHabits(), PlanNumbers(), AdapterNumbers()).device)
+
+    kernels, flops = units(replace(bare, kernel_s=1.0)), units(replace(bare, linear_flops_per_s=1.0))
+    return replace(bare, kernel_s=micro_step_s / kernels, linear_flops_per_s=flops / max(sample_s, 1e-12))

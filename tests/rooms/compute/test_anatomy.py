@@ -1,0 +1,68 @@
+"""What is read off a built model equals the formulas where there are formulas: every split of the language model."""
+
+from dataclasses import replace
+
+import pytest
+from small_cases import SHAPE, small_case
+
+from datahall.base.errors import Refused
+from datahall.compute.anatomy import Anatomy, anatomy_from_json
+from datahall.compute.execute_anatomy import read_anatomy
+from datahall.compute.handed import handed_over, perceptron_inventory, recommender_inventory
+from datahall.compute.plan import ComputePlan
+from datahall.compute.step import step_table
+from datahall.real.observe import count_flops
+from datahall.workloads import entry
+
+FOUR_LAYERS = replace(SHAPE, layers=4)
+SPLITS = [
+    ComputePlan(data=2, micro_batch=2, accumulation=2, precision="fp32"),
+    ComputePlan(data=2, zero_stage=1, micro_batch=2, precision="fp32"),
+    ComputePlan(data=4, shard_group=2, zero_stage=3, micro_batch=2, accumulation=2, precision="bf16"),
+    ComputePlan(tensor=2, micro_batch=2, accumulation=2, precision="fp32", sequence_parallel=False),
+    ComputePlan(data=2, tensor=2, micro_batch=2, precision="bf16", sequence_parallel=False),
+    ComputePlan(pipeline=2, micro_batch=2, accumulation=4, precision="fp32"),
+    ComputePlan(data=2, pipeline=2, micro_batch=2, accumulation=2, precision="fp32", recompute="none"),
+    ComputePlan(pipeline=2, virtual_stages=2, micro_batch=2, accumulation=4, precision="fp32", schedule="interleaved"),
+]
+
+
+@pytest.mark.parametrize("plan", SPLITS)
+def test_the_language_model_seen_from_outside_is_its_formulas(plan):
+    case = small_case(FOUR_LAYERS)
+    found = _read(case, plan)
+    sequence = case.application.sequence
+    for stage in range(plan.pipeline):
+        assert found.handed_over(plan, stage) == handed_over(case.model, sequence, plan, stage)
+    rows = step_table(case.model, sequence, plan).rows
+    core = sum(row.flops for row in rows if row.name.startswith("attention core"))
+    assert plan.accumulation * found.attention_flops == core
+    assert plan.accumulation * found.matmul_flops == sum(row.flops for row in rows) - core
+    assert anatomy_from_json(found.to_json()) == found
+
+
+@pytest.mark.parametrize(("kind", "inventory"), [("mlp", perceptron_inventory), ("recommender", recommender_inventory)])
+def test_other_models_have_the_parameters_that_they_should(kind, inventory):
+    case = small_case(FOUR_LAYERS, entry=f"datahall.workloads.{kind}:build")
+    found = _read(case, SPLITS[0])
+    assert found.inventory == inventory(case.model)
+    assert found.handed_over(SPLITS[0], 0) == {"all_reduce": (1, 4 * inventory(case.model).parameters)}
+    assert found.handed_over(ComputePlan(), 0) == {}
+
+
+def test_a_model_without_cuts_is_refused():
+    case = small_case(FOUR_LAYERS, entry="datahall.workloads.recommender:build")
+    for plan in (SPLITS[3], SPLITS[5]):
+        with pytest.raises(Refused, match="does not say how"):
+            _read(case, plan)
+
+
+def _read(case, plan) -> Anatomy:
+    workload = entry.build(case)
+
+    def counted(work):
+        flops = count_flops(work)
+        return flops.matmul, flops.attention
+
+    batch = workload.data.batch(range(plan.micro_batch))
+    return read_anatomy(workload, plan, batch, plan.micro_batch, counted)
