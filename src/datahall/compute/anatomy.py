@@ -100,5 +100,7 @@ def anatomy_from_json(told: Mapping[str, Any]) -> Anatomy:
     inventory = told["inventory"]
     blocks = tuple(tuple(tuple(shape) for shape in block) for block in inventory["blocks"])
     root = tuple(tuple(shape) for shape in inventory["root"])
-    cuts = {name: tuple(value) if isinstance(value, list) else value for name, value in told["cuts"].items()}
+    cuts: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in told["cuts"].items()
+    }
     return Anatomy(**{**told, "inventory": Inventory(blocks, root), "cuts": TensorCuts(**cuts)})
