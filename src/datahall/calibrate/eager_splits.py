@@ -26,6 +26,9 @@ _GATHER_PASSES, _TENSOR_PASSES = 1.8, 3.0
 # were gathered.  With one micro-step a step, gradients come when activations have gone: two copies of them less.
 _HELD_COPIES = {0: 1.8, 1: 3.6, 2: 3.4, 3: 4.0}
 _LATE_GRADIENTS = 2.0
+# The same at the end of a backward pass, when activations have gone: what a model with small activations needs.  Of a
+# perceptron and of two tables (benchmarks/split_forecast.py --model), since the language model never comes there.
+_COPIES_AT_THE_END = {0: 0.0, 1: 5.5, 2: 8.0, 3: 10.5}
 _TENSOR_ACTIVATIONS = 1.5  # DTensor keeps what it redistributed beside what it came from
 
 
@@ -50,6 +53,15 @@ def split_costs(counts: ShapeCounts, plan: ComputePlan, memory_bytes_per_s: floa
     if plan.tensor > 1:
         seconds += layers * _TENSOR_KERNELS * kernel_s
     return SplitCosts(plan.accumulation * seconds, copies * held)
+
+
+def with_small_activations(costs: SplitCosts, plan: ComputePlan, held_bytes: float, activations: float) -> SplitCosts:
+    """`costs` with no less room than the end of a backward pass needs, of `held_bytes` of parameters on a worker."""
+    if plan.data == 1:
+        return costs
+    return replace(
+        costs, buffer_bytes=max(costs.buffer_bytes, _COPIES_AT_THE_END[plan.zero_stage] * held_bytes - activations)
+    )
 
 
 def eager_habits(habits: StackHabits, plan: ComputePlan) -> StackHabits:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from datahall.base.label import Label
-from datahall.calibrate.eager_splits import SplitCosts, eager_habits, eager_memory, split_costs
+from datahall.calibrate.eager_splits import SplitCosts, eager_habits, eager_memory, split_costs, with_small_activations
 from datahall.calibrate.engine_costs import line
 from datahall.calibrate.machine import Machine
 from datahall.case.question import Case
@@ -77,6 +77,9 @@ class OwnModel:
         probed = self.machine.probed(case, plan)
         counts = _counts(self.anatomy, self.saved_bytes)
         costs = self._split_costs(counts, plan, probed)
+        if plan.tensor == plan.pipeline == 1:
+            kept = self.saved_bytes * plan.micro_batch
+            costs = with_small_activations(costs, plan, _WORD * self.anatomy.parameters, kept)
         habits = replace(
             eager_habits(probed.habits, plan),
             update_bytes=_AT_ONCE * self.update_s / max(1, self.anatomy.parameters),
