@@ -3,13 +3,12 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
-import psutil
 import pytest
+from interrupted import said_of_an_interrupted_proof
 
 from datahall.real.launch import worker_environment
 
@@ -65,22 +64,7 @@ def test_two_proofs_at_once_each_finish_right_and_take_turns(tmp_path):
 
 
 def test_ctrl_c_in_the_middle_of_a_run_ends_with_130_and_no_process(tmp_path):
-    run = subprocess.Popen(
-        [sys.executable, "-m", "datahall.ui.cli", "prove", str(CASE), "--runs", str(tmp_path)],
-        env=worker_environment(threads=1, interface="lo"),
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-    )
-    assert run.stderr is not None
-    assert any(line.startswith("baseline") for line in run.stderr)  # one run is done, the plan's own is under way
-    while not (workers := psutil.Process(run.pid).children(recursive=True)):
-        assert run.poll() is None
-    run.send_signal(signal.SIGINT)
-    run.stderr.read()
-    assert run.wait(timeout=30) == 130
-    _, alive = psutil.wait_procs(workers, timeout=10)
-    assert not alive
+    said_of_an_interrupted_proof(CASE, tmp_path, "baseline")  # one run is done, the plan's own is under way
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("mount") is None, reason="needs root to mount a small disk")

@@ -1,14 +1,13 @@
 """Proofs as others meet them: a folder that is not theirs, a port that is taken, an impatient Ctrl-C."""
 
 import os
-import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
-import psutil
 import pytest
+from interrupted import said_of_an_interrupted_proof
 from small_cases import small_case, small_plan
 
 from datahall.real import training
@@ -80,21 +79,6 @@ def test_a_port_that_others_hold_stops_nobody(tmp_path, monkeypatch):
 
 
 def test_ctrl_c_during_the_probe_ends_with_130_and_no_process(tmp_path):
-    run = subprocess.Popen(
-        [sys.executable, "-m", "datahall.ui.cli", "prove", str(CASE), "--runs", str(tmp_path)],
-        env=worker_environment(threads=1, interface="lo"),
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-    )
-    assert run.stderr is not None
-    assert any(line.startswith("probe") for line in run.stderr)
-    while not (started := psutil.Process(run.pid).children(recursive=True)):
-        assert run.poll() is None
-    run.send_signal(signal.SIGINT)
-    said = run.stderr.read()
-    assert run.wait(timeout=30) == 130
+    said = said_of_an_interrupted_proof(CASE, tmp_path, "probe")
     assert "interrupted" in said
     assert "Traceback" not in said
-    _, alive = psutil.wait_procs(started, timeout=10)
-    assert not alive

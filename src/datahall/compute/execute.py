@@ -18,10 +18,10 @@ from torch.utils.checkpoint import checkpoint as recompute
 
 from datahall.base.errors import Incompatible, Refused
 from datahall.base.workload import Workload
+from datahall.compute.execute_optimiser import allocate_state, make_optimiser, optimiser_tensors, restore_optimiser
 from datahall.compute.layout import check_runnable
 from datahall.compute.plan import ComputePlan
 
-LEARNING_RATE = 1e-3
 Mark = Callable[[str], None]
 Exchange = Callable[[Any], "torch.futures.Future[torch.Tensor]"]  # a DDP bucket to the future of its sum
 
@@ -178,14 +178,14 @@ class DataParallel:
         """What is trained, buffers and the optimiser's state; `build` makes what is frozen, the same every time."""
         if complete and not self.optimiser.state:
             allocate_state(self.optimiser)
-        return {**_module_tensors(self.module), **_optimiser_tensors(self.optimiser)}
+        return {**_module_tensors(self.module), **optimiser_tensors(self.optimiser)}
 
     def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Take over what `tensors` gave."""
         with torch.no_grad():
             for name, tensor in _module_tensors(self.module).items():
                 tensor.copy_(tensors[name])
-        _restore_optimiser(self.optimiser, tensors)
+        restore_optimiser(self.optimiser, tensors)
 
     def whole_weights(self) -> dict[str, torch.Tensor]:
         """As in Executor."""
@@ -210,18 +210,6 @@ def _check_all_trained(workload: Workload) -> None:
             where="plan.compute",
             hint="Adapters are small: leave out zero_stage, tensor and pipeline.",
         )
-
-
-def make_optimiser(workload: Workload, module: nn.Module) -> torch.optim.Optimizer:
-    """The workload's own optimiser, or AdamW with the fused kernel."""
-    return optimiser_of(workload, [parameter for parameter in module.parameters() if parameter.requires_grad])
-
-
-def optimiser_of(workload: Workload, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    """The workload's own optimiser of these parameters, or AdamW with the fused kernel."""
-    if workload.optimiser is not None:
-        return workload.optimiser(parameters)
-    return torch.optim.AdamW(parameters, lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
 
 
 def whole(held: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -293,38 +281,3 @@ def _module_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
     trained = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
     parameters = {f"model.{name}": parameter.detach() for name, parameter in trained}
     return {**parameters, **{f"model.{name}": buffer for name, buffer in module.named_buffers()}}
-
-
-def _optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    return {
-        f"optimiser.{index}.{name}": torch.as_tensor(value)
-        for index, state in optimiser.state_dict()["state"].items()
-        for name, value in state.items()
-        if value is not None
-    }
-
-
-def allocate_state(optimiser: torch.optim.Optimizer) -> None:
-    """Let the optimiser make its state by a step that moves nothing: no gradient, no learning rate."""
-    rates = [group["lr"] for group in optimiser.param_groups]
-    for group in optimiser.param_groups:
-        group["lr"] = torch.zeros_like(group["lr"]) if isinstance(group["lr"], torch.Tensor) else 0.0
-        for parameter in group["params"]:
-            parameter.grad = torch.zeros_like(parameter)
-    optimiser.step()
-    optimiser.zero_grad(set_to_none=True)
-    for group, rate in zip(optimiser.param_groups, rates, strict=True):
-        group["lr"] = rate
-    for state in optimiser.state.values():
-        for value in state.values():
-            if isinstance(value, torch.Tensor):
-                value.zero_()
-
-
-def _restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for key, tensor in tensors.items():
-        if key.startswith("optimiser."):
-            _, index, name = key.split(".", 2)
-            state.setdefault(int(index), {})[name] = tensor.clone()
-    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})

@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor
 
 from datahall.base.workload import Workload
 from datahall.compute import execute
+from datahall.compute.execute_optimiser import allocate_state, optimiser_of
 
 
 class LocalState:
@@ -28,7 +29,7 @@ class LocalState:
         self.held = dict(held)
         self.positions = {name: position for position, name in enumerate(names)}
         self.pieces = {name: nn.Parameter(local(parameter.detach())) for name, parameter in self.held.items()}
-        self.optimiser = execute.optimiser_of(workload, list(self.pieces.values()))
+        self.optimiser = optimiser_of(workload, list(self.pieces.values()))
 
     def gradients(self) -> list[torch.Tensor]:
         """This worker's gradients, in the order of its parameters."""
@@ -50,7 +51,7 @@ class LocalState:
     def tensors(self, *, complete: bool) -> dict[str, torch.Tensor]:
         """Parameters and the optimiser's state for a checkpoint: shards as DTensors, the rest plain."""
         if complete and not self.optimiser.state:
-            execute.allocate_state(self.optimiser)
+            allocate_state(self.optimiser)
         found = {f"model.{name}": parameter.detach() for name, parameter in self.held.items()}
         for name, piece in self.pieces.items():
             for kind, value in self.optimiser.state.get(piece, {}).items():

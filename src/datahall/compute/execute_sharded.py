@@ -20,6 +20,7 @@ from datahall.base.workload import Workload
 from datahall.compute import execute
 from datahall.compute.execute import Mark
 from datahall.compute.execute_local import HoldsPieces, LocalState, add_up
+from datahall.compute.execute_optimiser import allocate_state, optimiser_of
 from datahall.compute.handed import FLAT_MULTIPLE
 from datahall.compute.plan import ComputePlan
 
@@ -92,7 +93,7 @@ class ShardedOptimiser:
         own = slice(self.data_rank * share, (self.data_rank + 1) * share)
         self.share = nn.Parameter(self.weights[own])
         self.share.grad = self.sums[own]
-        self.optimiser = execute.optimiser_of(workload, [self.share])
+        self.optimiser = optimiser_of(workload, [self.share])
         self.mesh = init_device_mesh(device.type, (self.data_world,)) if grouped else None
 
     def gradients(self, batches: Iterable[Any], micro_steps: int, mark: Mark) -> float:
@@ -120,7 +121,7 @@ class ShardedOptimiser:
         """The flat buffer and the optimiser's state of it, shared out over the workers."""
         grad, self.share.grad = self.share.grad, None
         if complete and not self.optimiser.state:
-            execute.allocate_state(self.optimiser)
+            allocate_state(self.optimiser)
         self.share.grad = grad
         found = {f"model.{name}": parameter.detach() for name, parameter in self.module.named_parameters()}
         for kind, value in self.optimiser.state.get(self.share, {}).items():
