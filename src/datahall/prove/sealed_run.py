@@ -32,6 +32,7 @@ from datahall.real.launch import Start
 from datahall.real.measure import read_kind
 from datahall.real.probe import probe
 from datahall.real.rehearsal import rehearse
+from datahall.real.summary import use_metrics
 from datahall.real.training import Measurement, run
 from datahall.report.comparison import Comparison, compare
 from datahall.report.comparison import Machine as ComparedMachine
@@ -145,6 +146,7 @@ def sealed_run(
         import_paths=import_paths,
     )
     seal.check(folder)
+    measured = _used_here(measured, case, plan.compute, here.site)
     write_json(folder / "real" / "result.json", measured.result.to_json())
     noise = noise_share(here.machine.rates)
     compared = compare(
@@ -210,6 +212,15 @@ def memory_items(case: Case, compute: ComputePlan, machine: Machine | OwnModel) 
     """The itemised forecast of one process's memory above idle, bytes."""
     held = held_bytes(machine.inputs(case, compute), PlanNumbers.of(compute))
     return {name: float(value) for name, value in asdict(held).items() if float(value) > 0}
+
+
+def _used_here(measured: Measurement, case: Case, compute: ComputePlan, site: Site) -> Measurement:
+    """The measurement with its MFU against this machine's peak, whatever site the case is about."""
+    metrics = {name: metric for name, metric in measured.result.metrics.items() if name != "mfu"}
+    here, step = replace(case, site=site), metrics["step_time"]
+    for metric in use_metrics(here, compute, measured.steps, step, metrics["total_time"].value):
+        metrics[metric.name] = metric
+    return replace(measured, result=replace(measured.result, metrics=metrics))
 
 
 def _write_page(folder: Path) -> None:

@@ -53,7 +53,7 @@ def test_a_pipeline_is_sealed_run_and_compared(here, tmp_path, monkeypatch):
     words = ["--workers", "2", "--split", "pipeline=2", "--micro-batch", "2", "--steps", "4", "--runs"]
     done = CliRunner().invoke(run, [str(tmp_path / "case.yaml"), *words, str(tmp_path / "runs")])
     assert done.exit_code == 0, done.output
-    assert "bubble: by the formula 20.0%, by the order of the work done 20.0%" in done.output
+    assert "bubble: by the formula 20 %, by the order of the work done 20 %" in done.output
     assert "Memory of a process above idle" in done.output
     (folder,) = (tmp_path / "runs").iterdir()
     assert (folder / "seal.json").stat().st_mtime_ns < (folder / "real" / "workers" / "0.jsonl").stat().st_mtime_ns
