@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from datahall.base.errors import EXIT_DONE, EXIT_OUTSIDE_TOLERANCE, UsageError
+from datahall.base.errors import EXIT_DONE, EXIT_OUTSIDE_TOLERANCE, Refused, UsageError
 from datahall.base.event import Event
 from datahall.base.units import human
 from datahall.case.door import load
@@ -36,6 +36,12 @@ def prove(case: Path, full: bool, exchange: tuple[str, ...], sets: tuple[str, ..
     Exit code 4: the measurement fell outside the forecast, or counts differ.  Everything stays in runs/<time>-<name>/.
     """
     asked, network = load(case, sets), network_of(exchange)
+    if asked.application.entry:
+        raise Refused(
+            "a proof calibrates on language models of many shapes, and this case brings its own model.",
+            where="application.entry",
+            hint="Use `datahall run CASE --workers 2`: it rehearses your model, seals a forecast and compares.",
+        )
     try:
         from datahall.prove.loop import Settings
         from datahall.prove.loop import prove as play
