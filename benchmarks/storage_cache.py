@@ -1,7 +1,7 @@
 """Three caches and a spill, forecast before and counted after: prepared data, shards of a store, activations.
 
-Printed by `storage_input`.  Hits are forecast by replaying the order through the same policy; seconds by
-`estimate.cache_gain_s` with the mean costs of a fetch, a hit and a fill, each timed beforehand on entries that the run
+Printed by `storage_input`.  Hits are forecast by replaying the order through the same policy, seconds (both by
+`choice.cache_forecast`) with the mean costs of a fetch, a hit and a fill, each timed beforehand on entries that the run
 does not use.  The gain that is measured is the run without the cache less the run with it.
 """
 
@@ -20,8 +20,8 @@ from storage_shaped import ShapedPlace
 
 from datahall.storage import execute
 from datahall.storage.cache import CachedPlace, TierCache
-from datahall.storage.estimate import cache_gain_s
-from datahall.storage.eviction import Spill, eviction, replay
+from datahall.storage.choice import CacheForecast, cache_forecast
+from datahall.storage.eviction import Spill, eviction
 from datahall.storage.execute_offload import Offload
 from datahall.storage.plan import CHUNK_BYTES
 
@@ -58,18 +58,22 @@ def costs_of(folder: Path, fetch: Callable[[str], bytes], size: int) -> Costs:
     return Costs(slow, hits, max(0.0, misses - slow))
 
 
+def row(forecast: CacheForecast, cache: TierCache, gained_s: float) -> str:
+    """Hits and gain, forecast and then found."""
+    verdict = "use it" if forecast.pays else "**do not**"
+    return f"{forecast.hits} | {cache.policy.hits} | {forecast.gain_s:+.2f} | {verdict} | {gained_s:+.2f}"
+
+
 def run(folder: Path, fetch: Callable[[str], bytes], size: int, order: list[str], limit: int) -> str:
-    """One row: hits and gain, forecast and then found."""
+    """Entries of `size` bytes in a known order, through a cache of `limit` bytes and without."""
     costs = costs_of(folder, fetch, size)
-    forecast = replay(eviction("lru", limit), [(key, size) for key in order])
-    share = forecast.hits / len(order)
-    gain = float(cache_gain_s(len(order), share, costs.slow_s, costs.fast_s, 0.0, costs.fill_s))
+    accesses = [(key, size) for key in order]
+    forecast = cache_forecast(eviction("lru", limit), accesses, costs.slow_s, costs.fast_s, costs.fill_s)
     shutil.rmtree(folder, ignore_errors=True)
     cache = TierCache(folder, eviction("lru", limit))
     without = timed(lambda: [fetch(key) for key in order])
     with_it = timed(lambda: [cache.get(key, size, lambda k=key: fetch(k)) for key in order])
-    verdict = "use it" if gain > 0 else "**do not**"
-    return f"{forecast.hits} | {cache.policy.hits} | {gain:+.2f} | {verdict} | {without - with_it:+.2f}"
+    return row(forecast, cache, without - with_it)
 
 
 def of_a_store(folder: Path, loads: int = 3) -> str:
@@ -79,16 +83,13 @@ def of_a_store(folder: Path, loads: int = 3) -> str:
     place, target = ShapedPlace(folder / "store", 100e6), {"weight": torch.zeros(8, 1 << 20)}
     slow, chunks = CHUNK_BYTES / 100e6, -(-state["weight"].nbytes // CHUNK_BYTES)
     probe = costs_of(folder / "probe", lambda _: b"x" * CHUNK_BYTES, CHUNK_BYTES)
-    order = [str(n) for _ in range(loads) for n in range(chunks)]
-    forecast = replay(eviction("lru", 1 << 30), [(key, CHUNK_BYTES) for key in order])
-    share = forecast.hits / len(order)
-    gain = float(cache_gain_s(len(order), share, slow, probe.fast_s, 0.0, probe.fill_s))
+    accesses = [(str(n), CHUNK_BYTES) for _ in range(loads) for n in range(chunks)]
+    forecast = cache_forecast(eviction("lru", 1 << 30), accesses, slow, probe.fast_s, probe.fill_s)
     without = timed(lambda: [execute.load(place, target) for _ in range(loads)])
     cache = TierCache(folder / "cache", eviction("lru", 1 << 30))
     cached = CachedPlace(place, cache)
     with_it = timed(lambda: [execute.load(cached, target) for _ in range(loads)])
-    verdict = "use it" if gain > 0 else "**do not**"
-    return f"{forecast.hits} | {cache.policy.hits} | {gain:+.2f} | {verdict} | {without - with_it:+.2f}"
+    return row(forecast, cache, without - with_it)
 
 
 def of_activations(folder: Path) -> list[str]:

@@ -24,6 +24,7 @@ from datahall.storage.choice import CodecRate, Tier, options, pick_codec
 from datahall.storage.execute_probe import probe_codecs, sample
 
 CODECS = ("none", "lz4", "snappy", "zstd", "gzip", "planes", "blosc2", "zipnn")
+LOSSY = ("lossy-bf16", "lossy-int8")  # on 32-bit values; beside the picks, which lose nothing
 RATES = (25e6, 100e6, 400e6, 1600e6)
 LEAST_ROUNDS, MOST_ROUNDS, LEAST_S = 2, 12, 1.0
 
@@ -94,7 +95,7 @@ def judge(folder: Path, kinds: dict[str, dict[str, torch.Tensor]]) -> tuple[list
     for kind, tensors in kinds.items():
         total = sum(tensor.nbytes for tensor in tensors.values())
         probes: list[CodecRate] = probe_codecs(sample(tensors, 32 << 20), CODECS)
-        for p in probes:
+        for p in (*probes, *(probe_codecs(sample(tensors, 32 << 20), LOSSY) if "fp32" in kind else ())):
             speeds = f"{p.encode_bytes_per_s / 1e6:,.0f} | {p.decode_bytes_per_s / 1e6:,.0f}"
             rates_table.append(f"| {kind} | {p.codec} | {p.ratio:.2f} | {speeds} |")
         for rate in RATES:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from scipy.optimize import least_squares
-from storage_sweep import CODECS, LINK_BYTES_PER_S, TIERS, WAYS, Setting, draw, ratios, sweep
+from storage_sweep import CODECS, LINK_BYTES_PER_S, SIZES, TIERS, WAYS, Setting, draw, ratios, sweep
 
 from datahall.storage.estimate import busy_threads, coded_s, fixed_s, reshard_s
 from datahall.storage.execute_reader import READ_THREADS
@@ -93,6 +93,7 @@ def table(settings: list[Setting], seconds: np.ndarray, ratio: dict[str, float])
     row("**the other half** (bar: 15 %)", unseen)
     for name, values in (
         ("way", WAYS),
+        ("megabytes", SIZES),
         ("tier", TIERS),
         ("clients", (1, 2, 4)),
         ("codec", CODECS),

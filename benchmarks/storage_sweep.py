@@ -36,6 +36,7 @@ LINK_ROUNDS = 3  # a clock holds the bytes back: such times scatter little
 CODECS = ("none", "zstd", "planes")
 TIERS = ("memory", "disk", "link")
 WAYS = ("write", "read", "rows", "columns")
+SIZES = (8, 24, 72)  # megabytes of a client
 TENSORS, WRITERS, COLUMNS = 8, 2, 1000
 
 
@@ -89,7 +90,7 @@ def draw(count: int, seed: int) -> list[Setting]:
     """`count` of all settings, at random."""
     every = [
         Setting(m, n, codec, tier, clients, way)
-        for m in (8, 24, 72) for n in (1, 2, 4) for codec in CODECS for tier in TIERS
+        for m in SIZES for n in (1, 2, 4) for codec in CODECS for tier in TIERS
         for clients in (1, 2, 4) for way in WAYS if (clients, way) != (1, "columns")
     ]  # fmt: skip
     return random.Random(seed).sample(every, count)

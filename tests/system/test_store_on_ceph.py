@@ -18,6 +18,7 @@ from ceph import ACCESS, SECRET, Ceph, available  # noqa: E402
 from datahall.storage import execute  # noqa: E402
 from datahall.storage.cache import CachedPlace, TierCache  # noqa: E402
 from datahall.storage.eviction import eviction  # noqa: E402
+from datahall.storage.execute_probe import probe_tier  # noqa: E402
 from datahall.storage.faults import AlreadyCommitted, NoCheckpoint, StoreFault  # noqa: E402
 from datahall.storage.manifest import MANIFEST, step_folder  # noqa: E402
 from datahall.storage.place import open_place  # noqa: E402
@@ -70,6 +71,14 @@ def test_saved_loaded_verified_and_retired(cluster: Ceph) -> None:
         execute.save(url, 3, state_of(4))
     with pytest.raises(NoCheckpoint):
         execute.load("s3://checkpoints/nothing", state_of(0))
+
+
+def test_the_tier_is_probed_through_the_real_writer_and_left_clean(cluster: Ceph) -> None:
+    tier = probe_tier("s3://checkpoints/probed", probe_bytes=16 << 20, rounds=1)
+    assert 1e6 < tier.write_bytes_per_s < 1e11
+    assert 1e6 < tier.read_bytes_per_s < 1e11
+    assert tier.latency_s > 0
+    assert not s3fs.S3FileSystem(skip_instance_cache=True).find("checkpoints/probed")
 
 
 def test_of_two_writers_in_the_same_moment_the_gateway_lets_one_commit(

@@ -27,7 +27,9 @@ from datahall.case.site import Site
 from datahall.case.stated_site import site_of
 
 NOT_YET = ("serving", "cluster", "stages")
-_KEPT = ("optimiser", "engine", "entry", "dataset", "seed", "lora_alpha", "lora_targets", "weights")
+_KEPT = (
+    "optimiser", "engine", "entry", "dataset", "seed", "lora_alpha", "lora_targets", "weights", "lossy_checkpoint",
+)  # fmt: skip
 
 
 def load(path: str | Path, sets: Sequence[str] = ()) -> Case:

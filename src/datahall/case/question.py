@@ -34,6 +34,7 @@ class Training:
     entry: str = ""  # package.module:build of the user's own workload
     dataset: str = ""
     seed: int = 0
+    lossy_checkpoint: str = ""  # bf16 | int8: what 32-bit numbers of a checkpoint may be rounded to; empty: nothing
     engine: str = ""  # pytorch | tensorflow | jax; empty: PyTorch
 
     @property

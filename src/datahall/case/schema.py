@@ -137,6 +137,7 @@ class TrainingForm(Form):
     lora_alpha: Whole = 0
     lora_targets: Literal["attention", "all"] = "attention"
     weights: str = ""
+    lossy_checkpoint: Literal["", "bf16", "int8"] = ""
     engine: Literal["", "pytorch", "tensorflow", "jax"] = ""
     entry: str = ""
     dataset: str = ""

@@ -7,6 +7,7 @@ and the seed, so weights and the optimiser's state are all there is to keep.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch.distributed as dist
 
@@ -28,7 +29,7 @@ class Checkpoints:
         self.plan = job.plan.storage
         self.path = checkpoint_folder(job.folder)
         self.throttle = _throttle(job)
-        self.run = {"seed": job.case.application.seed, "workers": job.workers, "case": job.case.hash()}
+        self.options = _options(job)
         self.saver = self._saver() if self.plan.asynchronous else None
         self.pending: tuple[Pending, float] | None = None
 
@@ -60,11 +61,8 @@ class Checkpoints:
             self.path,
             step,
             self.executor.tensors(),
-            run=self.run,
-            codec=self.plan.codec,
-            shards=self.plan.shards,
-            keep=self.plan.keep,
             replace=True,
+            **self.options,
         )
         self._written(saved.stored_bytes)
         if dist.is_initialized():
@@ -77,8 +75,7 @@ class Checkpoints:
             self._settle()
 
     def _saver(self) -> BackgroundSaver:
-        plan = self.plan
-        saver = BackgroundSaver(self.path, codec=plan.codec, shards=plan.shards, keep=plan.keep, run=self.run)
+        saver = BackgroundSaver(self.path, **self.options)
         saver.prepare(self.executor.tensors(complete=True))
         return saver
 
@@ -104,6 +101,18 @@ class Checkpoints:
 def checkpoint_folder(folder: Path) -> Path:
     """Where the checkpoints of the run in `folder` are."""
     return folder / "checkpoints"
+
+
+def _options(job: Job) -> dict[str, Any]:
+    """How the plan says that each checkpoint is written, with what the case allows."""
+    plan, application = job.plan.storage, job.case.application
+    return {
+        "codec": plan.codec,
+        "allow_loss": plan.codec == f"lossy-{application.lossy_checkpoint}",
+        "shards": plan.shards,
+        "keep": plan.keep,
+        "run": {"seed": application.seed, "workers": job.workers, "case": job.case.hash()},
+    }
 
 
 def _throttle(job: Job) -> Throttle | None:

@@ -1,4 +1,4 @@
-"""Which codec pays on a tier: measured rates in, one choice with its reasons out.  Nothing is measured here."""
+"""Whether a codec pays on a tier, or a cache before it: measured rates in, reasons out.  Nothing is measured here."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from datahall.storage.estimate import break_even_bytes_per_s, coded_s
+from datahall.storage.estimate import break_even_bytes_per_s, cache_gain_s, coded_s
+from datahall.storage.eviction import Eviction, replay
 
 _SHRINKS: Final = 1.02  # below this a codec stores the data as they are, and its rate differs from none by chance
 WORTH_IT: Final = 0.05  # below this a codec's gain is within the noise of any disk
@@ -83,3 +84,32 @@ def pick_codec(raw_bytes: float, rates: Sequence[CodecRate], tier: Tier, reads_p
     plain = next((option for option in found if option.codec == "none"), found[0])
     worth = found[0].total_s(reads_per_write) < (1.0 - WORTH_IT) * plain.total_s(reads_per_write)
     return found[0] if worth else plain
+
+
+@dataclass(frozen=True, slots=True)
+class CacheForecast:
+    """What a cache will do for a known order of accesses: hits, and seconds gained, negative when it loses."""
+
+    accesses: int
+    hits: int
+    gain_s: float
+
+    @property
+    def pays(self) -> bool:
+        """Whether to use it."""
+        return self.gain_s > 0
+
+    def sentence(self) -> str:
+        """The verdict as people read it, before anything has run."""
+        verdict = "saves" if self.pays else "loses"
+        advice = "" if self.pays else " Do not use it."
+        return f"The cache answers {self.hits} of {self.accesses} reads and {verdict} {abs(self.gain_s):.2g} s.{advice}"
+
+
+def cache_forecast(
+    policy: Eviction, accesses: Sequence[tuple[str, int]], slow_s: float, fast_s: float, fill_s: float
+) -> CacheForecast:
+    """Tell a fresh `policy` of the accesses (key, bytes); seconds are means of a fetch, a hit, and keeping a miss."""
+    hits = replay(policy, accesses).hits
+    gain = cache_gain_s(len(accesses), hits / max(1, len(accesses)), slow_s, fast_s, 0.0, fill_s)
+    return CacheForecast(len(accesses), hits, float(gain))

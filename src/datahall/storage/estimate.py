@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from datahall.base.formula import formula
-from datahall.storage.plan import CHUNK_BYTES
+from datahall.storage.plan import CHUNK_BYTES, PIECE_BYTES
 
 
 @formula(
@@ -135,7 +135,7 @@ def stall_s(raw_bytes: Any, copy_bytes_per_s: Any) -> Any:
 )
 def save_memory_bytes(shards: Any, codec_is_none: Any) -> Any:
     """Bytes that saving needs beside the state; a background save needs the state's own bytes in addition."""
-    return np.asarray(shards) * np.where(codec_is_none, 1, 3) * CHUNK_BYTES
+    return np.asarray(shards) * (PIECE_BYTES + np.where(codec_is_none, 0, 2) * CHUNK_BYTES)
 
 
 @formula(

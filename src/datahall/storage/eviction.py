@@ -77,46 +77,37 @@ class Eviction(ABC):
         """Drop an entry from the policy's own order."""
 
 
-@final
-class Fifo(Eviction):
-    """The oldest leaves."""
+class _Queue(Eviction):
+    """Entries in one line, of which the first leaves."""
 
     def __init__(self, limit_bytes: int) -> None:
         super().__init__(limit_bytes)
         self._order: OrderedDict[str, None] = OrderedDict()
+
+    def _admitted(self, key: str) -> None:
+        self._order[key] = None
+
+    def _victim(self) -> str:
+        return self._order.popitem(last=False)[0]
+
+    def _forgotten(self, key: str) -> None:
+        del self._order[key]
+
+
+@final
+class Fifo(_Queue):
+    """The oldest leaves."""
 
     def _touched(self, key: str) -> None:
         return
 
-    def _admitted(self, key: str) -> None:
-        self._order[key] = None
-
-    def _victim(self) -> str:
-        return self._order.popitem(last=False)[0]
-
-    def _forgotten(self, key: str) -> None:
-        del self._order[key]
-
 
 @final
-class Lru(Eviction):
+class Lru(_Queue):
     """The one that was not used for the longest time leaves."""
-
-    def __init__(self, limit_bytes: int) -> None:
-        super().__init__(limit_bytes)
-        self._order: OrderedDict[str, None] = OrderedDict()
 
     def _touched(self, key: str) -> None:
         self._order.move_to_end(key)
-
-    def _admitted(self, key: str) -> None:
-        self._order[key] = None
-
-    def _victim(self) -> str:
-        return self._order.popitem(last=False)[0]
-
-    def _forgotten(self, key: str) -> None:
-        del self._order[key]
 
 
 @final

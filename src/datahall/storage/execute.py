@@ -81,7 +81,10 @@ def save(
     began = time.perf_counter()
     chosen = checked_codec(codec)
     if not chosen.lossless and not allow_loss:
-        raise StoreFault(f"codec {codec!r} loses precision.", hint="Pass allow_loss=True, or choose a lossless codec.")
+        raise StoreFault(
+            f"codec {codec!r} loses precision.",
+            hint="Pass allow_loss=True (in a case: application.lossy_checkpoint), or choose a lossless codec.",
+        )
     place = open_place(path)
     to_plain(extras, "extras")
     writer = ShardWriter(place, step, codec=codec, shards=shards, run=dict(run or {}), extras=extras, replace=replace)
@@ -111,7 +114,7 @@ def load(
     """
     place = open_place(path)
     skipped: list[tuple[int, str]] = []
-    for candidate in [step] if step is not None else _candidates(place, group):
+    for candidate in [step] if step is not None else _first_rank_says(lambda: committed_steps(place)[::-1], group):
         try:
             manifest = _read(place, candidate, state, group)
         except CorruptShard as error:
@@ -139,14 +142,6 @@ def _alone() -> bool:
     return not (dist.is_available() and dist.is_initialized())
 
 
-def _candidates(place: Place, group: dist.ProcessGroup | None) -> list[int]:
-    return _first_rank_says(lambda: list(reversed(committed_steps(place))), group)
-
-
-def _manifest(place: Place, step: int, group: dist.ProcessGroup | None) -> Manifest:
-    return _first_rank_says(lambda: read_manifest(place, step), group)
-
-
 def _first_rank_says(ask: Callable[[], R], group: dist.ProcessGroup | None) -> R:
     """What the first rank sees, on all ranks, so that all of them try the same; its StoreFault is everybody's."""
     if _alone():
@@ -165,7 +160,7 @@ def _first_rank_says(ask: Callable[[], R], group: dist.ProcessGroup | None) -> R
 
 
 def _read(place: Place, step: int, state: dict[str, Any], group: dist.ProcessGroup | None) -> Manifest:
-    manifest = _manifest(place, step, group)
+    manifest = _first_rank_says(lambda: read_manifest(place, step), group)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)

@@ -19,7 +19,7 @@ from typing import Protocol
 import numpy as np
 
 from datahall.storage.faults import AlreadyCommitted, NoCheckpoint, StoreFault
-from datahall.storage.plan import CHUNK_BYTES
+from datahall.storage.plan import PIECE_BYTES
 from datahall.storage.sink import Sink
 
 
@@ -118,6 +118,7 @@ class LocalPlace:
     def commit(self, folder: str, name: str, data: bytes, replace: bool) -> None:
         """By a temporary file, synchronised, and a link or a rename."""
         parent = self.root / folder
+        parent.mkdir(parents=True, exist_ok=True)  # a state without tensors has no shard that made it
         temporary = parent / f".{name}.{secrets.token_hex(8)}"
         sink = _LocalSink(temporary)
         try:
@@ -166,17 +167,17 @@ class _LocalSink:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-        self._piece = np.frombuffer(mmap.mmap(-1, CHUNK_BYTES), dtype=np.uint8)  # begins at a page, as disks ask
+        self._piece = np.frombuffer(mmap.mmap(-1, PIECE_BYTES), dtype=np.uint8)  # begins at a page, as disks ask
         self._held = 0
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         view = memoryview(data)
         while view:
-            part = min(len(view), CHUNK_BYTES - self._held)
+            part = min(len(view), PIECE_BYTES - self._held)
             into = self._piece[self._held : self._held + part]
             np.copyto(into, np.frombuffer(view[:part], dtype=np.uint8))  # lets the other threads go on
             self._held, view = self._held + part, view[part:]
-            if self._held == CHUNK_BYTES:
+            if self._held == PIECE_BYTES:
                 self._flush(direct=True)
 
     def close(self) -> None:

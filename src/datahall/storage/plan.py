@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Final
 
 DEFAULT_SHARDS: Final = 4  # files of a rank, where nobody says
-CHUNK_BYTES: Final = 4 << 20  # the unit of coding, checking and reading; what is written is at most this
+CHUNK_BYTES: Final = 4 << 20  # the unit of coding, checking and reading
+PIECE_BYTES: Final = 2 * CHUNK_BYTES  # what a thread writes to a disk at once: less leaves the disk waiting
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from datahall.base.errors import UsageError
 from datahall.base.units import human
 from datahall.case.question import Case
 from datahall.catalog import codecs, links
@@ -56,7 +57,7 @@ def checkpoint_seconds(
 ) -> CheckpointSeconds:
     """Every rank writes its share through its node's disk, or through the one disk of a site that shares it."""
     disk, clients = case.site.disk, _clients(case, numbers)
-    rate = next(rate for rate in codec_rates(case, numbers, storage.shards, measured) if rate.codec == storage.codec)
+    rate = _rate_of(storage.codec, codec_rates(case, numbers, storage.shards, measured))
     raw = float(checkpoint_bytes(case, own)) / numbers.devices
     at = (storage.shards, clients, np.inf)
     write = coded_s(raw, rate.ratio, rate.encode_bytes_per_s, *at, disk.write_bytes_per_s, disk.latency_s, _OVERLAP)
@@ -73,13 +74,18 @@ def staged_bytes(case: Case, numbers: PlanNumbers, own: Anatomy | None = None) -
 
 
 def codec_rates(case: Case, numbers: PlanNumbers, shards: int, measured: Sequence[CodecRate] = ()) -> list[CodecRate]:
-    """What one rank can code, with a thread for each shard and its share of the cores; `measured` rates are a core's.
+    """What one rank can code as the case allows, with a thread for each shard within its share of the cores.
+
+    `measured` rates are a core's.
 
     Without a codec there is nothing to add: a disk's rates are those of the real writer and reader.
     """
     threads = _threads(case, numbers, shards)
     found = [CodecRate("none", 1.0, np.inf, np.inf)]
+    lossy = f"lossy-{case.application.lossy_checkpoint}"
     for core in measured or _of_the_catalogue():
+        if core.codec.startswith("lossy-") and core.codec != lossy:
+            continue  # the case does not allow it
         encode, decode = threads * core.encode_bytes_per_s, threads * core.decode_bytes_per_s
         found.append(CodecRate(core.codec, core.ratio, encode, decode))
     return found
@@ -115,6 +121,17 @@ def codec_sentence(
     where = "The site's shared disk" if case.site.disk.shared else "A node's disk"
     how = f"with codec {storage.codec}" if storage.codec != "none" else "without a codec"
     return f"Checkpoints are written {how}. {where} writes {disk}; {shown.codec} pays below {even} ({threads} threads)."
+
+
+def _rate_of(codec: str, rates: Sequence[CodecRate]) -> CodecRate:
+    for rate in rates:
+        if rate.codec == codec:
+            return rate
+    raise UsageError(
+        f"the plan's codec {codec!r} is not allowed by its case, or nobody has measured it.",
+        where="storage.codec",
+        hint=f"Codecs: {', '.join(rate.codec for rate in rates)}; rounding needs application.lossy_checkpoint.",
+    )
 
 
 def _tier(case: Case, numbers: PlanNumbers, shards: int) -> Tier:

@@ -105,7 +105,7 @@ def test_links_are_plausible() -> None:
 def test_disks_and_rates_are_plausible() -> None:
     for name in codecs.names():
         one = codecs.codec(name)
-        assert 1.0 < one.ratio < 2.0
+        assert 1.0 < one.ratio < (4.0 if name.startswith("lossy-") else 2.0)
         assert 1e7 < one.encode_bytes_per_s < one.decode_bytes_per_s < 1e10
     for name in disks.names():
         entry = disks.disk(name)

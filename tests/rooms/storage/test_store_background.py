@@ -20,7 +20,7 @@ from datahall.storage import execute  # noqa: E402
 from datahall.storage.execute_async import BackgroundSaver  # noqa: E402
 from datahall.storage.faults import AlreadyCommitted  # noqa: E402
 from datahall.storage.place import open_place  # noqa: E402
-from datahall.storage.plan import CHUNK_BYTES  # noqa: E402
+from datahall.storage.plan import PIECE_BYTES  # noqa: E402
 from datahall.storage.store import collect, committed_steps, verify  # noqa: E402
 
 FORK = multiprocessing.get_context("fork")
@@ -71,10 +71,10 @@ def test_an_error_in_the_background_is_raised_at_the_next_call(tmp_path: Path) -
 
 
 def _memory_of_saving(store: str, codec: str, told: int) -> None:
-    state = {f"layer{n}": torch.empty(8_000_000).normal_() for n in range(8)}  # 256 MB that hardly shrink
+    state = {f"layer{n}": torch.empty(8_000_000).normal_() for n in range(8)}  # 256 MB that hardly shrink, two shards
     execute.save(f"{store}/first", 1, {"layer": state["layer0"][:1000].clone()}, codec=codec)  # libraries are loaded
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    execute.save(store, 1, state, codec=codec)
+    execute.save(store, 1, state, codec=codec, shards=2)
     os.write(told, b"%d" % (1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)))
 
 
@@ -85,9 +85,9 @@ def test_saving_needs_less_memory_than_one_shard(tmp_path: Path, codec: str) -> 
     process.start()
     process.join()
     more = int(os.read(reading, 20))
-    assert more < 256_000_000 / execute.DEFAULT_SHARDS
+    assert more < 256_000_000 / 2
     if codec == "none":
-        assert more < (execute.DEFAULT_SHARDS + 2) * CHUNK_BYTES  # the piece that each thread writes, and no chunk
+        assert more < 2 * PIECE_BYTES + (8 << 20)  # the piece that each thread writes, and no chunk
 
 
 def _save_for_ever(store: str, first: int, background: bool, told: int) -> None:

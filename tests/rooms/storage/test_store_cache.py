@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from datahall.base.errors import UsageError
 from datahall.storage.cache import CachedPlace, TierCache, che_hit_share
-from datahall.storage.estimate import cache_gain_s
+from datahall.storage.choice import cache_forecast
 from datahall.storage.eviction import POLICIES, eviction, replay
 
 
@@ -82,12 +82,14 @@ def test_ches_approximation_forecasts_an_lru_cache() -> None:
 
 def test_a_cache_that_loses_is_said_to_lose_before() -> None:
     epochs = [(f"shard{n}", 100) for _ in range(5) for n in range(100)]  # read in order, again and again
-    costs = {"slow_s": 0.01, "fast_s": 0.001, "overhead_s": 1e-5, "fill_s": 0.002}
-    small = replay(eviction("lru", 5_000), epochs)
+    costs = {"slow_s": 0.01, "fast_s": 0.001, "fill_s": 0.002}
+    small = cache_forecast(eviction("lru", 5_000), epochs, **costs)
     assert small.hits == 0  # half of the data fits, and nothing is ever found
-    assert cache_gain_s(500, small.hits / 500, **costs) < 0
-    whole = replay(eviction("lru", 10_000), epochs)
-    assert cache_gain_s(500, whole.hits / 500, **costs) > 0
+    assert small.gain_s == pytest.approx(-500 * 0.002)
+    assert "loses 1 s. Do not use it." in small.sentence()
+    whole = cache_forecast(eviction("lru", 10_000), epochs, **costs)
+    assert (whole.hits, whole.pays) == (400, True)
+    assert whole.gain_s == pytest.approx(400 * 0.009 - 100 * 0.002)
 
 
 def test_a_damaged_entry_is_fetched_again(tmp_path: Path) -> None:

@@ -85,25 +85,27 @@ def test_nothing_is_lost_or_repeated_when_the_number_of_workers_changes(ahead: i
     assert seen == [[place.shard, place.index] for place in straight]
 
 
-def _train(checkpoint: Path, log: Path, steps: int) -> None:
-    position = json.loads(checkpoint.read_text()) if checkpoint.exists() else 0
+def _train(store: Path, log: Path, steps: int) -> None:
+    from datahall.storage import execute
+
+    state = {"done": 0}
+    position = execute.load(store, state).extras["position"] if store.exists() else 0
     pipeline = Pipeline(numbered([]), Order(SIZES, 5), 4, position=position, ahead=2)
     for _ in range(steps):
         taken = next(pipeline)
         line = json.dumps([pipeline.position, taken.samples]) + "\n"
         with log.open("a") as out:
             out.write(line)
-        part = checkpoint.with_suffix(".part")
-        part.write_text(json.dumps(pipeline.position))
-        os.replace(part, checkpoint)
+        execute.save(store, pipeline.position, state, extras={"position": pipeline.position}, keep=2)
         if pipeline.position == 40 and position == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_killed_and_resumed_every_sample_is_seen_once(tmp_path: Path) -> None:
+def test_killed_and_resumed_from_the_checkpoint_every_sample_is_seen_once(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
     fork = multiprocessing.get_context("fork")
     for expected in (-signal.SIGKILL, 0):
-        process = fork.Process(target=_train, args=(tmp_path / "position", tmp_path / "log", 20))
+        process = fork.Process(target=_train, args=(tmp_path / "store", tmp_path / "log", 20))
         process.start()
         process.join()
         assert process.exitcode == expected

@@ -285,6 +285,14 @@ def test_a_missing_tensor_is_an_error_that_does_not_fall_back(tmp_path: Path) ->
         execute.load(tmp_path / "nowhere", blank())
 
 
+def test_a_state_without_tensors_is_a_checkpoint_too(tmp_path: Path) -> None:
+    execute.save(tmp_path / "new", 3, {"epoch": 7}, extras={"position": 12})
+    state = {"epoch": 0}
+    assert execute.load(tmp_path / "new", state).extras == {"position": 12}
+    assert state == {"epoch": 7}
+    assert verify(tmp_path / "new", 3).faults == ()
+
+
 def test_the_manifest_is_json_that_people_can_read(tmp_path: Path) -> None:
     execute.save(tmp_path, 1, a_state(), run={"commit": "abc"})
     text = (tmp_path / step_folder(1) / MANIFEST).read_text()

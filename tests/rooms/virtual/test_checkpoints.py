@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from datahall.base.errors import UsageError
 from datahall.case.model import ModelShape
 from datahall.case.named_site import site_from_text
 from datahall.case.question import Case, Goal, Training
@@ -42,6 +43,16 @@ def test_the_plan_compresses_only_where_it_pays_and_says_below_which_rate() -> N
     assert checkpoint_seconds(fast, coded, PLAN).write > checkpoint_seconds(fast, plain, PLAN).write
     crawling = [CodecRate("planes", 1.2, 1e6, 1e6)]
     assert picked_codec(slow, PLAN, 4, crawling) == "none"
+
+
+def test_a_plan_rounds_only_what_its_case_allows() -> None:
+    exact = a_case(Disk(5e8, 5e8, 0.01))
+    rounded = replace(exact, application=replace(exact.application, lossy_checkpoint="bf16"))
+    assert picked_codec(exact, PLAN, 4) == "planes"
+    assert picked_codec(rounded, PLAN, 4) == "lossy-bf16"
+    assert picked_codec(replace(rounded, site=a_case(Disk(300e9, 300e9, 0.0)).site), PLAN, 4) == "none"
+    with pytest.raises(UsageError, match="lossy_checkpoint"):
+        checkpoint_seconds(exact, StoragePlan(shards=4, codec="lossy-bf16"), PLAN)
 
 
 def test_one_disk_for_the_site_is_shared_by_its_nodes() -> None:
