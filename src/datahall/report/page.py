@@ -15,7 +15,7 @@ import jinja2
 from markupsafe import Markup
 
 from datahall.base.metric import Metric
-from datahall.base.units import human
+from datahall.base.units import human, human_interval
 from datahall.report import charts_compare, charts_run
 from datahall.report.bottleneck import STEP_COMPONENTS
 from datahall.report.comparison import Comparison, ComponentRow
@@ -45,8 +45,8 @@ def render(data: ReportData) -> str:
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    filters: dict[str, Any] = {"human": human, "words": words, "percent": percent, "signed": signed_percent}
-    environment.filters.update(filters)
+    numbers: dict[str, Any] = {"human": human, "interval": human_interval, "percent": percent}
+    environment.filters.update(numbers, words=words, signed=signed_percent)
     template = environment.from_string(_resource("page.html"))
     return template.render(
         data=data,
@@ -98,7 +98,7 @@ def _tiles(data: ReportData) -> list[dict[str, str]]:
 def _tile(title: str, row: ComponentRow) -> dict[str, str]:
     value, _, unit = human(row.measured, row.unit).partition(" ")
     inside = "inside" if row.within_interval else "outside"
-    said = f"{human(row.low, row.unit)} to {human(row.high, row.unit)}"
+    said = human_interval(row.low, row.high, row.unit)
     return {
         "title": title, "value": value, "unit": unit,
         "below": f"forecast {human(row.forecast, row.unit)} ({signed_percent(row.error_share)}), {inside} {said}",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+_OWN_WORDS = {"tokens_per_s": "throughput"}
 _ABBREVIATIONS = {"mfu": "MFU", "flops": "FLOPs", "ttft": "TTFT", "cpu": "CPU"}
 
 
 def words(name: str) -> str:
     """A metric's or count's name in words: "matmul_flops" is "matmul FLOPs"."""
+    if name in _OWN_WORDS:
+        return _OWN_WORDS[name]
     return " ".join(_ABBREVIATIONS.get(part, part) for part in name.replace("_", " ").split(" "))
 
 
