@@ -91,7 +91,7 @@ def human(value: float, dimension: str) -> str:
     if dimension == "share":
         return f"{100 * value:.1f} %"
     if dimension == "usd":
-        return f"${_three_digits(value)}" if abs(value) >= 1000 else f"${value:,.2f}"
+        return f"${value:.2f}" if 0.1 <= abs(value) < 1000 or not value else f"${_three_digits(value)}"
     suffix = {"bytes_per_s": "B/s", "flops_per_s": "FLOP/s", "flops": "FLOP", "watts": "W", "joules": "J"}.get(
         dimension, ""
     )

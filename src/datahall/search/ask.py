@@ -83,14 +83,13 @@ class CheckpointAnswer:
 
 
 def smallest_site(case: Case, calibration: Calibration) -> Offer:
-    """The fewest nodes of the site's kind whose best plan ends before the deadline; NoPlan if 4,096 do not."""
-    if case.goal.deadline_s == float("inf"):
-        raise UsageError("the smallest site needs a deadline.", hint='Say --set goal.deadline="3 days".')
+    """The fewest nodes of the site's kind that hold the case and end before its deadline; NoPlan if 4,096 do not."""
     low, high = 0, 1
     while (found := _offer(case, with_nodes(case.site, high), calibration)) is None:
         low, high = high, 2 * high
         if high > _MOST_NODES:
-            raise NoPlan(f"not even {_MOST_NODES:,} nodes of {case.site.name} end before the deadline.")
+            what = "hold it" if case.goal.deadline_s == float("inf") else "end before the deadline"
+            raise NoPlan(f"not even {_MOST_NODES:,} nodes of {case.site.name} {what}.")
     for nodes in _between(low, high, case):
         if (smaller := _offer(case, with_nodes(case.site, nodes), calibration)) is not None:
             return smaller

@@ -215,7 +215,11 @@ def _no_plan(case: Case, prices: Prices, reasons: Counter[str]) -> NoPlan:
             f"{case.model.name} does not fit on {case.site.name}: the smallest of {len(held):,} plans needs {least} on"
             f" a device with {human(case.site.accelerator.memory_bytes, 'bytes')}."
         )
-        return NoPlan(what, reasons=dict(reasons), hint="Use more devices, shorter sequences, or fine-tune with LoRA.")
+        return NoPlan(
+            what,
+            reasons=dict(reasons),
+            hint="Ask `datahall plan --ask site` how many nodes hold it, or fine-tune with LoRA.",
+        )
     if any(reason.endswith("cannot run it") for reason in reasons):
         return NoPlan(
             "no plan that meets the goal can be run by this engine.", reasons=dict(reasons), hint="Leave --for out."

@@ -58,7 +58,7 @@ def plan(
     """Choose the split for a CASE file, or for a --model on a --site.
 
     \b
-    --ask site        the fewest nodes that meet goal.deadline
+    --ask site        the fewest nodes that hold it, and meet goal.deadline if there is one
     --ask hardware    the catalogue's accelerators, as many devices each, by the goal and within the budget
     --ask link        is the network between nodes enough, and what is the least that is
     --ask exchange    compressed or rarer exchange of gradients, by time to the same loss

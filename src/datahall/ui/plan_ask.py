@@ -43,13 +43,18 @@ def answer(question: str, case: Case, calibration: Calibration, *, as_json: bool
 
 def _site(case: Case, calibration: Calibration) -> Answer:
     offer = smallest_site(case, calibration)
-    deadline = human_time(case.goal.deadline_s)
+    bounded = case.goal.deadline_s < float("inf")
     text = Text()
     text.append(f"{offer.site.nodes} node(s) of {offer.site.devices_per_node}", style="bold")
-    text.append(f" {offer.site.accelerator.name} end in {human_time(offer.total_s)}, before {deadline},")
+    before = f"end in {human_time(offer.total_s)}, before {human_time(case.goal.deadline_s)}," if bounded else "hold it"
+    text.append(f" {offer.site.accelerator.name} {before}")
+    if not bounded:
+        text.append(f" and end in {human_time(offer.total_s)},")
     text.append(f" for {human(offer.cost_usd, 'usd')}: {split_text(offer.ranking.compute(0))}.\n")
-    text.append("The forecast itself is compared with the deadline, not the end of its interval.", style="dim")
-    return {"deadline_s": case.goal.deadline_s, "offer": _offer_json(offer)}, Group(text)
+    text.append("Forecasts are compared with deadline and memory, not the ends of their intervals.", style="dim")
+    if offer.ranking.narrow(0):
+        text.append("\nBy the end of its interval the memory does not fit: ask for one node more.", style="yellow")
+    return {"deadline_s": case.goal.deadline_s if bounded else None, "offer": _offer_json(offer)}, Group(text)
 
 
 def _hardware(case: Case, calibration: Calibration) -> Answer:

@@ -58,7 +58,7 @@ def told(ranking: Ranking, forecast: Result, others: Sequence[Loss], changes: Se
     parts: list[RenderableType] = [
         _headline(ranking, forecast, seconds),
         Text(""),
-        _run_table(forecast),
+        _run_table(forecast, ranking.case.application.tokens),
         Text(""),
         _splits_table(ranking, others),
         Text(""),
@@ -107,7 +107,7 @@ def _share_of(plan: ComputePlan, ranking: Ranking) -> str:
     )
 
 
-def _run_table(forecast: Result) -> Table:
+def _run_table(forecast: Result, tokens: float) -> Table:
     table = plain_table("Forecast", "", "90 % interval", "rests on")
     named = (
         ("whole run", "total_time"),
@@ -123,6 +123,9 @@ def _run_table(forecast: Result) -> Table:
         if metric.value > 0:
             interval = human_interval(metric.low, metric.high, metric.unit)
             table.add_row(name, human(metric.value, metric.unit), interval, str(metric.label))
+    if (cost := forecast.metrics["cost"]).value > 0:
+        low, value, high = (1e6 * usd / tokens for usd in (cost.low, cost.value, cost.high))
+        table.add_row("a million tokens", human(value, "usd"), human_interval(low, high, "usd"), str(cost.label))
     return table
 
 

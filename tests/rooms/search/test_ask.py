@@ -28,10 +28,16 @@ def test_the_smallest_site_meets_the_deadline_and_one_of_half_its_nodes_does_not
         search(half)
 
 
-def test_a_deadline_is_needed_and_can_be_too_short() -> None:
+def test_without_a_deadline_the_smallest_site_is_the_smallest_that_holds_the_case() -> None:
+    case = from_model_and_site("llama-3.1-70b", "dgx-h100", tokens=1e9)
+    offer = smallest_site(case, Uncalibrated())
+    assert offer.site.nodes > 1
+    with pytest.raises(NoPlan, match="does not fit"):
+        search(replace(case, site=replace(case.site, nodes=offer.site.nodes - 1)), Uncalibrated())
+
+
+def test_a_deadline_can_be_too_short() -> None:
     case = from_model_and_site("llama-3.1-8b", "8xA40", tokens=15e9)
-    with pytest.raises(UsageError, match="needs a deadline"):
-        smallest_site(case, Uncalibrated())
     with pytest.raises(NoPlan, match="not even"):
         smallest_site(replace(case, goal=Goal(deadline_s=30.0)), Uncalibrated())
 

@@ -76,7 +76,6 @@ def test_a_case_file_does_what_its_parts_do(tmp_path: Path) -> None:
         ((*SITE, "--set", "application.precision=fp8"), 2, "A40 does not compute in fp8"),
         (("--model", "llama-3.1-8b", "--site", "1xA40"), 3, "does not fit"),
         ((*SITE, "--set", "goal.deadline=1 min"), 3, "takes longer than"),
-        ((*SITE, "--ask", "site"), 2, "needs a deadline"),
         ((*SITE, "--ask", "link"), 2, "one node"),
         ((*SITE, "--out", "/proc/none/plan.json"), 1, "cannot write here"),
     ],
