@@ -49,7 +49,8 @@ SPLITS = {
     "data x tensor": replace(TWO, tensor=2, accumulation=2),
     "data x pipeline": replace(PIPE, data=2, micro_batch=2),
 }
-WHOLE = ("one process", "data x 2", "ZeRO-1", "ZeRO-2", "ZeRO-3", "data x 4", "hybrid 2 x 2")
+TOO_MANY_STAGES = ("interleaved, 2 x 2", "1F1B, 4 stages")  # for a recommender: two tables and a tower
+PLAIN = tuple(name for name in SPLITS if "recomputed" not in name and "bf16" not in name)
 COMPONENTS = ("compute", "transfer", "waiting", "optimiser")
 
 
@@ -83,7 +84,7 @@ SUBJECTS = {
         16,
         "Perceptron",
         "datahall.workloads.mlp:build",
-        tuple(name for name in SPLITS if "recomputed" not in name and "bf16" not in name),
+        PLAIN,
     ),
     "recommender": Subject(
         ModelShape("recommender", layers=1, hidden=32, heads=1, kv_heads=1, head_dim=32, ffn=64, vocab=40_000),
@@ -91,7 +92,7 @@ SUBJECTS = {
         64,
         "Recommender of embeddings",
         "datahall.workloads.recommender:build",
-        WHOLE,
+        tuple(name for name in PLAIN if name not in TOO_MANY_STAGES),
     ),
 }
 

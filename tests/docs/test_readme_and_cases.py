@@ -62,3 +62,16 @@ def test_every_case_for_this_machine_runs(name, tmp_path):
     done = datahall("run", ROOT / "cases" / name, "--steps", 3, "--no-forecast", *changed, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "step_time" in done.stdout
+
+
+def test_every_percentage_of_the_readme_is_in_a_committed_table():
+    """Of the generated table another test says so; these are those in the text, each beside the table that it links."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8").split("<!-- end of table -->")[1]
+    found = 0
+    for paragraph in text.split("\n\n"):
+        tables = [ROOT / name for name in re.findall(r"\((docs/tables/[a-z-]+\.md)\)", paragraph)]
+        shown = "\n".join(table.read_text(encoding="utf-8") for table in tables).replace(" %", "%")
+        for figure in re.findall(r"\d+(?:\.\d+)? %", paragraph):
+            assert figure.replace(" %", "%") in shown, f"{figure} in: {paragraph}"
+            found += 1
+    assert found

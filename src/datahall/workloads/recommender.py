@@ -1,8 +1,9 @@
 """A recommender of embeddings: `application.entry: datahall.workloads.recommender:build`.
 
 Two tables (users, items) of `vocab` rows of `hidden` numbers, whose product with a small perceptron gives the chance of
-a click.  Most rows have no gradient in a step.  Clicks are made up from hidden tastes and the case's seed.  Its
-gradients are dense tensors here; sparse rows over a parameter server are the network room's.
+a click.  Most rows have no gradient in a step.  Tensor ranks share the tables' rows, a pipeline has up to three stages.
+Clicks are made up from hidden tastes and the case's seed.  Its gradients are dense tensors here; sparse rows over a
+parameter server are the network room's.
 """
 
 from __future__ import annotations
@@ -34,6 +35,10 @@ def build(case: Case) -> Workload:
         loss=lambda model, batch: functional.binary_cross_entropy_with_logits(model(batch[0]), batch[1]),
         metrics={"accuracy": lambda model: accuracy(model, data)},
         cut_points=("users", "items", "tower"),
+        cut=RecommenderPart,
+        split=lambda batch: batch,
+        criterion=functional.binary_cross_entropy_with_logits,
+        tensor_cuts={"users": "vocabulary", "items": "vocabulary", "tower.0": "column", "tower.2": "row"},
     )
 
 
@@ -69,7 +74,37 @@ class Recommender(nn.Module):
 
     def forward(self, pairs: torch.Tensor) -> torch.Tensor:
         user, item = self.users(pairs[:, 0]), self.items(pairs[:, 1])
-        return (user * item).sum(1) + self.tower(torch.cat([user, item], dim=1)).squeeze(1)
+        return _click(user, item, self.tower)
+
+
+class RecommenderPart(nn.Module):
+    """Users, items and tower, or some of them in a row, under the whole model's names.
+
+    Between parts travel 2 x hidden numbers: the user's, and the item's or (in 32 bits, exact to 16 million rows) its
+    number and zeros.
+    """
+
+    def __init__(self, model: Recommender, start: int, stop: int) -> None:
+        super().__init__()
+        self.width = model.users.embedding_dim
+        self.users = model.users if start == 0 else None
+        self.items = model.items if start <= 1 < stop else None
+        self.tower = model.tower if stop == 3 else None
+
+    def forward(self, given: torch.Tensor) -> torch.Tensor:
+        if self.users is not None:
+            user, number = self.users(given[:, 0]), given[:, 1:]
+            room = torch.zeros(len(user), self.width - 1, device=user.device)
+            given = torch.cat([user, number.to(user.dtype), room], dim=1)
+        if self.items is not None:
+            item = self.items(given[:, self.width].long())
+            given = torch.cat([given[:, : self.width], item], dim=1)
+        return given if self.tower is None else _click(*given.split(self.width, dim=1), self.tower)
+
+
+def _click(user: torch.Tensor, item: torch.Tensor, tower: nn.Module) -> torch.Tensor:
+    """Logits of a click (batch)."""
+    return (user * item).sum(1) + tower(torch.cat([user, item], dim=1)).squeeze(1)
 
 
 @torch.no_grad()
