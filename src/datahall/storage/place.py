@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from datahall.storage.faults import AlreadyCommitted, NoCheckpoint, StoreFault
 from datahall.storage.plan import PIECE_BYTES
@@ -167,7 +168,7 @@ class _LocalSink:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-        self._piece = np.frombuffer(mmap.mmap(-1, PIECE_BYTES), dtype=np.uint8)  # begins at a page, as disks ask
+        self._piece = _taken_piece()
         self._held = 0
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
@@ -191,11 +192,13 @@ class _LocalSink:
             self.abandon()
             raise
         os.close(self._fd)
+        _FREE.append(self._piece)
 
     def abandon(self) -> None:
         with contextlib.suppress(OSError):
             os.close(self._fd)
         self._path.unlink(missing_ok=True)
+        _FREE.append(self._piece)
 
     def _flush(self, direct: bool) -> None:
         view, self._held = self._piece.data[: self._held], 0
@@ -214,6 +217,17 @@ class _LocalSink:
             where=str(self._path),
             hint="Nothing that was committed is touched; make room and save again.",
         )
+
+
+_FREE: list[NDArray[np.uint8]] = []  # pieces of files that are closed: fresh memory can cost more than the disk
+
+
+def _taken_piece() -> NDArray[np.uint8]:
+    try:
+        return _FREE.pop()
+    except IndexError:
+        memory = mmap.mmap(-1, PIECE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        return np.frombuffer(memory, dtype=np.uint8)  # it begins at a page, as disks ask
 
 
 def _past_the_cache(fd: int, wanted: bool) -> None:
