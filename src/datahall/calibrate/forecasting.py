@@ -28,12 +28,13 @@ _OWN_SHARE = 0.4  # of the variance that is a plan's own, whatever ten other row
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """Fitted constants with what intervals need: factors by condition, fitted runs by stack and accelerator."""
+    """Fitted constants with what intervals need: factors by condition, fitted runs by stack, accelerator and maker."""
 
     fitted: Fitted
     factors: Mapping[str, float]
     stacks: Mapping[str, int]
     accelerators: Mapping[str, int]
+    makers: Mapping[str, int]
     places: Floats = field(repr=False)
     neighbours: Neighbours = field(default_factory=Neighbours, repr=False)
 
@@ -97,6 +98,7 @@ def _novelty(trained: Trained, runs: Sequence[PublishedRun], seen: Sequence[Publ
         unexplained=left,
         stack_runs=np.array([trained.stacks.get(run.stack, 0) for run in runs]),
         accelerator_runs=np.array([trained.accelerators.get(run.accelerator.name, 0) for run in runs]),
+        maker_runs=np.array([trained.makers.get(run.accelerator.vendor, 0) for run in runs]),
         mixture_runs=sum(run.shape.experts > 0 for run in trained.neighbours.runs),
         distance=nearest(np.array([features(run) for run in runs]), known),
     )

@@ -60,6 +60,7 @@ def with_factors(fitted: Fitted, runs: Sequence[PublishedRun], factors: Mapping[
         factors,
         Counter(run.stack for run in runs),
         Counter(run.accelerator.name for run in runs),
+        Counter(run.accelerator.vendor for run in runs),
         places(runs),
         neighbours_of(fitted, runs),
     )

@@ -1,9 +1,9 @@
 """How uncertain a forecast of a published run is before it is scaled by its condition: what nobody has seen of it.
 
-Variances of the logarithm add up: how well the fit knows the constants that the step leans on, a stack and an
-accelerator with few fitted runs, the share of the step that experts take, distance from all fitted plans.  All of it
-shrinks by what neighbours of the same stack explain; the noise of a published figure and the row's own blanks stay.
-The widths were fitted by likelihood to runs of families, accelerators and models left out.
+Variances of the logarithm add up: how well the fit knows the constants that the step leans on; a stack, an accelerator
+and a maker of accelerators with few fitted runs; the share of the step that experts take; distance from all fitted
+plans.  All of it shrinks by what neighbours of the same stack explain; the noise of a published figure and the row's
+own blanks stay.  The widths were fitted by likelihood to runs of families, accelerators and models left out.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ CONSTANTS_SHARE = 0.4  # of the variance that the fitted constants leave open
 PLAN_LOG_SD = 0.065  # what the model leaves out of any plan
 STACK_LOG_SD = 0.09  # habits of a stack that no fitted run has
 ACCELERATOR_LOG_SD = 0.09
+MAKER_LOG_SD = 0.10  # of accelerators whose maker has no other fitted run
 MIXTURE_LOG_SD = 0.35  # of the share of the step that experts and their exchange take
 FIRST_MIXTURE_LOG_SD = 0.45  # the same, where no fitted run is a mixture
 DISTANCE_LOG_SD = 0.055  # per unit of distance beyond one from the nearest fitted plan
@@ -36,12 +37,13 @@ _FEW_RUNS = 5.0  # runs of a stack or accelerator that leave half of it open
 
 @dataclass(frozen=True, slots=True)
 class Novelty:
-    """What was seen of each run before: the share that neighbours leave open, fitted runs of its stack and accelerator,
-    fitted mixtures of experts in all, distance to the nearest fitted plan."""
+    """What was seen of each run before: the share that neighbours leave open, fitted runs of its stack, its accelerator
+    and that one's maker, fitted mixtures of experts in all, distance to the nearest fitted plan."""
 
     unexplained: Floats
     stack_runs: NDArray[Any]
     accelerator_runs: NDArray[Any]
+    maker_runs: NDArray[Any]
     mixture_runs: int
     distance: Floats
 
@@ -56,6 +58,7 @@ def log_scales(fitted: Fitted, runs: Sequence[PublishedRun], arrays: Design, nov
         + PLAN_LOG_SD**2
         + _unknown(novelty.stack_runs) * STACK_LOG_SD**2
         + _unknown(novelty.accelerator_runs) * ACCELERATOR_LOG_SD**2
+        + _unknown(novelty.maker_runs) * MAKER_LOG_SD**2
         + (MIXTURE_LOG_SD**2 + _unknown(novelty.mixture_runs) * FIRST_MIXTURE_LOG_SD**2) * mixture**2
         + (DISTANCE_LOG_SD * apart) ** 2
     )

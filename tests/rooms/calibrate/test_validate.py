@@ -208,6 +208,13 @@ def test_rows_of_stacks_and_sites_never_seen_are_forecast() -> None:
     assert ((found.low > 0) & (found.low < found.seconds) & (found.seconds < found.high)).all()
 
 
+def test_a_maker_without_fitted_runs_widens_the_interval() -> None:
+    row = shipped_rows("torchtitan")[0]
+    runs, _ = read_runs([{**row, "accelerator": name} for name in ("H200", "MI300X")])
+    known, new = np.log((found := forecast_runs(load(), runs)).high / found.low)
+    assert new > 1.1 * known
+
+
 def test_a_megatron_on_a_card_younger_than_fused_attention_has_it() -> None:
     old = traits_of("Megatron-LM", "gpu", architecture="ampere")
     new = traits_of("Megatron-LM", "gpu", architecture="hopper")
