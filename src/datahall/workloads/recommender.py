@@ -99,7 +99,10 @@ class RecommenderPart(nn.Module):
         if self.items is not None:
             item = self.items(given[:, self.width].long())
             given = torch.cat([given[:, : self.width], item], dim=1)
-        return given if self.tower is None else _click(*given.split(self.width, dim=1), self.tower)
+        if self.tower is None:
+            return given
+        user, item = given.split(self.width, dim=1)
+        return _click(user, item, self.tower)
 
 
 def _click(user: torch.Tensor, item: torch.Tensor, tower: nn.Module) -> torch.Tensor:
