@@ -1,6 +1,6 @@
 """How fast the store is beside PyTorch's distributed checkpoint, torch.save and the bare disk: ratios in one run.
 
-    python benchmarks/storage_speed.py FOLDER [--gb 2] [--rounds 5]
+    python benchmarks/storage_speed.py FOLDER [--gb 2] [--rounds 4]
 
 FOLDER must lie on the disk that is measured and hold eight times the state.  Reads are cold: files are
 synchronised and dropped from the page cache first.  Writes of every contender end with fsync, except the row that says
@@ -168,7 +168,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--gb", type=float, default=2.0)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--weights", type=Path, help="bf16 tensors by name, written by torch.save")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")

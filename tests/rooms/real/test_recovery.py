@@ -15,7 +15,7 @@ from datahall.real.checkpoint import checkpoint_folder
 from datahall.real.injection import Injection
 from datahall.real.process import worker_environment
 from datahall.storage.place import open_place
-from datahall.storage.store import committed_steps, verify
+from datahall.storage.store import committed_steps, read_manifest, verify
 
 STEPS = 12
 
@@ -82,6 +82,19 @@ def test_a_disk_that_refuses_keeps_the_last_good_checkpoint(case, plan, tmp_path
     committed = committed_steps(open_place(checkpoint_folder(tmp_path)))
     assert committed
     assert verify(open_place(checkpoint_folder(tmp_path)), committed[-1]).faults == ()
+
+
+@pytest.mark.soak
+def test_a_run_rounds_its_checkpoints_only_where_its_case_allows_it(case, tmp_path):
+    def rounded(of):
+        plan = small_plan(of, interval_steps=2)
+        return replace(plan, storage=replace(plan.storage, codec="lossy-bf16"))
+
+    allows = replace(case, application=replace(case.application, lossy_checkpoint="bf16"))
+    training.run(allows, rounded(allows), tmp_path / "allowed", steps=2)
+    assert read_manifest(open_place(checkpoint_folder(tmp_path / "allowed")), 2).codec == "lossy-bf16"
+    with pytest.raises(WorldFailed, match="loses precision"):
+        training.run(case, rounded(case), tmp_path / "refused", steps=2)
 
 
 def test_an_interrupt_leaves_no_process_behind(tmp_path):
