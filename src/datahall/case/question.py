@@ -80,8 +80,12 @@ class Case:
         )
 
     def hash(self) -> str:
-        """SHA-256 of the question (model, application, site, goal), hexadecimal."""
-        asked = {key: value for key, value in self.to_json().items() if key in {"model", "application", "site", "goal"}}
+        """SHA-256 of the question (model, application, site, goal), hexadecimal.
+
+        What is empty or zero is left out, so that a key that a later release adds does not disown saved plans.
+        """
+        whole = self.to_json()
+        asked = _without_empty({key: whole[key] for key in ("model", "application", "site", "goal")})
         return hashlib.sha256(json.dumps(asked, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
@@ -94,6 +98,12 @@ def site_json(site: Site) -> dict[str, Any]:
     links = {name: asdict(fields[name]) for name in ("scale_up", "scale_out", "disk")}
     labels = {path: str(label) for path, label in site.provenance.items()}
     return _plain({**fields, **links, "accelerator": accelerator, "provenance": labels})
+
+
+def _without_empty(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_empty(inner) for key, inner in value.items() if inner}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    return value
 
 
 def _plain(value: Any) -> Any:

@@ -54,7 +54,9 @@ class Bottleneck:
 
     @property
     def sentence(self) -> str:
-        """The finding in words."""
+        """The finding in words; empty where no component was measured."""
+        if not self.binding:
+            return ""
         binds = f"{self.binding} binds, with {100 * self.binding_share:.0f} % of the step"
         if not self.deviating:
             return f"{binds}; nothing deviates from the forecast"

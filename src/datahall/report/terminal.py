@@ -75,7 +75,8 @@ def comparison_table(comparison: Comparison) -> RenderableType:
         "verdict: ", (comparison.verdict.word, "bold green" if comparison.verdict.holds else "bold red")
     )
     reasons = [_note(reason) for reason in comparison.verdict.reasons]
-    parts: list[RenderableType] = [table, Text(comparison.bottleneck.sentence), verdict, *reasons]
+    binds = [Text(comparison.bottleneck.sentence)] if comparison.bottleneck.sentence else []
+    parts: list[RenderableType] = [table, *binds, verdict, *reasons]
     if comparison.machine:
         machine = comparison.machine
         load = f"load {machine.load_before:.2f} before, {machine.load_during:.2f} during"

@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from datahall.base.units import human_time
 from datahall.report.bottleneck import STEP_COMPONENTS
+from datahall.report.words import words
 
 TOTAL_TOLERANCE_SHARE = 0.10  # a total this close counts as good, whatever its interval
 LARGE_SHARE = 0.10  # of the measured step: a component this large has to be right by itself
@@ -78,7 +80,8 @@ def judge(
     )
     cancelling = cancelling_errors(rows)
     missed = tuple(
-        f"{row.name}: measured {row.measured:.4g}, outside its interval around {row.forecast:.4g}"
+        f"{words(row.name)}: measured {human_time(row.measured)}, outside the interval around"
+        f" {human_time(row.forecast)}"
         for row in _judged(rows, deviating)
         if not row.within_interval
     )

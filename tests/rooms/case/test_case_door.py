@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from datahall.base.errors import CaseError, DatahallError, Incompatible, Unknown
 from datahall.base.label import Label
 from datahall.case import from_model_and_site, load, loads, read_site, site_from_yaml, site_to_yaml, write_site
 from datahall.case.named_site import site_from_text
+from datahall.case.question import _without_empty
 
 CASES = sorted((Path(__file__).parents[3] / "cases").glob("*.yaml"))
 GOOD = """\
@@ -202,3 +204,11 @@ def test_loading_needs_no_heavy_import() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_key_that_a_later_release_adds_does_not_disown_saved_plans() -> None:
+    case = from_model_and_site("llama-3.1-8b", "8xA40")
+    whole = case.to_json()
+    later = {**whole, "application": {**whole["application"], "unheard_of": ""}}
+    assert _without_empty(later) == _without_empty(whole)
+    assert dataclasses.replace(case, application=dataclasses.replace(case.application, seed=7)).hash() != case.hash()
