@@ -75,5 +75,7 @@ def test_advice_on_a_slow_link_is_to_compress_and_says_how_often_to_save(full: P
     assert advice["picked"]["codec"] in {"planes", "blosc2", "zstd"}
     assert advice["interval_s"] == pytest.approx((2 * advice["picked"]["write_s"] * 3 * 86400) ** 0.5)
     fast = json.loads(call("advise", full, "--bytes-per-s", "900 GB/s", "--json").output)
-    assert fast["picked"]["codec"] == "none"
+    assert all(option["break_even_bytes_per_s"] < 900e9 for option in fast["options"])
+    took = {option["codec"]: option["write_s"] + option["read_s"] for option in fast["options"]}
+    assert fast["picked"]["codec"] == "none" or took[fast["picked"]["codec"]] < 0.95 * took["none"]  # a busy machine
     assert "a sample of step 4" in call("advise", full, "--bytes-per-s", "1 MB/s").output
