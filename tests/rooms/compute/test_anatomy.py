@@ -1,8 +1,10 @@
 """What is read off a built model equals the formulas where there are formulas: every split of the language model."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
+import torch
 from small_cases import SHAPE, small_case
 
 from datahall.base.errors import Refused
@@ -66,3 +68,14 @@ def _read(case, plan, workload=None) -> Anatomy:
 
     batch = workload.data.batch(range(plan.micro_batch))
     return read_anatomy(workload, plan, batch, plan.micro_batch, counted)
+
+
+@pytest.mark.parametrize("ends", [(0, 3), (0, 2, 3), (0, 1, 3), (0, 1, 2, 3)])
+def test_the_parts_of_a_recommender_make_the_whole(ends):
+    case = small_case(replace(SHAPE, vocab=1000), entry="datahall.workloads.recommender:build")
+    workload = entry.build(case)
+    pairs, _ = workload.data.batch(range(8))
+    handed = pairs
+    for start, stop in pairwise(ends):
+        handed = workload.cut(workload.model, start, stop)(handed)
+    assert torch.equal(handed, workload.model(pairs))
