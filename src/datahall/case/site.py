@@ -64,9 +64,9 @@ class Disk:
 class Site:
     """Devices in scale-up domains (NVLink, ICI, shared memory) joined by a scale-out network.
 
-    `scale_out` is per device; `oversubscription` divides its rate when traffic leaves a leaf switch.  `topology` (switch,
-    rail, fat-tree, torus) is noted and changes no forecast.  `failures_per_device_s` is the rate, per second, at which
-    one device interrupts a job.
+    `scale_out` is per device; `oversubscription` divides its rate when traffic leaves a leaf switch.  `topology`
+    (switch, rail, fat-tree, torus) is noted and changes no forecast.  `failures_per_device_s` is the rate, per second,
+    at which one device interrupts a job.
     """
 
     name: str
