@@ -130,12 +130,15 @@ def _run(cells: Cells, index: int) -> PublishedRun:
 def _measured(cells: Cells, shape: ModelShape, sequence: int, batch: int, devices: int) -> tuple[float, str]:
     """Seconds of a step from the best of the columns that a row has, and what was measured: a time or a rate."""
     tokens = batch * sequence
-    if cells.number("step_time_s"):
+    batch_stated = cells.number("global_batch")
+    if cells.number("step_time_s") and batch_stated:
         primary = cells.text("primary_metric")
         return float(cells.number("step_time_s") or 0), primary if "token" in primary else "step_time_s"
     if cells.number("tokens_per_s_per_device"):
         return tokens / (float(cells.number("tokens_per_s_per_device") or 0) * devices), "tokens_per_s_per_device"
     rate = (cells.number("model_tflops_per_device") or 0) * 1e12
+    if not rate and cells.number("step_time_s"):
+        raise UsageError("its batch is not stated, without which the seconds of a step say nothing.")
     if not rate:
         raise UsageError("it has neither step time nor tokens/s nor model FLOP/s; an MFU alone has no one definition.")
     active = shape.active_parameters() - (0 if shape.tied_embeddings else shape.vocab * shape.hidden)

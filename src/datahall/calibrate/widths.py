@@ -18,12 +18,14 @@ from numpy.typing import NDArray
 from datahall.calibrate.design import Design
 from datahall.calibrate.fit import Fitted, linearised
 from datahall.calibrate.published import PublishedRun
+from datahall.virtual.traits import UNSTATED
 
 Floats = NDArray[np.float64]
 
 CONSTANTS_SHARE = 0.4  # of the variance that the fitted constants leave open
 PLAN_LOG_SD = 0.065  # what the model leaves out of any plan
 STACK_LOG_SD = 0.09  # habits of a stack that no fitted run has
+UNSTATED_STACK_LOG_SD = 0.20  # what fitted runs are off by, most families, when their stack is kept from the forecast
 ACCELERATOR_LOG_SD = 0.09
 MAKER_LOG_SD = 0.10  # of accelerators whose maker has no other fitted run
 MIXTURE_LOG_SD = 0.35  # of the share of the step that experts and their exchange take
@@ -57,6 +59,7 @@ def log_scales(fitted: Fitted, runs: Sequence[PublishedRun], arrays: Design, nov
         CONSTANTS_SHARE * _constants_variance(fitted, arrays)
         + PLAN_LOG_SD**2
         + _unknown(novelty.stack_runs) * STACK_LOG_SD**2
+        + np.array([run.traits.family == UNSTATED for run in runs]) * UNSTATED_STACK_LOG_SD**2
         + _unknown(novelty.accelerator_runs) * ACCELERATOR_LOG_SD**2
         + _unknown(novelty.maker_runs) * MAKER_LOG_SD**2
         + (MIXTURE_LOG_SD**2 + _unknown(novelty.mixture_runs) * FIRST_MIXTURE_LOG_SD**2) * mixture**2

@@ -35,6 +35,7 @@ class StackTraits:
     interleaves: bool = False  # its pipelines usually hold several chunks of layers
 
 
+UNSTATED = "unstated"  # the family where nobody says what ran
 _TORCH = StackTraits("pytorch", "eager")
 _OLD_MEGATRON = StackTraits(
     "megatron-lm",
@@ -76,7 +77,7 @@ def traits_of(framework: str, kind: str, note: str = "", architecture: str = "")
     found = next((traits for pattern, traits in _STACKS if re.search(pattern, low)), None)
     if found is None:
         name = re.sub(r"[\s(,]*(?:v?\d+\.|\(|,).*", "", low).strip()
-        found = StackTraits("xla", "xla") if kind == "tpu" else replace(_TORCH, family=name or "pytorch")
+        found = StackTraits("xla", "xla") if kind == "tpu" else replace(_TORCH, family=name or UNSTATED)
     if found.issue == "old" and architecture and not re.match(_BEFORE_FUSED_ATTENTION, architecture):
         found = replace(_CORE, family=found.family)
     release = re.search(r"(\d+\.\d+(?:\.\d+)*)", framework)

@@ -116,6 +116,10 @@ def test_a_few_rows_correct_the_rest_and_are_not_scored(tmp_path: Path) -> None:
         ({"layers": "", "hidden": "", "model": "Something"}, "shape is not stated"),
         ({"step_time_s": "", "tokens_per_s_per_device": "nan", "model_tflops_per_device": ""}, "neither"),
         ({"quality": "C-arch-unknown"}, "quality"),
+        (
+            {"step_time_s": "3", "tokens_per_s_per_device": "", "global_batch": "", "micro_batch": ""},
+            "batch is not stated",
+        ),
     ],
 )
 def test_a_row_that_cannot_be_forecast_is_refused_with_its_reason(change: dict[str, str], reason: str) -> None:
@@ -210,9 +214,18 @@ def test_rows_of_stacks_and_sites_never_seen_are_forecast() -> None:
 
 def test_a_maker_without_fitted_runs_widens_the_interval() -> None:
     row = shipped_rows("torchtitan")[0]
-    runs, _ = read_runs([{**row, "accelerator": name} for name in ("H200", "MI300X")])
-    known, new = np.log((found := forecast_runs(load(), runs)).high / found.low)
+    known, new = widths([{**row, "accelerator": name} for name in ("H200", "MI300X")])
     assert new > 1.1 * known
+
+
+def test_a_stack_that_is_not_stated_widens_the_interval() -> None:
+    named, blank = widths([{**shipped_rows("torchtitan")[0], "framework": name} for name in ("a stack", "")])
+    assert blank > 1.3 * named
+
+
+def widths(rows: list[dict[str, str]]) -> list[float]:
+    found = forecast_runs(load(), read_runs(rows)[0])
+    return np.log(found.high / found.low).tolist()
 
 
 def test_a_megatron_on_a_card_younger_than_fused_attention_has_it() -> None:
