@@ -1,8 +1,9 @@
 """Fit a few multipliers to runs made here, and say how far forecasts of other configurations can be trusted.
 
 A component's forecast depends on a few named constants (matrix products, attention, launches, bytes, ...).  One
-multiplier a constant is fitted to what was measured, each held near one by a prior, so that a
-constant that the runs hardly show stays where the probe put it.  Intervals are quantiles of left-out residuals, never
+multiplier a constant is fitted to what was measured, each held near one by its own prior, so that a
+constant that the runs hardly show stays where the probe put it, and one that the probe guessed moves before one that it
+measured.  Intervals are quantiles of left-out residuals, never
 of the fit's own.  Nothing here runs anything.
 """
 
@@ -17,7 +18,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-PRIOR_LOG_SD = 0.6  # a term measured by the probe is right within a factor of 1.8, two times in three
 NOISE_LOG_SD = 0.08  # scatter of one run's median step on a shared machine
 MOST_LOG = 2.5  # no multiplier beyond a factor of twelve
 LEAST_SHARE = 0.02  # components below this share of the step do not steer the fit
@@ -90,18 +90,22 @@ def local_calibration_from_json(data: Mapping[str, Any]) -> LocalCalibration:
     return LocalCalibration(dict(data["multipliers"]), dict(data["spreads"]), positions)
 
 
-def fit_local(observations: Sequence[Observation], total: str = "step_time") -> LocalCalibration:
+def fit_local(
+    observations: Sequence[Observation], prior_log_sd: Callable[[str], float], total: str = "step_time"
+) -> LocalCalibration:
     """Multipliers from all observations; spreads from leaving each out in turn.
+
+    `prior_log_sd` is how far a constant may be off before any run, as the standard deviation of its logarithm.
 
     The spread of a component is the smallest value that covers a 90 % share of one more observation if they are
     exchangeable (split conformal prediction, Lei et al. 2018, section 2.2, with jackknife residuals); `total` names the
     spread of the components' sum.
     """
-    multipliers = _fit(observations, {}, most_rounds=25)
+    multipliers = _fit(observations, prior_log_sd, {}, most_rounds=25)
     residuals: dict[str, list[float]] = {}
     for index, left_out in enumerate(observations):
         others = [*observations[:index], *observations[index + 1 :]]
-        without = _fit(others, multipliers, most_rounds=4)
+        without = _fit(others, prior_log_sd, multipliers, most_rounds=4)
         for component, error in log_errors(without, left_out, total).items():
             residuals.setdefault(component, []).append(abs(error))
     spreads = {component: conformal_quantile(errors) for component, errors in residuals.items()}
@@ -134,14 +138,20 @@ def conformal_quantile(absolute_errors: Sequence[float], coverage: float = 0.9) 
     return max(ordered[-1] * shortfall, NOISE_LOG_SD)
 
 
-def _fit(observations: Sequence[Observation], start: Mapping[str, float], most_rounds: int) -> dict[str, float]:
+def _fit(
+    observations: Sequence[Observation],
+    prior_log_sd: Callable[[str], float],
+    start: Mapping[str, float],
+    most_rounds: int,
+) -> dict[str, float]:
     """Multipliers that minimise squared log residuals of the components plus the prior, by damped Gauss-Newton."""
     names = sorted({name for one in observations for part in one.forecast_at(start).values() for name in part.slopes})
     logs = np.array([math.log(start.get(name, 1.0)) for name in names])
+    certainty = np.array([prior_log_sd(name) ** -2 for name in names])
     for _ in range(most_rounds):
         jacobian, residual = _linearised(observations, names, dict(zip(names, np.exp(logs), strict=True)))
-        normal = jacobian.T @ jacobian + np.eye(len(names)) / PRIOR_LOG_SD**2
-        step = np.linalg.solve(normal, jacobian.T @ residual - logs / PRIOR_LOG_SD**2)
+        normal = jacobian.T @ jacobian + np.diag(certainty)
+        step = np.linalg.solve(normal, jacobian.T @ residual - logs * certainty)
         logs = np.clip(logs + np.clip(step, -0.5, 0.5), -MOST_LOG, MOST_LOG)
         if float(np.max(np.abs(step), initial=0.0)) < 1e-4:
             break

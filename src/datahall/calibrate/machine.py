@@ -1,7 +1,7 @@
 """This machine as a calibration: rates that the probe measured, times a few multipliers that runs made here taught.
 
-The forecast is the same `virtual.training.forecast` as for a cluster; only where the numbers come from differs, and how
-sensitive a component is to each constant is its numerical derivative.  Nothing here runs or measures anything.
+The forecast is the same `virtual.training.forecast` as for a cluster; only where the numbers come from differs.
+Nothing here runs or measures anything.
 """
 
 from __future__ import annotations
@@ -12,13 +12,12 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
-
 from datahall.base.errors import Refused
 from datahall.base.label import Label
 from datahall.base.result import Result
 from datahall.calibrate.eager_splits import eager_habits, eager_memory, split_costs
-from datahall.calibrate.local import LocalCalibration, Observation, Sensitivity, conformal_quantile, fit_local
+from datahall.calibrate.local import LocalCalibration, Observation, conformal_quantile, fit_local
+from datahall.calibrate.machine_constants import COMPONENTS, prior_log_sd, scaled, sensitivities
 from datahall.calibrate.memory_fit import MemoryFit, fit_memory
 from datahall.case.question import Case
 from datahall.compute.counts import ShapeCounts
@@ -30,13 +29,8 @@ from datahall.storage.choice import CodecRate
 from datahall.virtual.calibration import adapter_numbers, trainable_share
 from datahall.virtual.habits import StackHabits
 from datahall.virtual.links import LinkRates
-from datahall.virtual.step_time import StepInputs, step_time
+from datahall.virtual.step_time import StepInputs
 
-COMPONENTS = ("compute", "transfer", "waiting", "input", "optimiser")
-CONSTANTS = (
-    "product", "attention", "memory", "element", "threads", "kernel", "optimiser", "latency", "bandwidth", "jitter",
-    "input",
-)  # fmt: skip
 UPDATED_BYTES = 28.0  # what the probe's optimiser moves a parameter: four arrays read, three written, 4 bytes each
 PART_LOG_SPREAD = 0.9  # before any run: a part within a factor of 2.5, the step within 1.6
 STEP_LOG_SPREAD = 0.47
@@ -44,8 +38,6 @@ STEP_LOG_SPREAD = 0.47
 # are of fourteen configurations run on a machine of two cores, none of which is ever held out (prove.configurations).
 _EAGER_PASSES = 15.0
 _EAGER_KERNELS = 20.0
-_EAGER_SERIAL_SHARE = 0.2  # of a step: on seven such configurations two threads gained 1.6, the probe's kernels 1.9
-_EPSILON = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +95,7 @@ class Machine:
         best: dict[str, float] = {}
         for setting, found in self.rates["device"].items():
             precision, _, threads = setting.partition("/")
-            rate = found["linear_flops_per_s"] / int(threads.split()[0])
+            rate = found.get("best_flops_per_s", found["linear_flops_per_s"]) / int(threads.split()[0])
             best[precision] = max(best.get(precision, 0.0), rate)
         return best
 
@@ -189,7 +181,7 @@ def fit_machine(machine: Machine, runs: Sequence[MeasuredRun]) -> Machine:
     """`machine` with multipliers, memory constants and spreads from `runs`; older fits are not kept."""
     bare = Machine(machine.rates)
     memory = fit_memory([memory_point(bare, run) for run in runs])
-    local = fit_local([observation(bare, run) for run in runs])
+    local = fit_local([observation(bare, run) for run in runs], prior_log_sd)
     starts = [run.measured.metrics["startup"].value for run in runs]
     probed = float(bare.probed(runs[0].case, runs[0].compute).habits.startup_s)
     ratio = math.exp(sum(math.log(start / probed) for start in starts) / len(starts))
@@ -215,76 +207,6 @@ def observation(machine: Machine, run: MeasuredRun) -> Observation:
         measured,
         position_of(run.case, run.compute),
     )
-
-
-def sensitivities(
-    inputs: StepInputs, numbers: PlanNumbers, compute: ComputePlan, multipliers: Mapping[str, float]
-) -> dict[str, Sensitivity]:
-    """Each component's seconds and its derivatives to the logarithms of the constants (central differences)."""
-    count = len(CONSTANTS)
-    factors = np.concatenate([1.0 + _EPSILON * np.eye(count), 1.0 - _EPSILON * np.eye(count)], axis=1)
-    factors = np.concatenate([factors, np.ones((count, 1))], axis=1)
-    now = {**multipliers}
-    for row, constant in zip(factors, CONSTANTS, strict=True):
-        name = _name(constant, compute.precision)
-        now[name] = multipliers.get(name, 1.0) * row
-    seconds = step_time(scaled(inputs, now, compute), numbers)
-    found: dict[str, Sensitivity] = {}
-    for component in COMPONENTS:
-        whole = getattr(seconds, component) + (seconds.fixed if component == "compute" else 0.0)
-        values = np.broadcast_to(whole, (2 * count + 1,))
-        slopes = (values[:count] - values[count : 2 * count]) / (2 * _EPSILON)
-        # Waiting is a share of the arithmetic: the share is its constant, and the arithmetic is counted elsewhere.
-        steering = {
-            _name(constant, compute.precision): float(slope)
-            for constant, slope in zip(CONSTANTS, slopes, strict=True)
-            if slope > 1e-12 and (component != "waiting" or constant == "jitter")
-        }
-        found[component] = Sensitivity(float(values[-1]), steering)
-    return found
-
-
-def scaled(inputs: StepInputs, multipliers: Mapping[str, Any], compute: ComputePlan) -> StepInputs:
-    """`inputs` with each constant's time multiplied (2: twice as slow); products have one multiplier a precision.
-
-    "threads" is what a step loses where its worker has several: the probe's large kernels divide well among them, a
-    step's many small ones and what lies between them do not (Amdahl 1967).
-    """
-    times = {constant: multipliers.get(_name(constant, compute.precision), 1.0) for constant in CONSTANTS}
-    if compute.threads > 1:
-        loss = times["threads"] * (1.0 + _EAGER_SERIAL_SHARE * (compute.threads - 1))
-        times |= {constant: times[constant] * loss for constant in ("product", "attention", "element")}
-    rates, links, habits = inputs.rates, inputs.links, inputs.habits
-    return replace(
-        inputs,
-        rates=replace(
-            rates,
-            linear_flops_per_s=rates.linear_flops_per_s / times["product"],
-            wide_flops_per_s=rates.wide_flops_per_s / times["product"],
-            attention_flops_per_s=rates.attention_flops_per_s / times["attention"],
-            memory_bytes_per_s=rates.memory_bytes_per_s / times["memory"],
-            element_passes=rates.element_passes * times["element"] / times["memory"],
-            kernel_s=rates.kernel_s * times["kernel"],
-            fixed_s=rates.fixed_s * times["memory"],
-        ),
-        links=replace(
-            links,
-            up_bytes_per_s=links.up_bytes_per_s / times["bandwidth"],
-            out_bytes_per_s=links.out_bytes_per_s / times["bandwidth"],
-            up_latency_s=links.up_latency_s * times["latency"],
-            out_latency_s=links.out_latency_s * times["latency"],
-        ),
-        habits=replace(
-            habits,
-            update_bytes=habits.update_bytes * times["optimiser"] / times["memory"],
-            jitter_share=habits.jitter_share * times["jitter"],
-            input_s_per_token=habits.input_s_per_token * times["input"],
-        ),
-    )
-
-
-def _name(constant: str, precision: str) -> str:
-    return f"{constant} {precision}" if constant in {"product", "element"} else constant
 
 
 def position_of(case: Case, compute: ComputePlan) -> tuple[float, ...]:

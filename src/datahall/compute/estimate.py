@@ -33,6 +33,8 @@ class DeviceRates:
     kernel_s: Any = 0.0
     fixed_s: Any = 0.0  # per optimiser step: loss reduction, logging, data, synchronisation
     attention_backward_share: Any = 0.75  # backward rate of the attention core over its forward rate
+    attention_head_s: Any = 0.0  # what the core of one sequence and head takes besides, however short (tiles, packing)
+    attention_head_backward_s: Any = 0.0
     expert_share: Any = 1.0  # rate of grouped expert products over a dense product's
     element_passes: Any = 1.0
     cast_passes: Any = 0.0

@@ -30,4 +30,4 @@ class Effort:
 
 
 DEMO = Effort(True, 2, 4.0, 10, 40, 20, 6, 6, (), 0)
-FULL = Effort(False, 2, 4.0, 12, 50, 20, 14, 24, (0.3, 0.7, 1.5), 2)
+FULL = Effort(False, 2, 4.0, 12, 50, 20, 20, 24, (0.3, 0.7, 1.5), 2)

@@ -14,9 +14,15 @@ from torch.nn import functional
 from datahall.real.probe_timing import time_call
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-PRODUCTS = ((256, 256, 256), (512, 256, 1024), (1024, 512, 1024), (512, 1024, 512), (2048, 1024, 1024), (4096, 64, 256))
-QUICK_PRODUCTS = ((512, 256, 1024), (1024, 512, 1024))
-ATTENTION = ((4, 4, 128, 64), (4, 8, 256, 64), (2, 8, 512, 64))  # batch, heads, sequence, head_dim
+# tokens, inner, outer width: what narrow products lose has to be seen
+PRODUCTS = (
+    (512, 128, 128), (1024, 128, 384), (256, 256, 256), (512, 256, 768), (1024, 512, 1024), (512, 1024, 512),
+    (2048, 1024, 1024),
+)  # fmt: skip
+QUICK_PRODUCTS = ((1024, 128, 384), (1024, 512, 1024))
+# batch, heads, sequence, head_dim: what the core costs each sequence and head, short as it may be, has to be seen
+ATTENTION = ((8, 4, 64, 32), (4, 4, 128, 32), (4, 8, 256, 32), (2, 8, 512, 64))
+QUICK_ATTENTION = ((8, 4, 64, 32), (4, 8, 256, 32))
 _COPY_BYTES = 64 * 2**20
 _OPTIMISED = 4_000_000
 
@@ -26,18 +32,24 @@ def kernels(quick: bool, budget_s: float) -> Iterator[dict[str, Any]]:
     yield from _memory(budget_s)
     for dtype in DTYPES:
         for shape in QUICK_PRODUCTS if quick else PRODUCTS:
-            yield _product(shape, dtype, budget_s)
-        for shape in ATTENTION[1:2] if quick else ATTENTION:
+            yield from _product(shape, dtype, budget_s)
+        for shape in QUICK_ATTENTION if quick else ATTENTION:
             yield from _attention(shape, dtype, budget_s)
     yield _optimiser(budget_s)
 
 
-def _product(shape: tuple[int, int, int], dtype: str, budget_s: float) -> dict[str, Any]:
+def _product(shape: tuple[int, int, int], dtype: str, budget_s: float) -> Iterator[dict[str, Any]]:
     tokens, inner, outer = shape
-    inputs = torch.randn(tokens, inner).to(DTYPES[dtype])
-    weight = torch.randn(outer, inner).to(DTYPES[dtype])
-    timing = time_call(lambda: functional.linear(inputs, weight), budget_s)
-    return _finding("product", timing, dtype=dtype, shape=shape, flops=2 * tokens * inner * outer)
+    inputs = torch.randn(tokens, inner).to(DTYPES[dtype]).requires_grad_()
+    weight = torch.randn(outer, inner).to(DTYPES[dtype]).requires_grad_()
+    flops = 2 * tokens * inner * outer
+    with torch.no_grad():
+        timing = time_call(lambda: functional.linear(inputs, weight), budget_s)
+    yield _finding("product", timing, dtype=dtype, shape=shape, flops=flops)
+    output = functional.linear(inputs, weight)
+    grad = torch.ones_like(output)
+    timing = time_call(lambda: torch.autograd.grad(output, (inputs, weight), grad, retain_graph=True), budget_s)
+    yield _finding("product_backward", timing, dtype=dtype, shape=shape, flops=2 * flops)
 
 
 def _attention(shape: tuple[int, int, int, int], dtype: str, budget_s: float) -> Iterator[dict[str, Any]]:

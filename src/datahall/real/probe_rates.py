@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from datahall.real.measure import median
-from datahall.real.probe_timing import fit_alpha_beta
+from datahall.real.probe_timing import fit_alpha_beta, fit_line
 
 Findings = Sequence[dict[str, Any]]
 ATTENTION_CAUSAL_SHARE = 0.5
@@ -20,8 +20,9 @@ ATTENTION_CAUSAL_SHARE = 0.5
 def device_rates(findings: Findings) -> dict[str, dict[str, float]]:
     """By "<dtype>/<threads> threads/<processes> processes": the numbers that compute.estimate.DeviceRates has.
 
-    Of matrix products the best shape counts; attention is in causal FLOPs; `memory_bytes_per_s` is element-wise work on
-    activations of a small model, `stream_bytes_per_s` a copy that no cache holds.
+    Products are forward and both backward ones together, as wide ones reach it, with the width at which they take twice
+    as long; attention is in causal FLOPs with what each sequence and head costs besides; `memory_bytes_per_s` is
+    element-wise work on activations of a small model, `stream_bytes_per_s` a copy that no cache holds.
     """
     settings = sorted({(f["dtype"], f["threads"], f["processes"]) for f in findings if f["kind"] == "product"})
     return {
@@ -86,21 +87,61 @@ def _of(findings: Findings, threads: int, processes: int) -> list[dict[str, Any]
 
 
 def _rates(dtype: str, findings: Findings) -> dict[str, float]:
-    def rate(kind: str, per: str = "flops_per_s") -> list[float]:
-        return [f[per] for f in findings if f["kind"] == kind and f.get("dtype", dtype) == dtype]
+    def rate(kind: str) -> list[float]:
+        return [f["bytes_per_s"] for f in findings if f["kind"] == kind]
 
     def seconds(kind: str) -> float:
         return next((f["seconds"] for f in findings if f["kind"] == kind), 0.0)
 
-    rates = {"linear_flops_per_s": max(rate("product")), "word_bytes": 2.0 if dtype == "bf16" else 4.0}
-    rates["wide_flops_per_s"] = rates["linear_flops_per_s"]
-    rates["attention_flops_per_s"] = median(rate("attention"))
-    if backward := rate("attention_backward"):
-        rates["attention_backward_share"] = median(backward) / rates["attention_flops_per_s"]
-    rates["causal_share"] = ATTENTION_CAUSAL_SHARE
-    rates["memory_bytes_per_s"] = median(rate("add", "bytes_per_s"))
-    rates["stream_bytes_per_s"] = median(rate("copy", "bytes_per_s"))
-    rates["optimiser_bytes_per_s"] = median(rate("optimiser", "bytes_per_s"))
-    rates["launch_s"] = seconds("launch")
-    rates["kernel_s"] = max(0.0, seconds("tiny_product") - seconds("launch"))
-    return rates
+    own = [f for f in findings if f.get("dtype") == dtype]
+    launch_s = seconds("launch")
+    return {
+        "word_bytes": 2.0 if dtype == "bf16" else 4.0,
+        **_product_rates(own),
+        **_attention_rates(own),
+        "memory_bytes_per_s": median(rate("add")),
+        "stream_bytes_per_s": median(rate("copy")),
+        "optimiser_bytes_per_s": median(rate("optimiser")),
+        "launch_s": launch_s,
+        "kernel_s": max(0.0, seconds("tiny_product") - launch_s),
+    }
+
+
+def _product_rates(findings: Findings) -> dict[str, float]:
+    """Seconds a FLOP over the mean of the inverse widths are a line (`virtual.micro_step`) that starts at wide ones."""
+    widths: list[float] = []
+    seconds_per_gflop: list[float] = []
+    for shape in sorted({tuple(f["shape"]) for f in findings if f["kind"] == "product"}):
+        three = [f for f in findings if f["kind"].startswith("product") and tuple(f["shape"]) == shape]
+        widths.append((1.0 / shape[1] + 1.0 / shape[2]) / 2.0)
+        seconds_per_gflop.append(sum(f["seconds"] for f in three) / sum(f["flops"] for f in three) * 1e9)
+    wide, slope = fit_line(widths, seconds_per_gflop)
+    wide = max(wide, 0.5 * min(seconds_per_gflop))  # no wide product is faster than twice the best that was seen
+    best = max(f["flops_per_s"] for f in findings if f["kind"] == "product")
+    return {
+        "linear_flops_per_s": 1e9 / wide,
+        "wide_flops_per_s": 1e9 / min(seconds_per_gflop),
+        "best_flops_per_s": best,
+        "narrow_width": slope / wide,
+    }
+
+
+def _attention_rates(findings: Findings) -> dict[str, float]:
+    """Of one sequence and head, seconds over FLOPs are a line: the rate, and what it costs however short it is."""
+    head_s, per_flop = _per_head([f for f in findings if f["kind"] == "attention"])
+    back_s, back_per_flop = _per_head([f for f in findings if f["kind"] == "attention_backward"])
+    return {
+        "attention_flops_per_s": 1.0 / per_flop,
+        "attention_backward_share": per_flop / back_per_flop,
+        "attention_head_s": head_s,
+        "attention_head_backward_s": back_s,
+        "causal_share": ATTENTION_CAUSAL_SHARE,
+    }
+
+
+def _per_head(findings: Findings) -> tuple[float, float]:
+    heads = [f["shape"][0] * f["shape"][1] for f in findings]
+    return fit_line(
+        [f["flops"] / count for f, count in zip(findings, heads, strict=True)],
+        [f["seconds"] / count for f, count in zip(findings, heads, strict=True)],
+    )

@@ -16,6 +16,7 @@ from datahall.real.measure import median, median_interval
 
 KNOWN_SHARE = 0.03  # an interval is known when it is narrower than this to either side
 _FEWEST = 7
+_FASTEST_S_PER_BYTE = 1e-15
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,17 +91,26 @@ def fit_alpha_beta(sizes: Sequence[float], seconds: Sequence[float], *, refit: b
     """
     counts, times = np.asarray(sizes, dtype=float), np.asarray(seconds, dtype=float)
     fit, judge = slice(0, None, 2), slice(1, None, 2)
-    latency, per_byte = _line(counts[fit], times[fit])
+    latency, per_byte = fit_line(counts[fit], times[fit])
     errors = np.abs((latency + counts[judge] * per_byte) / times[judge] - 1)
     if refit:
-        latency, per_byte = _line(counts, times)
+        latency, per_byte = fit_line(counts, times)
+    per_byte = max(per_byte, _FASTEST_S_PER_BYTE)
     return AlphaBeta(latency, 1 / per_byte, float(np.median(errors)), float(errors.max()))
 
 
-def _line(counts: Any, times: Any) -> tuple[float, float]:
-    weighted = np.stack([1 / times, counts / times], axis=1)
-    (latency, per_byte), *_ = np.linalg.lstsq(weighted, np.ones(weighted.shape[0]), rcond=None)
-    return max(float(latency), 1e-9), max(float(per_byte), 1e-15)
+def fit_line(at: Any, values: Any) -> tuple[float, float]:
+    """Intercept and slope of the line with the smallest relative errors; neither is negative."""
+    at, values = np.asarray(at, dtype=float), np.asarray(values, dtype=float)
+    weighted = np.stack([1 / values, at / values], axis=1)
+    (intercept, slope), *_ = np.linalg.lstsq(weighted, np.ones(len(values)), rcond=None)
+    if slope < 0:
+        return _alone(weighted[:, 0]), 0.0
+    return (0.0, _alone(weighted[:, 1])) if intercept < 0 else (float(intercept), float(slope))
+
+
+def _alone(weighted: Any) -> float:
+    return float(weighted.sum() / (weighted @ weighted))
 
 
 def _group_size(call: Callable[[], Any]) -> int:

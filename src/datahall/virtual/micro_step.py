@@ -58,13 +58,15 @@ def micro_step(
     grads = np.where(np.asarray(adapters.rank) > 0, 1.0, 2.0)  # products backward: inputs', and weights' if trained
     linear, linear_launch = _linear_s(counts, tokens, layers, mixture, rates, plan)
     experts, permute = _experts_s(counts, tokens, mixture, rates, plan)
-    attend = _attention_s(counts, sequence, tokens, layers, rates, plan)
+    core = _attention_s(counts, sequence, tokens, layers, rates, plan)
+    heads = layers * plan.micro_batch * counts.heads / plan.tensor
+    attend = core + heads * rates.attention_head_s
     element = _element_s(counts, tokens, layers, mixture, rates, plan)
     thin = layers * _adapter_s(tokens, rates, plan, adapters)
     logits = _logits_s(counts, tokens, rates, plan, grads) * np.where(
         np.asarray(plan.pipeline) > 1, habits.head_exposed, 1.0
     )
-    attend_back = attend / rates.attention_backward_share * 2.5
+    attend_back = core / rates.attention_backward_share * 2.5 + heads * rates.attention_head_backward_s
     again_linear, again_core = (_repeated(share, plan) for share in (habits.selective_linear, habits.selective_core))
     spared = np.where(np.asarray(plan.recompute) >= 2, (1.0 - habits.last_repeated) * last_share(counts), 0.0)
     again = again_linear * ((1.0 - spared) * (linear + linear_launch) + experts + permute + element)

@@ -47,18 +47,22 @@ def linear(terms):
     return forecast_at
 
 
+def wide_open(name):
+    return 0.6
+
+
 def total_error(calibration, observation):
     return log_errors(calibration.multipliers, observation, "step_time")["step_time"]
 
 
 def test_multipliers_come_back():
-    fitted = fit_local(observations(40, seed=1))
+    fitted = fit_local(observations(40, seed=1), wide_open)
     for term, value in TRUTH.items():
         assert fitted.multipliers[term] == pytest.approx(value, rel=0.1)
 
 
 def test_the_error_on_unseen_configurations_becomes_smaller():
-    fitted, unseen = fit_local(observations(12, seed=2)), observations(50, seed=3)
+    fitted, unseen = fit_local(observations(12, seed=2), wide_open), observations(50, seed=3)
     before = np.median([abs(total_error(LocalCalibration(), one)) for one in unseen])
     after = np.median([abs(total_error(fitted, one)) for one in unseen])
     assert after < 0.25 * before
@@ -67,7 +71,7 @@ def test_the_error_on_unseen_configurations_becomes_smaller():
 def test_intervals_cover_unseen_configurations_about_as_often_as_they_say():
     held = []
     for seed in range(30):
-        fitted = fit_local(observations(12, seed=seed, noise=0.15))
+        fitted = fit_local(observations(12, seed=seed, noise=0.15), wide_open)
         for one in observations(20, seed=1000 + seed, noise=0.15):
             held.append(abs(total_error(fitted, one)) <= fitted.spread("step_time", one.position, 1.0))
     assert 0.85 <= np.mean(held) <= 0.99
@@ -76,13 +80,20 @@ def test_intervals_cover_unseen_configurations_about_as_often_as_they_say():
 def test_a_term_that_no_run_shows_stays_at_the_probe():
     hidden = linear({"compute": {"matmul": 1.0, "attention": 0.0}})
     seen = [Observation(hidden, {"compute": 2.0}, (0.0,)) for _ in range(4)]
-    fitted = fit_local(seen)
+    fitted = fit_local(seen, wide_open)
     assert fitted.multipliers["attention"] == pytest.approx(1.0)
     assert fitted.multipliers["matmul"] == pytest.approx(2.0, rel=0.05)
 
 
+def test_a_surprise_is_put_down_to_the_constant_that_was_guessed():
+    both = linear({"compute": {"matmul": 1.0, "element": 1.0}})
+    seen = [Observation(both, {"compute": 3.0}, (0.0,)) for _ in range(4)]
+    fitted = fit_local(seen, lambda name: 0.6 if name == "element" else 0.1)
+    assert fitted.multipliers["element"] > 1.7 > 1.2 > fitted.multipliers["matmul"]
+
+
 def test_intervals_widen_with_distance_and_never_shrink():
-    fitted = fit_local(observations(12, seed=5))
+    fitted = fit_local(observations(12, seed=5), wide_open)
     inside, outside = fitted.positions[0], (fitted.positions[0][0] + 20.0,)
     assert fitted.widening(inside) == pytest.approx(1.0)
     assert fitted.spread("step_time", outside, 1.0) > 3 * fitted.spread("step_time", inside, 1.0)
@@ -95,5 +106,5 @@ def test_too_few_errors_widen_the_quantile():
 
 
 def test_a_calibration_survives_json():
-    fitted = fit_local(observations(6, seed=8))
+    fitted = fit_local(observations(6, seed=8), wide_open)
     assert local_calibration_from_json(fitted.to_json()) == fitted

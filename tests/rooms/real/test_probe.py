@@ -6,8 +6,9 @@ import pytest
 
 from datahall.base.label import Label
 from datahall.case.site_file import read_site
-from datahall.real.probe_rates import link_of
-from datahall.real.probe_timing import fit_alpha_beta, time_call
+from datahall.real.probe_kernels import ATTENTION, PRODUCTS
+from datahall.real.probe_rates import device_rates, link_of
+from datahall.real.probe_timing import fit_alpha_beta, fit_line, time_call
 from datahall.ui.cli import main
 
 SIZES = [4**power for power in range(4, 13)]
@@ -35,6 +36,46 @@ def test_a_links_rate_follows_from_all_reduces_of_a_ring():
     link = link_of(sums)
     assert link["latency_s"] == pytest.approx(10e-6, rel=1e-6)
     assert link["bytes_per_s"] == pytest.approx(1e9, rel=1e-6)
+
+
+def test_a_line_is_found_again_and_never_falls_below_zero():
+    assert fit_line([1, 2, 5], [3 + 2 * x for x in (1, 2, 5)]) == pytest.approx((3, 2))
+    intercept, slope = fit_line([1, 2, 3], [3, 2, 1])
+    assert slope == 0
+    assert 1 < intercept < 3
+    intercept, slope = fit_line([1, 2, 3], [1, 4, 9])
+    assert intercept == 0
+    assert 1 < slope < 3
+
+
+def test_narrow_products_and_short_attention_cost_what_they_were_seen_to_cost():
+    """A machine of 100 GFLOP/s, 200 wide: twice the time; each sequence and head 20 us forward and 90 us backward."""
+    about = {"dtype": "fp32", "threads": 1, "processes": 1}
+    findings = [{**about, "kind": kind, "bytes_per_s": 1e10} for kind in ("add", "copy", "optimiser")]
+    findings += [{**about, "kind": "launch", "seconds": 1e-6}, {**about, "kind": "tiny_product", "seconds": 3e-6}]
+    for shape in PRODUCTS:
+        tokens, inner, outer = shape
+        for kind, flops in (("product", 2 * tokens * inner * outer), ("product_backward", 4 * tokens * inner * outer)):
+            seconds = flops / 1e11 * (1 + 200 * (1 / inner + 1 / outer) / 2)
+            findings.append({**_found(kind, shape, flops, seconds), **about})
+    for shape in ATTENTION:
+        batch, heads, sequence, width = shape
+        flops = 2 * batch * heads * sequence * sequence * width
+        findings.append({**_found("attention", shape, flops, flops / 3e10 + batch * heads * 20e-6), **about})
+        flops = 5 * flops // 2
+        findings.append({**_found("attention_backward", shape, flops, flops / 2e10 + batch * heads * 90e-6), **about})
+    rates = device_rates(findings)["fp32/1 threads/1 processes"]
+    assert rates["linear_flops_per_s"] == pytest.approx(1e11)
+    assert rates["narrow_width"] == pytest.approx(200)
+    assert rates["attention_flops_per_s"] == pytest.approx(3e10)
+    assert rates["attention_backward_share"] == pytest.approx(2 / 3)
+    assert rates["attention_head_s"] == pytest.approx(20e-6)
+    assert rates["attention_head_backward_s"] == pytest.approx(90e-6)
+    assert rates["kernel_s"] == pytest.approx(2e-6)
+
+
+def _found(kind, shape, flops, seconds):
+    return {"kind": kind, "shape": list(shape), "flops": flops, "seconds": seconds, "flops_per_s": flops / seconds}
 
 
 def test_a_call_is_repeated_until_its_interval_is_known():
