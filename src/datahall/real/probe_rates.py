@@ -15,6 +15,7 @@ from datahall.real.probe_timing import fit_alpha_beta, fit_line
 
 Findings = Sequence[dict[str, Any]]
 ATTENTION_CAUSAL_SHARE = 0.5
+_BEYOND_BEST = 2.0  # no rate is more than twice the best that was seen, whatever a busy machine makes of the line
 
 
 def device_rates(findings: Findings) -> dict[str, dict[str, float]]:
@@ -116,7 +117,7 @@ def _product_rates(findings: Findings) -> dict[str, float]:
         widths.append((1.0 / shape[1] + 1.0 / shape[2]) / 2.0)
         seconds_per_gflop.append(sum(f["seconds"] for f in three) / sum(f["flops"] for f in three) * 1e9)
     wide, slope = fit_line(widths, seconds_per_gflop)
-    wide = max(wide, 0.5 * min(seconds_per_gflop))  # no wide product is faster than twice the best that was seen
+    wide = max(wide, min(seconds_per_gflop) / _BEYOND_BEST)
     best = max(f["flops_per_s"] for f in findings if f["kind"] == "product")
     return {
         "linear_flops_per_s": 1e9 / wide,
@@ -141,7 +142,7 @@ def _attention_rates(findings: Findings) -> dict[str, float]:
 
 def _per_head(findings: Findings) -> tuple[float, float]:
     heads = [f["shape"][0] * f["shape"][1] for f in findings]
-    return fit_line(
-        [f["flops"] / count for f, count in zip(findings, heads, strict=True)],
-        [f["seconds"] / count for f, count in zip(findings, heads, strict=True)],
-    )
+    flops = [f["flops"] / count for f, count in zip(findings, heads, strict=True)]
+    seconds = [f["seconds"] / count for f, count in zip(findings, heads, strict=True)]
+    head_s, per_flop = fit_line(flops, seconds)
+    return head_s, max(per_flop, min(s / f for s, f in zip(seconds, flops, strict=True)) / _BEYOND_BEST)
