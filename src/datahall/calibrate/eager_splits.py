@@ -23,9 +23,8 @@ _TENSOR_KERNELS = 520.0
 # How many times its formula a transfer takes with its copies and with waiting for each other at every layer.
 _GATHER_PASSES, _TENSOR_PASSES = 1.8, 3.0
 # Copies of the parameters held beside weights, gradients and moments by ZeRO stage: buckets, flat buffers, blocks that
-# were gathered.  With one micro-step a step, gradients come when activations have gone: two copies of them less.
+# were gathered.
 _HELD_COPIES = {0: 1.8, 1: 3.6, 2: 3.4, 3: 4.0}
-_LATE_GRADIENTS = 2.0
 # The same at the end of a backward pass, when activations have gone: what a model with small activations needs.  Of a
 # perceptron and of two tables (benchmarks/split_forecast.py --model), since the language model never comes there.
 _COPIES_AT_THE_END = {0: 0.0, 1: 5.5, 2: 8.0, 3: 10.5}
@@ -46,8 +45,7 @@ def split_costs(counts: ShapeCounts, plan: ComputePlan, memory_bytes_per_s: floa
     layers, zero = float(counts.layers) / plan.pipeline, plan.zero_stage
     seconds = copies = 0.0
     if plan.data > 1:
-        shards = min(plan.shard_group or plan.data, plan.data) if zero >= 2 else 1
-        copies = _HELD_COPIES[zero] - (_LATE_GRADIENTS / shards if plan.accumulation == 1 else 0.0)
+        copies = _HELD_COPIES[zero]
     if plan.data > 1 and zero >= 2:
         seconds += _SHARDED_COPIES[zero] * held / memory_bytes_per_s + layers * _SHARDED_KERNELS[zero] * kernel_s
     if plan.tensor > 1:

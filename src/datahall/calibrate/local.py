@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 NOISE_LOG_SD = 0.08  # scatter of one run's median step on a shared machine
 MOST_LOG = 2.5  # no multiplier beyond a factor of twelve
+FEWEST = 5  # left-out residuals of a component that say how far it may be off
 LEAST_SHARE = 0.02  # components below this share of the step do not steer the fit
 
 
@@ -108,7 +109,7 @@ def fit_local(
         without = _fit(others, prior_log_sd, multipliers, most_rounds=4)
         for component, error in log_errors(without, left_out, total).items():
             residuals.setdefault(component, []).append(abs(error))
-    spreads = {component: conformal_quantile(errors) for component, errors in residuals.items()}
+    spreads = {name: conformal_quantile(errors) for name, errors in residuals.items() if len(errors) >= FEWEST}
     return LocalCalibration(multipliers, spreads, tuple(observation.position for observation in observations))
 
 

@@ -18,7 +18,7 @@ from datahall.base.result import Result
 from datahall.calibrate.eager_splits import eager_habits, eager_memory, split_costs
 from datahall.calibrate.local import LocalCalibration, Observation, conformal_quantile, fit_local
 from datahall.calibrate.machine_constants import COMPONENTS, prior_log_sd, scaled, sensitivities
-from datahall.calibrate.memory_fit import MemoryFit, fit_memory
+from datahall.calibrate.memory_fit import FIRST_PASSES, FIRST_RESERVE_BYTES, MemoryFit, fit_memory
 from datahall.case.question import Case
 from datahall.compute.counts import ShapeCounts
 from datahall.compute.estimate import DeviceRates
@@ -38,6 +38,8 @@ STEP_LOG_SPREAD = 0.47
 # are of fourteen configurations run on a machine of two cores, none of which is ever held out (prove.configurations).
 _EAGER_PASSES = 15.0
 _EAGER_KERNELS = 20.0
+_WORKING_LAYERS = 0.6
+_AUTOCAST_PASSES = 1.5  # of activations: the wide ones stay beside those that products take
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,15 +102,18 @@ class Machine:
         return best
 
     def memory_habits(self, compute: ComputePlan) -> MemoryHabits:
-        """Masters, gradients and moments are fp32 here; autocast keeps narrow copies of the weights beside them."""
+        """Masters, gradients and moments are fp32 here; autocast keeps narrow copies of weights and activations."""
         narrow = 2.0 if compute.precision == "bf16" else 0.0
+        passes = self.memory.activation_passes * (_AUTOCAST_PASSES if narrow else 1.0)
         full = 0.0 if narrow else 4.0  # the memory model takes a separate master copy off an fp32 run
         return MemoryHabits(
             weight_bytes=4.0 + narrow,
             gradient_bytes=4.0,  # DDP reduces gradients where they are (gradient_as_bucket_view)
             optimiser_bytes=8.0 + full,
             fragmentation_share=0.0,
-            activation_passes=self.memory.activation_passes,
+            activation_passes=passes,
+            working_layers=_WORKING_LAYERS,
+            late_gradients=1.0,
             reserved_bytes=self.memory.reserved_bytes,
         )
 
@@ -125,8 +130,6 @@ class Machine:
         return math.exp(-width), math.exp(width)
 
     def _fallback(self, name: str) -> float:
-        if name == "goodput":
-            return 0.05
         return STEP_LOG_SPREAD if name in {"step_time", "peak_memory", "startup"} else PART_LOG_SPREAD
 
     def _setting(self, compute: ComputePlan) -> Mapping[str, float]:
@@ -159,10 +162,13 @@ class Machine:
 
     def _habits(self, compute: ComputePlan, memory_bytes_per_s: float) -> StackHabits:
         optimiser_bytes_per_s = self._setting(compute)["optimiser_bytes_per_s"]
+        noise = self.rates.get("noise", {})
         return StackHabits(
             gradient_bytes=4.0,
             update_bytes=UPDATED_BYTES * memory_bytes_per_s / optimiser_bytes_per_s,
-            jitter_share=self.rates.get("noise", {}).get("within_run_share", 0.03),
+            jitter_share=noise.get("within_run_share", 0.03),
+            jitter_seen_s=noise.get("step_s", float("inf")),
+            update_s=self._setting(compute).get("update_s", 0.0),
             input_s_per_token=self.rates.get("input", {}).get("seconds_per_token", 0.0),
             startup_s=self.rates.get("startup", {}).get("seconds", 5.0) * self.local.multipliers.get("startup", 1.0),
         )
@@ -216,11 +222,19 @@ def position_of(case: Case, compute: ComputePlan) -> tuple[float, ...]:
 
 
 def memory_point(machine: Machine, run: MeasuredRun) -> tuple[float, float, float]:
-    """Bytes of states, bytes of activations (one pass), and measured peak."""
-    inputs = machine.probed(run.case, run.compute)
-    own = inputs.memory.reserved_bytes - machine.memory.reserved_bytes  # the split's own buffers
-    plain = replace(inputs.memory, activation_passes=1.0, reserved_bytes=own)
-    numbers, share = PlanNumbers.of(run.compute), inputs.trainable_share
-    held = memory(inputs.counts, inputs.sequence, numbers, plain, trainable_share=share, adapters=inputs.adapters)
-    activations = float(held.activations)
-    return float(held.total) - activations, activations, run.measured.metrics["peak_memory"].value
+    """Bytes of states, bytes of activations (one pass), and measured peak; linear near the first guess."""
+    first, more = (
+        _held(replace(machine, memory=MemoryFit(FIRST_PASSES + passes)), run.case, run.compute) for passes in (0.0, 1.0)
+    )
+    activations = more - first
+    states = first - FIRST_PASSES * activations - FIRST_RESERVE_BYTES
+    return states, activations, run.measured.metrics["peak_memory"].value
+
+
+def _held(machine: Machine, case: Case, compute: ComputePlan) -> float:
+    inputs = machine.probed(case, compute)
+    numbers, share = PlanNumbers.of(compute), inputs.trainable_share
+    held = memory(
+        inputs.counts, inputs.sequence, numbers, inputs.memory, trainable_share=share, adapters=inputs.adapters
+    )
+    return float(held.total)

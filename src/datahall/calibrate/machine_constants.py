@@ -97,6 +97,7 @@ def scaled(inputs: StepInputs, multipliers: Mapping[str, Any], compute: ComputeP
         habits=replace(
             habits,
             update_bytes=habits.update_bytes * times["optimiser"] / times["memory"],
+            update_s=habits.update_s * times["optimiser"],
             jitter_share=habits.jitter_share * times["jitter"],
             input_s_per_token=habits.input_s_per_token * times["input"],
         ),

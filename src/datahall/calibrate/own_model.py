@@ -82,6 +82,7 @@ class OwnModel:
             costs = with_small_activations(costs, plan, _WORD * self.anatomy.parameters, kept)
         habits = replace(
             eager_habits(probed.habits, plan),
+            update_s=0.0,
             update_bytes=_AT_ONCE * self.update_s / max(1, self.anatomy.parameters),
             input_s_per_token=self.input_s,
         )
@@ -120,6 +121,7 @@ class OwnModel:
             usual,
             optimiser_bytes=self.anatomy.state_bytes + full,
             activation_passes=1.0,
+            working_layers=0.0,
             reserved_bytes=usual.reserved_bytes + self.data_bytes + 2.0 * self.largest_bytes * plan.micro_batch,
         )
 

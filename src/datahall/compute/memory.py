@@ -28,6 +28,8 @@ class MemoryHabits:
     selective_kept: Any = 1.0  # share of a layer's activations that "selective" recomputation keeps
     logit_bytes: Any = 8.0  # per score: 32-bit scores and their gradient
     activation_passes: Any = 1.0  # copies that the engine keeps beside those that the backward pass needs
+    working_layers: Any = 0.0  # a layer's activations, so many times, that its backward pass makes and drops
+    late_gradients: Any = 0.0  # 1: with one micro-step, gradients are allocated as activations are dropped
     gathered_copies: Any = 0.0  # of one layer's input alive at once where sequence-split activations are gathered
     pipeline_whole_bytes: Any = 0.0  # a parameter that ZeRO-3 keeps whole between a pipeline's micro-batches
     fragmentation_share: Any = 0.05
@@ -79,6 +81,8 @@ def memory(
     states = (habits.optimiser_bytes - 4.0 * full) * parameters * trainable_share / np.where(zero >= 1, shards, 1.0)
     weights = weights * (1.0 + np.where(np.asarray(adapters.rank) > 0, trainable_share, 0.0))
     activations = habits.activation_passes * _activations(counts, sequence, plan, habits, word, adapters)
+    late = habits.late_gradients * (np.asarray(plan.accumulation) == 1)
+    gradients = gradients - late * np.minimum(gradients, activations)
     gathered = np.where(zero >= 3, 2.0 * word * layer, 0.0)
     piped = (zero >= 3) & (np.asarray(plan.pipeline) > 1) & (np.asarray(shards) > 1)
     whole = np.where(piped, habits.pipeline_whole_bytes * parameters, 0.0)
@@ -139,4 +143,4 @@ def _activations(
     flight = np.where(np.asarray(plan.pipeline) > 1, np.minimum(plan.accumulation, most), 1.0)
     logits = np.where(np.asarray(plan.pipeline) > 1, 0.0, habits.logit_bytes * tokens * counts.vocab / plan.tensor)
     gathered = np.where(np.asarray(plan.tensor) > 1, habits.gathered_copies * word * tokens * counts.hidden, 0.0)
-    return own * flight * kept + alive + logits + gathered
+    return own * flight * kept + alive + habits.working_layers * layer + logits + gathered

@@ -103,6 +103,7 @@ def _rates(dtype: str, findings: Findings) -> dict[str, float]:
         "memory_bytes_per_s": median(rate("add")),
         "stream_bytes_per_s": median(rate("copy")),
         "optimiser_bytes_per_s": median(rate("optimiser")),
+        "update_s": seconds("update"),
         "launch_s": launch_s,
         "kernel_s": max(0.0, seconds("tiny_product") - launch_s),
     }

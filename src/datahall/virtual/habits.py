@@ -34,10 +34,12 @@ class StackHabits:
     last_repeated: Any = 1.0  # 0 where the compiler (XLA) leaves a layer's last product out of full recomputation
     gradient_bytes: Any = 2.0
     update_bytes: Any = 34.0
+    update_s: Any = 0.0  # of an update however few the parameters
     expert_latency: Any = 1.0  # 0 where experts that a model does not have wait for no message (fits: with it)
     expert_kernels: Any = 4.0  # launches of each local expert of a layer, forward
     straggler_share: Any = 0.0  # of a step's work that is lost at each doubling of the devices
     jitter_share: Any = 0.0  # of a step's arithmetic that data-parallel workers wait for one another
+    jitter_seen_s: Any = float("inf")  # arithmetic of the step at which that share was seen; longer ones even it out
     input_s_per_token: Any = 0.0  # that the loop waits for data, by the tokens of one worker
     startup_s: Any = 60.0  # from launch to the first step
 

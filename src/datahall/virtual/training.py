@@ -92,6 +92,7 @@ def forecast(case: Case, plan: Plan, calibration: Calibration | None = None, own
         name: _metric(name, unit, value, calibration, priced.get(name, label)) for name, (unit, value) in values.items()
     }
     metrics["cost"] = _with_prices(metrics["cost"], case.site.accelerator)
+    metrics["goodput"] = _goodput(run, calibration, label)
     notes = _notes(case, plan, run, inputs, own)
     counts = _counts(case, plan) if own is None else _own_counts(case, plan, own)
     return Result("virtual", MappingProxyType(metrics), MappingProxyType(counts), notes)
@@ -163,7 +164,6 @@ def _values(
         "energy": ("joules", float(watts * busy * run.total)),
         "cost": ("usd", site.accelerator.price_usd_per_h / 3600.0 * busy * run.total),
         "tokens_per_s": ("tokens_per_s", tokens / step_s),
-        "goodput": ("share", float(run.goodput_share)),
     }
 
 
@@ -193,7 +193,7 @@ def _label(case: Case, calibration: Calibration) -> Label:
 
 def _metric(name: str, unit: str, value: float, calibration: Calibration, label: Label) -> Metric:
     low, high = calibration.spread(name)
-    inverse = name in {"tokens_per_s", "mfu", "goodput"}
+    inverse = name in {"tokens_per_s", "mfu"}
     low, high = (1 / high, 1 / low) if inverse else (low, high)
     ceiling = 1.0 if unit == "share" else float("inf")
     return Metric(name, unit, value, value * low, min(ceiling, value * high), label)
@@ -207,6 +207,12 @@ def _with_prices(cost: Metric, card: Accelerator) -> Metric:
     cheaper = math.hypot(math.log(cost.value / cost.low), math.log(middle / low))
     dearer = math.hypot(math.log(cost.high / cost.value), math.log(high / middle))
     return replace(cost, low=cost.value * math.exp(-cheaper), high=cost.value * math.exp(dearer))
+def _goodput(run: RunSeconds, calibration: Calibration, label: Label) -> Metric:
+    """Useful over all time: low where steps are short and what is lost is long."""
+    (short, long), (less, more) = calibration.spread("step_time"), calibration.spread("startup")
+    lost = run.total - run.steps
+    low, high = (float(run.steps * by / (run.steps * by + lost * loss)) for by, loss in ((short, more), (long, less)))
+    return Metric("goodput", "share", float(run.goodput_share), low, high, label)
 
 
 def _counts(case: Case, plan: Plan) -> dict[str, int]:
