@@ -207,6 +207,8 @@ def _with_prices(cost: Metric, card: Accelerator) -> Metric:
     cheaper = math.hypot(math.log(cost.value / cost.low), math.log(middle / low))
     dearer = math.hypot(math.log(cost.high / cost.value), math.log(high / middle))
     return replace(cost, low=cost.value * math.exp(-cheaper), high=cost.value * math.exp(dearer))
+
+
 def _goodput(run: RunSeconds, calibration: Calibration, label: Label) -> Metric:
     """Useful over all time: low where steps are short and what is lost is long."""
     (short, long), (less, more) = calibration.spread("step_time"), calibration.spread("startup")
