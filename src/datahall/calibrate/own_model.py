@@ -122,6 +122,7 @@ class OwnModel:
             optimiser_bytes=self.anatomy.state_bytes + full,
             activation_passes=1.0,
             working_layers=0.0,
+            late_gradients=0.0,
             reserved_bytes=usual.reserved_bytes + self.data_bytes + 2.0 * self.largest_bytes * plan.micro_batch,
         )
 

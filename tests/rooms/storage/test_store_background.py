@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import random
 import resource
+import select
 import signal
 import time
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from datahall.storage.plan import PIECE_BYTES  # noqa: E402
 from datahall.storage.store import collect, committed_steps, verify  # noqa: E402
 
 FORK = multiprocessing.get_context("fork")
+SILENCE_S = 120
 
 
 def state_of(step: int, count: int = 400_000) -> dict[str, Any]:
@@ -71,6 +73,7 @@ def test_an_error_in_the_background_is_raised_at_the_next_call(tmp_path: Path) -
 
 
 def _memory_of_saving(store: str, codec: str, told: int) -> None:
+    torch.set_num_threads(1)  # see _save_for_ever
     state = {f"layer{n}": torch.empty(8_000_000).normal_() for n in range(8)}  # 256 MB that hardly shrink, two shards
     execute.save(f"{store}/first", 1, {"layer": state["layer0"][:1000].clone()}, codec=codec)  # libraries are loaded
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -91,6 +94,7 @@ def test_saving_needs_less_memory_than_one_shard(tmp_path: Path, codec: str) -> 
 
 
 def _save_for_ever(store: str, first: int, background: bool, told: int) -> None:
+    torch.set_num_threads(1)  # a forked process has none of its parent's threads, and would wait for them
     saver = BackgroundSaver(store, keep=3)
     for step in range(first, first + 10_000):
         if background:
@@ -114,6 +118,8 @@ def kill_while_saving(store: Path, first: int, background: bool, wait: Callable[
     said: list[bytes] = []
 
     def word() -> bytes:
+        ready, _, _ = select.select([reading], [], [], SILENCE_S)
+        assert ready, f"the saver has said nothing for {SILENCE_S} s"
         said.append(os.read(reading, 9))
         return said[-1]
 

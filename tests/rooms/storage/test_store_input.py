@@ -86,8 +86,11 @@ def test_nothing_is_lost_or_repeated_when_the_number_of_workers_changes(ahead: i
 
 
 def _train(store: Path, log: Path, steps: int) -> None:
+    import torch
+
     from datahall.storage import execute
 
+    torch.set_num_threads(1)  # a forked process has none of its parent's threads, and would wait for them
     state = {"done": 0}
     position = execute.load(store, state).extras["position"] if store.exists() else 0
     pipeline = Pipeline(numbered([]), Order(SIZES, 5), 4, position=position, ahead=2)
