@@ -52,10 +52,10 @@ def train(
             "blocked_s": round(phases.computed_s - blocked_s, 6),
             "update_blocked_s": round(counter.blocked_s - updating_s, 6),
         }
-        if checkpoints.due(step + 1):
+        due = checkpoints.due(step + 1)
+        if due:
             recorder.mark("checkpoint")
-            checkpoints.commit(step + 1)
-            recorder.mark("idle")
+        # Before the commit: what a checkpoint has behind it is on record, whoever is killed when.
         recorder.end_step(
             loss=loss,
             **seen,
@@ -63,6 +63,10 @@ def train(
             blocked_in=executor.blocked_in,
             cpu_s=round(time.process_time() - cpu_s, 6),
         )
+        if due:
+            checkpoints.commit(step + 1)
+            recorder.mark("idle")
+    recorder.event("loop_ended", step=job.stop - 1)
     checkpoints.finish()
 
 

@@ -77,6 +77,8 @@ def read_steps(folder: Path) -> tuple[Step, ...]:
                 by_step.setdefault((event.data["step"], event.data["attempt"]), {})[rank] = event
                 begin = (event.data["attempt"], event.data["step"] - 1, rank)
                 followers[begin] = event.data["marks"][0][1]
+            elif event.kind == "loop_ended":
+                followers[event.data["attempt"], event.data["step"], rank] = event.time_s
     latest = {number: attempt for number, attempt in sorted(by_step)}
     first_of = {attempt: min(n for n, a in by_step if a == attempt) for _, attempt in by_step}
     return tuple(
