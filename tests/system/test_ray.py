@@ -17,7 +17,7 @@ pytestmark = [
         find_spec("ray") is None, reason="needs ray, which must not be imported yet to stay on loopback"
     ),
 ]
-STEPS = 12
+STEPS = 300  # some seconds: a node is killed while they go on, however fast the machine is
 
 
 @pytest.fixture(scope="module")
