@@ -31,7 +31,7 @@ check: $(BIN)/.installed-dev    ## style, types, import lines, generated pages
 test-system: $(BIN)/.installed-dev ## tests that need root and Debian packages; says first what it will do
 	scripts/test-system $(BIN)
 
-prove-full: $(BIN)/.installed   ## the proof with all held-out configurations and the blind trials (about ten minutes)
+prove-full: $(BIN)/.installed   ## the proof with all held-out configurations and the blind trials (about eleven minutes)
 	$(BIN)/datahall prove cases/first.yaml --full
 
 soak: $(BIN)/.installed-dev     ## the long bars; prints the tables of docs/tables

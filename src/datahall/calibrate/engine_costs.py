@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from datahall.base.errors import Refused
 from datahall.base.formula import formula
 from datahall.base.label import Label
+from datahall.base.line import fit_line
 from datahall.base.metric import Metric
 
 LEAST_SPREAD = 0.10  # share by which runs of one setting differ from minute to minute on a shared machine
@@ -68,7 +69,7 @@ def fit(findings: Mapping[str, Any]) -> EngineCosts:
     sizes = np.array(sorted(by_size), np.float64)
     blocks = np.array([by_size[int(size)] for size in sizes])
     medians = np.median(blocks, axis=1)
-    fixed_s, sample_s = line(sizes, medians)
+    fixed_s, sample_s = fit_line(sizes, medians)
     alone_s = float(np.median(findings["exchange_s"])) if findings["workers"] > 1 else 0.0
     exchange_s = min(alone_s, fixed_s)
     return EngineCosts(
@@ -112,23 +113,11 @@ def pick(costs: Sequence[EngineCosts], batch: int) -> EngineCosts:
     return max(costs, key=lambda one: forecast(one, batch).value)
 
 
-def line(sizes: ArrayLike, seconds: ArrayLike) -> tuple[float, float]:
-    """Intercept and slope of the line with the least relative errors, neither below zero."""
-    sizes, seconds = np.asarray(sizes, np.float64), np.asarray(seconds, np.float64)
-    scaled = np.stack([1 / seconds, sizes / seconds], axis=1)
-    intercept, slope = np.linalg.lstsq(scaled, np.ones(len(sizes)), rcond=None)[0]
-    if slope <= 0:
-        return float(np.median(seconds)), 0.0
-    if intercept <= 0:
-        return 0.0, float(np.median(seconds / sizes))
-    return float(intercept), float(slope)
-
-
 def _spread(sizes: Floats, blocks: Floats) -> float:
     """Half the width of the 90 % interval as a share: what the left-out size, the blocks or the floor say."""
     medians = np.median(blocks, axis=1)
     ends = np.array([0, -1])
-    intercept, slope = line(sizes[ends], medians[ends])
+    intercept, slope = fit_line(sizes[ends], medians[ends])
     missed = np.abs((intercept + slope * sizes[1:-1]) / medians[1:-1] - 1)
     relative = blocks / medians[:, None]
     low, high = np.quantile(relative, [0.05, 0.95], axis=1)

@@ -22,7 +22,7 @@ from datahall.calibrate.memory_fit import FIRST_PASSES, FIRST_RESERVE_BYTES, Mem
 from datahall.case.question import Case
 from datahall.compute.counts import ShapeCounts
 from datahall.compute.estimate import DeviceRates
-from datahall.compute.memory import MemoryHabits, memory
+from datahall.compute.memory import MemoryHabits
 from datahall.compute.numbers import PlanNumbers
 from datahall.compute.plan import ComputePlan
 from datahall.storage.choice import CodecRate
@@ -30,6 +30,7 @@ from datahall.virtual.calibration import adapter_numbers, trainable_share
 from datahall.virtual.habits import StackHabits
 from datahall.virtual.links import LinkRates
 from datahall.virtual.step_time import StepInputs
+from datahall.virtual.training import held_bytes
 
 UPDATED_BYTES = 28.0  # what the probe's optimiser moves a parameter: four arrays read, three written, 4 bytes each
 PART_LOG_SPREAD = 0.9  # before any run: a part within a factor of 2.5, the step within 1.6
@@ -232,9 +233,4 @@ def memory_point(machine: Machine, run: MeasuredRun) -> tuple[float, float, floa
 
 
 def _held(machine: Machine, case: Case, compute: ComputePlan) -> float:
-    inputs = machine.probed(case, compute)
-    numbers, share = PlanNumbers.of(compute), inputs.trainable_share
-    held = memory(
-        inputs.counts, inputs.sequence, numbers, inputs.memory, trainable_share=share, adapters=inputs.adapters
-    )
-    return float(held.total)
+    return float(held_bytes(machine.probed(case, compute), PlanNumbers.of(compute)).total)

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from datahall.base.label import Label
+from datahall.base.line import fit_line
 from datahall.calibrate.eager_splits import SplitCosts, eager_habits, eager_memory, split_costs, with_small_activations
-from datahall.calibrate.engine_costs import line
 from datahall.calibrate.machine import Machine
 from datahall.case.question import Case
 from datahall.compute.adapters import AdapterNumbers
@@ -150,7 +150,7 @@ def _affine(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
     """Cost of a micro-step and of a sample; all of one size: of samples alone."""
     if len(points) == 1:
         return 0.0, points[0][1] / points[0][0]
-    return line([size for size, _ in points], [seconds for _, seconds in points])
+    return fit_line([size for size, _ in points], [seconds for _, seconds in points])
 
 
 def _counts(anatomy: Anatomy, saved_bytes: float) -> ShapeCounts:

@@ -6,7 +6,6 @@ come from having seen the configuration.  Only values here; the loop runs them.
 
 from __future__ import annotations
 
-import math
 import random
 from dataclasses import dataclass, replace
 
@@ -41,13 +40,6 @@ class Configuration:
     name: str
     case: Case
     plan: Plan
-
-    @property
-    def position(self) -> tuple[float, ...]:
-        """Where it lies for the distance that widens intervals: natural logarithms of what was varied."""
-        model, compute = self.case.model, self.plan.compute
-        varied = (model.hidden, model.layers, self.case.application.sequence, compute.micro_batch, compute.data)
-        return tuple(math.log(value) for value in varied)
 
 
 def configurations(case: Case, grid: Grid, count: int, seed: int, precisions: tuple[str, ...]) -> list[Configuration]:

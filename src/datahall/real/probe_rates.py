@@ -10,8 +10,9 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
+from datahall.base.line import fit_line
 from datahall.real.measure import median
-from datahall.real.probe_timing import fit_alpha_beta, fit_line
+from datahall.real.probe_timing import fit_alpha_beta
 
 Findings = Sequence[dict[str, Any]]
 ATTENTION_CAUSAL_SHARE = 0.5

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from datahall.base.line import fit_line
 from datahall.real.measure import median, median_interval
 
 KNOWN_SHARE = 0.03  # an interval is known when it is narrower than this to either side
 _FEWEST = 7
-_FASTEST_S_PER_BYTE = 1e-15
+_LEAST_LATENCY_S, _LEAST_S_PER_BYTE = 1e-9, 1e-15  # what a busy machine may make of a line's ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,22 +96,8 @@ def fit_alpha_beta(sizes: Sequence[float], seconds: Sequence[float], *, refit: b
     errors = np.abs((latency + counts[judge] * per_byte) / times[judge] - 1)
     if refit:
         latency, per_byte = fit_line(counts, times)
-    per_byte = max(per_byte, _FASTEST_S_PER_BYTE)
+    latency, per_byte = max(latency, _LEAST_LATENCY_S), max(per_byte, _LEAST_S_PER_BYTE)
     return AlphaBeta(latency, 1 / per_byte, float(np.median(errors)), float(errors.max()))
-
-
-def fit_line(at: Any, values: Any) -> tuple[float, float]:
-    """Intercept and slope of the line with the smallest relative errors; neither is negative."""
-    at, values = np.asarray(at, dtype=float), np.asarray(values, dtype=float)
-    weighted = np.stack([1 / values, at / values], axis=1)
-    (intercept, slope), *_ = np.linalg.lstsq(weighted, np.ones(len(values)), rcond=None)
-    if slope < 0:
-        return _alone(weighted[:, 0]), 0.0
-    return (0.0, _alone(weighted[:, 1])) if intercept < 0 else (float(intercept), float(slope))
-
-
-def _alone(weighted: Any) -> float:
-    return float(weighted.sum() / (weighted @ weighted))
 
 
 def _group_size(call: Callable[[], Any]) -> int:

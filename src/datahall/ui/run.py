@@ -6,8 +6,9 @@ It does not choose the plan: `datahall plan` makes plan files, `datahall prove` 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -98,14 +99,33 @@ def run(
     why = _no_forecast(case, recovery) if forecast else ""
     if why:
         click.echo(f"no forecast: {why}", err=True)
-    ray = address if place == "ray" else None
+    asked = _Asked(case, plan, folder, steps, link, paths, address if place == "ray" else None, interface)
     if recovery == "fast":
         _fast(case, plan, folder, steps, paths)
     elif forecast and not why:
-        _sealed(case, plan, folder, steps, link, paths, ray, interface)
+        _sealed(asked)
     else:
-        _unforecast(case, plan, folder, steps, link, paths, ray, interface)
+        _unforecast(asked)
     click.echo(folder)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What is to be run, where, and what everybody who runs it is told."""
+
+    case: Case
+    plan: Plan
+    folder: Path
+    steps: int | None
+    link: LinkShape | None
+    paths: list[str]
+    ray: str | None  # the cluster's address, empty for one of our own; None: here
+    interface: str
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """The arguments that every way to run it takes."""
+        return {"steps": self.steps, "link": self.link, "on_event": _tell, "import_paths": self.paths}
 
 
 def _check(case: Case, plan: Plan, link: LinkShape | None, recovery: str) -> None:
@@ -165,52 +185,25 @@ def _placed(ray: str | None) -> AbstractContextManager[Start | None]:
     return on_ray(ray)
 
 
-def _unforecast(
-    case: Case,
-    plan: Plan,
-    folder: Path,
-    steps: int | None,
-    link: LinkShape | None,
-    paths: list[str],
-    ray: str | None,
-    interface: str,
-) -> None:
+def _unforecast(asked: _Asked) -> None:
     from datahall.real import training
 
-    with _placed(ray) as start:
-        measured = training.run(
-            case,
-            plan,
-            folder / "real",
-            steps=steps,
-            link=link,
-            start=start,
-            interface=interface,
-            on_event=_tell,
-            import_paths=paths,
-        )
-    write_json(folder / "real" / "result.json", measured.result.to_json())
+    real = asked.folder / "real"
+    with _placed(asked.ray) as start:
+        measured = training.run(asked.case, asked.plan, real, start=start, interface=asked.interface, **asked.told)
+    write_json(real / "result.json", measured.result.to_json())
     click.echo(_table(measured))
 
 
-def _sealed(
-    case: Case,
-    plan: Plan,
-    folder: Path,
-    steps: int | None,
-    link: LinkShape | None,
-    paths: list[str],
-    ray: str | None,
-    interface: str,
-) -> None:
+def _sealed(asked: _Asked) -> None:
     from datahall.prove.sealed_run import Placement, machine_here, sealed_run
     from datahall.report.terminal import comparison_table, counts_table, memory_table, show
 
-    here = machine_here(folder, _tell)
+    here = machine_here(asked.folder, _tell)
     click.echo(here.origin, err=True)
-    with _placed(ray) as start:
-        at = Placement(start, interface, own_cluster=not ray) if start is not None else Placement()
-        done = sealed_run(case, plan, here, folder, steps=steps, link=link, at=at, on_event=_tell, import_paths=paths)
+    with _placed(asked.ray) as start:
+        at = Placement(start, asked.interface, own_cluster=not asked.ray) if start is not None else Placement()
+        done = sealed_run(asked.case, asked.plan, here, asked.folder, at=at, **asked.told)
     show(comparison_table(done.comparison), counts_table(done.comparison), memory_table(done.memory))
     if done.bubble is not None:
         click.echo(_bubble_line(done.bubble))

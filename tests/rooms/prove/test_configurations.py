@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from datahall.calibrate.machine import position_of
 from datahall.case.model import ModelShape
 from datahall.case.question import Case, Goal, Training
 from datahall.case.site import Accelerator, Disk, Link, Site
@@ -37,4 +38,4 @@ def test_every_configuration_is_consistent(case):
         assert one.plan.compute.global_batch == one.case.application.global_batch
         assert one.case.model.heads * one.case.model.head_dim == one.case.model.hidden
         assert one.case.model.heads % one.case.model.kv_heads == 0
-        assert len(one.position) == 5
+        assert len(position_of(one.case, one.plan.compute)) == 5

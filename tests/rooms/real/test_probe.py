@@ -5,10 +5,11 @@ import json
 import pytest
 
 from datahall.base.label import Label
+from datahall.base.line import fit_line
 from datahall.case.site_file import read_site
 from datahall.real.probe_kernels import ATTENTION, PRODUCTS
 from datahall.real.probe_rates import device_rates, link_of
-from datahall.real.probe_timing import fit_alpha_beta, fit_line, time_call
+from datahall.real.probe_timing import fit_alpha_beta, time_call
 from datahall.ui.cli import main
 
 SIZES = [4**power for power in range(4, 13)]

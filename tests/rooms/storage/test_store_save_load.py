@@ -94,6 +94,16 @@ def test_the_newest_step_is_loaded_and_old_ones_retire(tmp_path: Path) -> None:
     assert equal(a_state(2), state)
 
 
+def check_one_bit(store: Path, step: int, path: Path, whole: bytes, position: int, draw: random.Random) -> None:
+    """Write `whole` with one bit turned at this position, and look that exactly this file is named."""
+    damaged = bytearray(whole)
+    damaged[position] ^= 1 << draw.randrange(8)
+    path.write_bytes(damaged)
+    faults = verify(store, step).faults
+    assert len(faults) == 1, (path.name, position)
+    assert path.name in faults[0]
+
+
 def test_any_changed_byte_is_found_the_shard_named_and_the_previous_step_used(tmp_path: Path) -> None:
     execute.save(tmp_path, 1, a_state(1))
     execute.save(tmp_path, 2, a_state(2), codec="planes")
@@ -102,12 +112,7 @@ def test_any_changed_byte_is_found_the_shard_named_and_the_previous_step_used(tm
     for path in sorted(folder.iterdir()):
         whole = path.read_bytes()
         for position in [0, len(whole) - 1, *(draw.randrange(len(whole)) for _ in range(10))]:
-            damaged = bytearray(whole)
-            damaged[position] ^= 1 << draw.randrange(8)
-            path.write_bytes(damaged)
-            faults = verify(tmp_path, 2).faults
-            assert len(faults) == 1, (path.name, position)
-            assert path.name in faults[0]
+            check_one_bit(tmp_path, 2, path, whole, position, draw)
         state = blank()
         loaded = execute.load(tmp_path, state)
         assert loaded.step == 1
@@ -126,12 +131,7 @@ def test_each_single_byte_of_a_checkpoint_is_watched(tmp_path: Path) -> None:
     for path in sorted((tmp_path / step_folder(1)).iterdir()):
         whole = path.read_bytes()
         for position in range(len(whole)):
-            damaged = bytearray(whole)
-            damaged[position] ^= 1 << draw.randrange(8)
-            path.write_bytes(damaged)
-            faults = verify(tmp_path, 1).faults
-            assert len(faults) == 1, (path.name, position)
-            assert path.name in faults[0]
+            check_one_bit(tmp_path, 1, path, whole, position, draw)
         path.write_bytes(whole)
     assert verify(tmp_path, 1).faults == ()
 
