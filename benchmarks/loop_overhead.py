@@ -41,7 +41,7 @@ from datahall.real.job import Job
 from datahall.real.observe_collectives import CollectiveCounter
 from datahall.real.process import die_with_parent, worker_environment
 from datahall.real.record import Recorder
-from datahall.real.sampling import step_samples, worker_share
+from datahall.storage.order import Order
 from datahall.storage.plan import StoragePlan
 from datahall.workloads import language_model
 
@@ -57,15 +57,15 @@ class Plain:
         self.model = workload.model
         if workers > 1:
             self.model = DistributedDataParallel(workload.model, gradient_as_bucket_view=True)
-        self.data = workload.data
+        self.data, self.order = workload.data, Order([len(workload.data)], 0)
         self.optimiser = torch.optim.AdamW(
             workload.model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True
         )
         self.rank, self.workers = rank, workers
 
     def step(self, number: int) -> float:
-        samples = step_samples(0, number, MICRO_BATCH * self.workers, len(self.data))
-        (mine,) = worker_share(samples, self.rank, self.workers, MICRO_BATCH)
+        batch = MICRO_BATCH * self.workers
+        mine = self.order.batch(number * batch, batch, self.rank, self.workers)
         loss = language_model.next_token_loss(self.model, self.data.batch(mine))
         loss.backward()
         self.optimiser.step()

@@ -34,7 +34,7 @@ from datahall.compute.plan import ComputePlan
 from datahall.decisions.plan import Plan
 from datahall.network.plan import NetworkPlan
 from datahall.real.process import die_with_parent, worker_environment
-from datahall.real.sampling import step_samples, worker_share
+from datahall.storage.order import Order
 from datahall.storage.plan import StoragePlan
 from datahall.workloads import language_model
 
@@ -53,14 +53,15 @@ class PlainSharded:
         workload = language_model.build(case)
         mesh = init_device_mesh("cpu", (WORKERS,))
         self.model, self.data, self.rank = workload.model, workload.data, rank
+        self.order = Order([len(workload.data)], 0)
         for block in self.model.blocks:
             fully_shard(block, mesh=mesh)
         fully_shard(self.model, mesh=mesh)
         self.optimiser = _adam(self.model)
 
     def step(self, number: int) -> float:
-        samples = step_samples(0, number, MICRO_BATCH * WORKERS, len(self.data))
-        (mine,) = worker_share(samples, self.rank, WORKERS, MICRO_BATCH)
+        batch = MICRO_BATCH * WORKERS
+        mine = self.order.batch(number * batch, batch, self.rank, WORKERS)
         loss = language_model.next_token_loss(self.model, self.data.batch(mine))
         loss.backward()
         self.optimiser.step()
@@ -78,10 +79,11 @@ class PlainPipeline:
         stage = PipelineStage(part, rank, WORKERS, torch.device("cpu"))
         self.schedule = Schedule1F1B(stage, 4, loss_fn=language_model.token_cross_entropy)
         self.data, self.rank, self.optimiser = workload.data, rank, _adam(part)
+        self.order = Order([len(workload.data)], 0)
 
     def step(self, number: int) -> float:
-        samples = step_samples(0, number, MICRO_BATCH * WORKERS, len(self.data))
-        batch = self.data.batch(samples)
+        size = MICRO_BATCH * WORKERS
+        batch = self.data.batch(self.order.batch(number * size, size))
         losses: list[torch.Tensor] = []
         if self.rank == 0:
             self.schedule.step(batch[:, :-1], return_outputs=False)

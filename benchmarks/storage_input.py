@@ -24,7 +24,7 @@ from storage_cache import table as caches
 from datahall.storage.cache import TierCache
 from datahall.storage.estimate import input_wait_s
 from datahall.storage.eviction import eviction
-from datahall.storage.input import Pipeline, ShardedData
+from datahall.storage.input import Pipeline, SampleReader, ShardedData
 from datahall.storage.order import Order
 
 ROWS, LENGTH, SHARDS, BATCH = 256, 512, 12, 32
@@ -39,7 +39,7 @@ def prepare(shard: int) -> bytes:
     return text.ljust(ROWS * LENGTH, b"\0")
 
 
-def split(data: bytes) -> list[bytes]:
+def split(shard: int, data: bytes) -> list[bytes]:
     """Rows."""
     return [data[at : at + LENGTH] for at in range(0, len(data), LENGTH)]
 
@@ -55,8 +55,8 @@ def run(folder: Path, ahead: int, cached: bool, step_s: float, steps: int) -> tu
     """Mean seconds a step that the loop waited, and mean seconds of a step's own work."""
     shutil.rmtree(folder, ignore_errors=True)
     cache = TierCache(folder, eviction("lru", SHARDS * ROWS * LENGTH)) if cached else None
-    data = ShardedData(prepare, lambda _: ROWS * LENGTH, split)
-    pipeline = Pipeline(data, Order([ROWS] * SHARDS, 1, mix=2), BATCH, ahead=ahead, cache=cache)
+    reader = SampleReader(ShardedData([ROWS] * SHARDS, prepare, lambda _: ROWS * LENGTH, split), 2, cache)
+    pipeline = Pipeline(reader.samples, Order([ROWS] * SHARDS, 1, mix=2), BATCH, ahead=ahead)
     matrix = np.ones((256, 256), dtype=np.float32)
     worked = 0.0
     next(pipeline)
@@ -74,7 +74,7 @@ def prepared(cached: bool, steps: int) -> float:
     """Shards prepared in a step, by replaying the order behind the first batch past open shards and the cache."""
     order, policy, held = Order([ROWS] * SHARDS, 1, mix=2), eviction("lru", SHARDS * ROWS * LENGTH), list[int]()
     count = 0
-    for number, place in enumerate(order.batch(0, (steps + 1) * BATCH)):
+    for number, place in enumerate(map(order.place, order.batch(0, (steps + 1) * BATCH))):
         if place.shard in held:
             held.remove(place.shard)
         elif not (cached and policy.access(f"{place.shard}", ROWS * LENGTH).hit):

@@ -1,7 +1,7 @@
 """When a run writes checkpoints, and how it goes on from one; the bytes are the storage room's business.
 
-A checkpoint of step n has n completed steps behind it.  Position in the data and random numbers follow from the step
-and the seed, so weights and the optimiser's state are all there is to keep.
+A checkpoint of step n has n completed steps behind it.  It keeps weights, the optimiser's state and the position in the
+data; random numbers follow from the step and the seed.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ from typing import Any
 
 import torch.distributed as dist
 
+from datahall.base.errors import Refused
 from datahall.compute.execute import Executor
 from datahall.real.injection import Throttle
 from datahall.real.job import Job
 from datahall.real.record import Recorder
-from datahall.storage.execute import load, save
+from datahall.storage.execute import Loaded, load, save
 from datahall.storage.execute_async import BackgroundSaver, Pending
+from datahall.storage.order import Order
 from datahall.storage.place import open_place
 from datahall.storage.store import committed_steps
 
@@ -24,8 +26,9 @@ from datahall.storage.store import committed_steps
 class Checkpoints:
     """The checkpoints of one worker's run, in the loop or in the background as the plan says."""
 
-    def __init__(self, job: Job, executor: Executor, recorder: Recorder) -> None:
-        self.job, self.executor, self.recorder = job, executor, recorder
+    def __init__(self, job: Job, executor: Executor, recorder: Recorder, order: Order) -> None:
+        self.job, self.executor, self.recorder, self.order = job, executor, recorder, order
+        self.position = 0
         self.plan = job.plan.storage
         self.path = checkpoint_folder(job.folder)
         self.throttle = _throttle(job)
@@ -34,7 +37,7 @@ class Checkpoints:
         self.pending: tuple[Pending, float] | None = None
 
     def resume(self) -> int:
-        """Take over the newest whole checkpoint; returns the number of steps that it has behind it, 0 without one."""
+        """Take over the newest whole checkpoint and its `position`; the steps that it has behind it, 0 without one."""
         if not committed_steps(open_place(self.path)):
             return 0
         state = self.executor.tensors(complete=True)
@@ -42,6 +45,7 @@ class Checkpoints:
         self.executor.restore(state)
         for step, fault in loaded.skipped:
             self.recorder.event("damaged", step=step, fault=fault)
+        self.position = self._position(loaded)
         return loaded.step
 
     def due(self, step: int) -> bool:
@@ -50,17 +54,22 @@ class Checkpoints:
         at_stop = self.job.checkpoint_at_stop and step == self.job.stop
         return at_stop or (interval > 0 and step % interval == 0)
 
-    def commit(self, step: int) -> None:
-        """Write a checkpoint: on return it is committed on all workers, or copied if written in the background."""
+    def commit(self, step: int, position: int) -> None:
+        """Write a checkpoint: on return it is committed on all workers, or copied if written in the background.
+
+        `position` is of the data: the samples that all workers together have read.
+        """
         began_s = self.recorder.now()
+        extras = {"position": position, "order": self.order.identity()}
         if self.saver is not None:
             self._settle()
-            self.pending = (self.saver.save(step, self.executor.tensors(), replace=True), began_s)
+            self.pending = (self.saver.save(step, self.executor.tensors(), extras, replace=True), began_s)
             return
         saved = save(
             self.path,
             step,
             self.executor.tensors(),
+            extras=extras,
             replace=True,
             **self.options,
         )
@@ -73,6 +82,17 @@ class Checkpoints:
         """Wait for a checkpoint that is still being written."""
         if self.saver is not None:
             self._settle()
+
+    def _position(self, loaded: Loaded) -> int:
+        """Where the data are read on; Refused where they are no longer those of the checkpoint."""
+        extras: dict[str, Any] = loaded.extras or {}
+        if extras.get("order", self.order.identity()) != self.order.identity():
+            raise Refused(
+                f"the checkpoint of step {loaded.step} has read other data, or in another order.",
+                where=str(self.path),
+                hint="Go on with the same data and seed, or begin a run of its own.",
+            )
+        return extras.get("position", loaded.step * self.job.plan.compute.global_batch)
 
     def _saver(self) -> BackgroundSaver:
         saver = BackgroundSaver(self.path, **self.options)

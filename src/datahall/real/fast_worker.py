@@ -26,12 +26,12 @@ from datahall.base.workload import Workload
 from datahall.compute.execute import DataParallel
 from datahall.real.fast import EXIT_ALONE, REPLACEMENT
 from datahall.real.fast_healing import FileTransport
+from datahall.real.input import order_of
 from datahall.real.job import Job, load_job
 from datahall.real.launch import POLL_S, START_TIMEOUT_S
 from datahall.real.observe import MemoryWatch
 from datahall.real.process import die_with_parent
 from datahall.real.record import Recorder
-from datahall.real.sampling import step_samples, worker_share
 from datahall.workloads import entry
 
 LOOPBACK = "127.0.0.1"
@@ -94,6 +94,7 @@ class _Worker:
     ) -> None:
         self.job, self.rank, self.workload, self.inner = job, rank, workload, inner
         self.manager, self.recorder = manager, recorder
+        self.order = order_of(workload, job.case.application.seed)
         self.failed = 0
 
     def step(self, *, first: bool = False) -> bool:
@@ -108,8 +109,8 @@ class _Worker:
         seed = self.job.case.application.seed
         torch.manual_seed(hash((seed, number, self.rank)))
         recorder.mark("input")
-        samples = step_samples(seed, number, compute.global_batch, len(self.workload.data))
-        shares = worker_share(samples, self.rank, self.job.workers, compute.micro_batch)
+        mine = self.order.batch(number * compute.global_batch, compute.global_batch, self.rank, self.job.workers)
+        shares = [mine[at : at + compute.micro_batch] for at in range(0, len(mine), compute.micro_batch)]
         batches = (self.workload.data.batch(ids) for ids in shares)
         loss = self.inner.gradients(batches, len(shares), recorder.mark)
         recorder.mark("exchange")

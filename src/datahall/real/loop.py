@@ -7,7 +7,7 @@ It knows executors and recorders, no splits and no processes.  Random numbers in
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -15,10 +15,11 @@ import torch
 from datahall.base.workload import Workload
 from datahall.compute.execute import Executor
 from datahall.real.checkpoint import Checkpoints
+from datahall.real.input import open_input
 from datahall.real.job import Job
 from datahall.real.observe_collectives import CollectiveCounter
 from datahall.real.record import Recorder
-from datahall.real.sampling import step_samples, worker_share
+from datahall.storage.input import Pipeline
 
 
 def train(
@@ -33,14 +34,14 @@ def train(
     """Run steps `first` to `job.stop` - 1."""
     recorder.step = first
     micro_steps = job.micro_steps()
+    pipeline = open_input(job, workload, executor, checkpoints.order, checkpoints.position)
     for step in range(first, job.stop):
         calls, handed, blocked_s, cpu_s = counter.calls, counter.bytes, counter.blocked_s, time.process_time()
         counter.by_kind.clear()
         torch.manual_seed(hash((job.case.application.seed, step, executor.data_rank)))
         recorder.mark("input")
-        shares = my_share(job, workload, executor, step)
         phases = _Phases(recorder, counter)
-        loss = executor.gradients(_batches(workload, shares, executor, recorder), micro_steps, phases.mark)
+        loss = executor.gradients(_batches(pipeline, micro_steps, executor, recorder), micro_steps, phases.mark)
         phases.mark("optimiser")
         updating_s = counter.blocked_s
         executor.update()
@@ -64,9 +65,10 @@ def train(
             cpu_s=round(time.process_time() - cpu_s, 6),
         )
         if due:
-            checkpoints.commit(step + 1)
+            checkpoints.commit(step + 1, pipeline.position)
             recorder.mark("idle")
     recorder.event("loop_ended", step=job.stop - 1)
+    pipeline.close()
     checkpoints.finish()
 
 
@@ -83,18 +85,11 @@ class _Phases:
         self.recorder.mark(phase)
 
 
-def my_share(job: Job, workload: Workload, executor: Executor, step: int) -> list[Sequence[int]]:
-    """The numbers of the samples that this worker reads in `step`, by micro-batch."""
-    compute = job.plan.compute
-    samples = step_samples(job.case.application.seed, step, compute.global_batch, len(workload.data))
-    return worker_share(samples, executor.data_rank, executor.data_world, compute.micro_batch)
-
-
-def _batches(workload: Workload, shares: list[Sequence[int]], executor: Executor, recorder: Recorder) -> Iterator[Any]:
-    for index, ids in enumerate(shares):
+def _batches(pipeline: Pipeline[Any], micro_steps: int, executor: Executor, recorder: Recorder) -> Iterator[Any]:
+    for index in range(micro_steps):
         if index:
             recorder.mark("input")
-        batch = workload.data.batch(ids)
+        taken = next(pipeline)
         if executor.logs_samples:
-            recorder.loaded(ids)
-        yield batch
+            recorder.loaded(taken.ids)
+        yield taken.batch

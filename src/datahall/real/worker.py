@@ -31,6 +31,7 @@ from datahall.real.checkpoint import Checkpoints
 from datahall.real.device_clock import CudaClock
 from datahall.real.exchange import TimedExchange
 from datahall.real.injection import disturbed
+from datahall.real.input import micro_batches, order_of
 from datahall.real.job import EXIT_LOST_PEER, Job, load_job
 from datahall.real.local_updates import LocallyUpdated
 from datahall.real.observe import MemoryWatch, count_flops
@@ -73,7 +74,7 @@ def _run(job: Job, rank: int) -> None:
     memory = MemoryWatch(device)
     workload = disturbed(entry.build(job.case, job.import_paths), job.injection, rank)
     executor = _executor(job, workload, device, recorder)
-    checkpoints = Checkpoints(job, executor, recorder)
+    checkpoints = Checkpoints(job, executor, recorder, order_of(workload, job.case.application.seed))
     first = checkpoints.resume()
     recorder.marks.clear()
     if device.type == "cuda":
@@ -150,7 +151,9 @@ def _observe(job: Job, workload: Workload, executor: execute.Executor, recorder:
 
 def _count_flops(job: Job, workload: Workload, executor: execute.Executor, recorder: Recorder) -> None:
     """FLOPs of one more forward and backward pass over this worker's share, without exchange or update."""
-    batches = [workload.data.batch(ids) for ids in loop.my_share(job, workload, executor, job.stop)]
+    order = order_of(workload, job.case.application.seed)
+    position = job.stop * job.plan.compute.global_batch
+    batches = [workload.data.batch(ids) for ids in micro_batches(job, order, executor, position)]
     flops = count_flops(lambda: executor.rehearse(batches))
     recorder.event("flops", matmul=flops.matmul, attention=flops.attention)
 

@@ -1,4 +1,4 @@
-"""Where and how a run's checkpoints are written: interval, shards, codec, in the background or not.
+"""Where and how a run's checkpoints are written (interval, shards, codec, in the background), and its data read.
 
 The value only; `estimate` says what it takes.
 """
@@ -15,10 +15,10 @@ PIECE_BYTES: Final = 2 * CHUNK_BYTES  # what a thread writes to a disk at once: 
 
 @dataclass(frozen=True, slots=True)
 class StoragePlan:
-    """How checkpoints are kept.
+    """How checkpoints are kept, and how the data are read.
 
     `interval_steps` 0 writes none; `shards` is files of each rank, one thread each; `keep` is how many committed ones
-    stay.
+    stay.  `ahead` micro-batches are read before they are asked for (0: none).
     """
 
     interval_steps: int = 0
@@ -26,3 +26,4 @@ class StoragePlan:
     codec: str = "none"
     asynchronous: bool = False
     keep: int = 2
+    ahead: int = 0

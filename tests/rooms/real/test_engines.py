@@ -15,7 +15,7 @@ from datahall.real.engines.engine import ENGINES, Entry, entry_of
 from datahall.real.engines.launcher import carry_out, ports
 from datahall.real.engines.runs import IMAGES, train
 from datahall.real.engines.task import Task
-from datahall.real.sampling import step_samples
+from datahall.storage.order import Order
 from datahall.workloads.digits_images import digits, first_weights
 
 ROOT = Path(__file__).parents[3]
@@ -50,8 +50,9 @@ def test_two_workers_of_any_engine_train_as_one_process_of_pytorch(case, alone, 
     assert alone.accuracy > 0.88
     assert abs(run.accuracy - alone.accuracy) < 2 * noise
     read = [np.load(tmp_path / f"read-{rank}.npy", allow_pickle=False) for rank in range(2)]
+    order = Order([IMAGES], 0)
     for step in range(STEPS):
-        assert [*read[0][step], *read[1][step]] == step_samples(0, step, BATCH, IMAGES)
+        assert [*read[0][step], *read[1][step]] == order.batch(step * BATCH, BATCH)
 
 
 def test_first_weights_move_and_do_not_depend_on_the_run(alone):

@@ -8,7 +8,6 @@ import os
 import signal
 import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -17,23 +16,25 @@ from hypothesis import strategies as st
 from datahall.base.errors import UsageError
 from datahall.storage.cache import TierCache
 from datahall.storage.eviction import eviction, replay
-from datahall.storage.input import Pipeline, ShardedData
+from datahall.storage.input import Pipeline, SampleReader, ShardedData
 from datahall.storage.order import Order
 
 SIZES = [7, 0, 13, 5, 9, 11, 3]
 
 
 def numbered(reads: list[int]) -> ShardedData:
-    """A data set whose sample is (shard, number); `reads` logs every read of a shard."""
+    """A data set whose sample is its number; `reads` logs every read of a shard."""
+
+    def held(shard: int) -> list[int]:
+        return list(range(sum(SIZES[:shard]), sum(SIZES[: shard + 1])))
 
     def read(shard: int) -> bytes:
         reads.append(shard)
-        return json.dumps([[shard, n] for n in range(SIZES[shard])]).encode()
+        return json.dumps(held(shard)).encode()
 
-    def length(shard: int) -> int:
-        return len(json.dumps([[shard, n] for n in range(SIZES[shard])]))
-
-    return ShardedData(read, length, json.loads)
+    return ShardedData(
+        SIZES, read, lambda shard: len(json.dumps(held(shard))), lambda shard, prepared: json.loads(prepared)
+    )
 
 
 @settings(deadline=None)
@@ -44,11 +45,14 @@ def numbered(reads: list[int]) -> ShardedData:
 )
 def test_each_epoch_holds_each_sample_once(sizes: list[int], seed: int, mix: int) -> None:
     order = Order(sizes, seed, mix)
-    whole = sorted((shard, n) for shard, size in enumerate(sizes) for n in range(size))
     for epoch in range(2):
-        seen = [order.at(epoch * sum(sizes) + n) for n in range(sum(sizes))]
-        assert sorted((place.shard, place.index) for place in seen) == whole
-        assert {place.epoch for place in seen} == {epoch}
+        seen = order.batch(epoch * sum(sizes), sum(sizes))
+        assert sorted(seen) == list(range(sum(sizes)))
+        assert [order.batch(epoch * sum(sizes) + at, 1)[0] for at in range(sum(sizes))] == seen
+    places = [order.place(number) for number in range(sum(sizes))]
+    assert [(place.shard, place.index) for place in places] == [
+        (s, n) for s, size in enumerate(sizes) for n in range(size)
+    ]
 
 
 def test_the_order_is_the_seeds_and_is_shuffled() -> None:
@@ -57,32 +61,53 @@ def test_the_order_is_the_seeds_and_is_shuffled() -> None:
     assert first == same.batch(0, 400)
     assert first != other.batch(0, 400)
     assert first != one.batch(400, 400)  # the next epoch
-    assert [place.index for place in first] != sorted(place.index for place in first)
-    assert one.at(17) == first[17]  # going back is possible: nothing but the position counts
+    assert first != sorted(first)
+    assert one.batch(17, 1) == [first[17]]  # going back is possible: nothing but the position counts
+    assert one.identity() == same.identity() != other.identity()
     with pytest.raises(UsageError):
         Order([], 1)
 
 
 @pytest.mark.parametrize("ahead", [0, 3])
 def test_nothing_is_lost_or_repeated_when_the_number_of_workers_changes(ahead: int) -> None:
-    seen: list[Any] = []
-    position, step = 0, 0
+    seen: list[int] = []
+    position = 0
     for workers, steps in ((2, 5), (3, 4), (1, 7), (4, 3)):
         pipelines = [
-            Pipeline(numbered([]), Order(SIZES, 3), 6, position=position, worker=w, workers=workers, ahead=ahead)
+            Pipeline(
+                SampleReader(numbered([])).samples,
+                Order(SIZES, 3),
+                12,
+                position=position,
+                worker=w,
+                workers=workers,
+                pieces=3,
+                ahead=ahead,
+            )
             for w in range(workers)
         ]
         for _ in range(steps):
-            parts = [next(pipeline).samples for pipeline in pipelines]
-            assert sum(len(part) for part in parts) == 6
-            seen += [parts[n % workers][n // workers] for n in range(6)]
-            step += 1
-        position = pipelines[0].position
-        assert {pipeline.position for pipeline in pipelines} == {6 * step}
+            parts = [[next(pipeline) for _ in range(3)] for pipeline in pipelines]
+            assert all(piece.ids == piece.batch for part in parts for piece in part)
+            assert {piece.position for part in parts for piece in part[:2]} == {position}
+            position += 12
+            assert {part[2].position for part in parts} == {position}
+            seen += [sample for part in parts for piece in part for sample in piece.batch]
+        assert {pipeline.position for pipeline in pipelines} == {position}
         for pipeline in pipelines:
             pipeline.close()  # what was read ahead is dropped, and read again by the next ones
-    straight = Order(SIZES, 3).batch(0, len(seen))
-    assert seen == [[place.shard, place.index] for place in straight]
+    assert seen == Order(SIZES, 3).batch(0, len(seen))
+
+
+@pytest.mark.parametrize("ahead", [0, 5])
+def test_nothing_is_read_behind_the_end(ahead: int) -> None:
+    reads: list[int] = []
+    reader = SampleReader(numbered(reads), mix=1)
+    pipeline = Pipeline(reader.samples, Order(SIZES, 3, mix=1), 4, until=8, ahead=ahead)
+    assert [len(taken.ids) for taken in pipeline] == [4, 4]
+    needed = {Order(SIZES, 0).place(n).shard for n in Order(SIZES, 3, mix=1).batch(0, 8)}
+    assert set(reads) == needed
+    assert reader.opened == reader.fetched == len(reads)
 
 
 def _train(store: Path, log: Path, steps: int) -> None:
@@ -93,10 +118,10 @@ def _train(store: Path, log: Path, steps: int) -> None:
     torch.set_num_threads(1)  # a forked process has none of its parent's threads, and would wait for them
     state = {"done": 0}
     position = execute.load(store, state).extras["position"] if store.exists() else 0
-    pipeline = Pipeline(numbered([]), Order(SIZES, 5), 4, position=position, ahead=2)
+    pipeline = Pipeline(SampleReader(numbered([])).samples, Order(SIZES, 5), 4, position=position, ahead=2)
     for _ in range(steps):
         taken = next(pipeline)
-        line = json.dumps([pipeline.position, taken.samples]) + "\n"
+        line = json.dumps([pipeline.position, taken.batch]) + "\n"
         with log.open("a") as out:
             out.write(line)
         execute.save(store, pipeline.position, state, extras={"position": pipeline.position}, keep=2)
@@ -115,7 +140,7 @@ def test_killed_and_resumed_from_the_checkpoint_every_sample_is_seen_once(tmp_pa
     lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
     assert [position for position, _ in lines] == [4 * (n + 1) for n in range(30)]
     seen = [sample for _, samples in lines for sample in samples]
-    assert seen == [[place.shard, place.index] for place in Order(SIZES, 5).batch(0, 120)]
+    assert seen == Order(SIZES, 5).batch(0, 120)
 
 
 def test_prepared_shards_are_cached_and_the_hits_are_the_forecast(tmp_path: Path) -> None:
@@ -124,13 +149,13 @@ def test_prepared_shards_are_cached_and_the_hits_are_the_forecast(tmp_path: Path
     limit = sum(data.bytes_of(n) for n in range(len(SIZES))) * 4 // 5
     order = Order(SIZES, 1, mix=2)
     cache = TierCache(tmp_path, eviction("lru", limit))
-    pipeline = Pipeline(data, order, 8, ahead=0, cache=cache)
+    pipeline = Pipeline(SampleReader(data, 2, cache).samples, order, 8)
     for _ in range(30):
         next(pipeline)
     forecast = eviction("lru", limit)
     opened: list[int] = []  # the shards that are in memory need no access, as in the pipeline
     accesses: list[tuple[str, int]] = []
-    for place in Order(SIZES, 1, mix=2).batch(0, 240):
+    for place in map(order.place, order.batch(0, 240)):
         if place.shard in opened:
             opened.remove(place.shard)
         else:
@@ -146,7 +171,8 @@ def test_an_error_while_reading_ahead_reaches_the_loop() -> None:
     def broken(shard: int) -> bytes:
         raise OSError("the disk is gone")
 
-    pipeline = Pipeline(ShardedData(broken, lambda shard: 1, list), Order(SIZES, 1), 4)
+    data = ShardedData(SIZES, broken, lambda shard: 1, lambda shard, prepared: list(prepared))
+    pipeline = Pipeline(SampleReader(data).samples, Order(SIZES, 1), 4, ahead=2)
     with pytest.raises(OSError, match="the disk is gone"):
         next(pipeline)
     pipeline.close()

@@ -7,7 +7,7 @@ import torch
 from small_cases import SHAPE, small_case
 
 from datahall.base.errors import Refused, UsageError
-from datahall.real.sampling import step_samples, worker_share
+from datahall.storage.order import Order
 from datahall.workloads import entry
 from datahall.workloads.language_model import LanguageModel, next_token_loss, rotary_table, rotate
 from datahall.workloads.text import TextSamples, held_out_text, training_text
@@ -65,13 +65,14 @@ def test_a_mixture_is_refused():
 
 @pytest.mark.parametrize("world", [1, 2, 4])
 def test_workers_share_one_global_batch(world):
-    samples = step_samples(seed=1, step=7, global_batch=8, size=1000)
-    shares = [worker_share(samples, rank, world, micro_batch=2) for rank in range(world)]
-    assert [sample for share in shares for piece in share for sample in piece] == samples
+    order = Order([1000], seed=1)
+    shares = [order.batch(7 * 8, 8, rank, world) for rank in range(world)]
+    assert [sample for share in shares for sample in share] == order.batch(7 * 8, 8)
 
 
 def test_a_pass_over_the_data_reads_each_sample_once():
-    read = [sample for step in range(10) for sample in step_samples(0, step, 5, 50)]
+    order = Order([50], seed=0)
+    read = [sample for step in range(10) for sample in order.batch(5 * step, 5)]
     assert sorted(read) == list(range(50))
-    assert step_samples(0, 10, 5, 50) != read[:5]
+    assert order.batch(50, 5) != read[:5]
     assert isinstance(training_text(64), TextSamples)

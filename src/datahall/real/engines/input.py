@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from datahall.base.errors import Incompatible
-from datahall.real.sampling import step_samples, worker_share
+from datahall.storage.order import Order
 
 
 class Loader:
@@ -19,14 +19,13 @@ class Loader:
     def __init__(self, images: np.ndarray, classes: np.ndarray, seed: int, batch: int, rank: int, workers: int) -> None:
         check_shares(batch, workers, len(classes))
         self.images, self.classes = images, classes
-        self.seed, self.batch, self.rank, self.workers = seed, batch, rank, workers
+        self.order = Order([len(classes)], seed)
+        self.batch, self.rank, self.workers = batch, rank, workers
         self.read: list[np.ndarray] = []
 
     def share(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Images and classes of this worker in `step`; notes which they were."""
-        samples = step_samples(self.seed, step, self.batch, len(self.classes))
-        (mine,) = worker_share(samples, self.rank, self.workers, self.batch // self.workers)
-        ids = np.asarray(mine)
+        ids = np.asarray(self.order.batch(step * self.batch, self.batch, self.rank, self.workers))
         self.read.append(ids)
         return self.images[ids], self.classes[ids]
 

@@ -1,0 +1,51 @@
+"""What a worker reads, and in which order: the storage room's pipeline over the workload's samples.
+
+The order follows from the seed and the position alone, for every number of workers, so a resumed run reads on where the
+committed one stopped.  Data in memory are one shard; a workload whose data have a `reader` lie in several.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from datahall.base.workload import Workload
+from datahall.compute.execute import Executor
+from datahall.real.job import Job
+from datahall.storage.input import Pipeline, SampleReader
+from datahall.storage.order import Order
+
+
+def order_of(workload: Workload, seed: int) -> Order:
+    """The order of the workload's samples."""
+    reader = reader_of(workload)
+    return Order([len(workload.data)], seed) if reader is None else Order(reader.data.sizes, seed, reader.mix)
+
+
+def reader_of(workload: Workload) -> SampleReader | None:
+    """What reads the shards of the workload's data; None for data in memory."""
+    return getattr(workload.data, "reader", None)
+
+
+def open_input(job: Job, workload: Workload, executor: Executor, order: Order, position: int) -> Pipeline[Any]:
+    """This worker's micro-batches from `position` up to the end of the job."""
+    size = job.plan.compute.global_batch
+    return Pipeline(
+        workload.data.batch,
+        order,
+        size,
+        position=position,
+        until=job.stop * size,
+        worker=executor.data_rank,
+        workers=executor.data_world,
+        pieces=job.micro_steps(),
+        ahead=job.plan.storage.ahead,
+    )
+
+
+def micro_batches(job: Job, order: Order, executor: Executor, position: int) -> list[Sequence[int]]:
+    """The numbers of this worker's samples in the global batch at `position`, by micro-batch."""
+    size = job.plan.compute.global_batch
+    mine = order.batch(position, size, executor.data_rank, executor.data_world)
+    piece = job.plan.compute.micro_batch
+    return [mine[at : at + piece] for at in range(0, len(mine), piece)]
