@@ -17,7 +17,7 @@ from datahall.calibrate.eager_splits import SplitCosts, eager_habits, eager_memo
 from datahall.calibrate.machine import Machine
 from datahall.case.question import Case
 from datahall.compute.adapters import AdapterNumbers
-from datahall.compute.anatomy import Anatomy, anatomy_from_json
+from datahall.compute.anatomy import Anatomy, TensorCuts, anatomy_from_json
 from datahall.compute.counts import ShapeCounts
 from datahall.compute.estimate import DeviceRates
 from datahall.compute.handed import element_count
@@ -32,6 +32,7 @@ _AT_ONCE = 1e30  # per second: work whose time is in the rehearsed costs already
 _WORD = 4.0
 _LAYER_MATRICES = 7.0  # that tensor ranks cut in a layer of the language model, whose cost `eager_splits` knows
 _LAYER_SUMS = 4.0  # of tensor ranks in a layer of the language model, forward and backward
+_WEIGHT_PASSES = 3.0  # of a micro-step over the weights: read forward, read backward, their gradients written
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,8 @@ class OwnModel:
     """A machine, and a workload that was rehearsed on it; a `virtual.calibration.Calibration`.
 
     Seconds are of one process beside as many as the plan keeps busy: `micro_step_s` and `sample_s` of gradients,
-    `update_s` of the optimiser over all parameters, `input_s` of reading a sample.  `saved_bytes` are what a sample
+    `accumulate_s` of adding them to those of the micro-steps before, `update_s` of the optimiser over all parameters,
+    `input_s` of reading a sample.  `saved_bytes` are what a sample
     keeps for the backward pass, `largest_bytes` is the largest tensor of a sample, `data_bytes` lie beside the
     parameters.
     """
@@ -48,6 +50,7 @@ class OwnModel:
     anatomy: Anatomy
     micro_step_s: float
     sample_s: float
+    accumulate_s: float
     update_s: float
     input_s: float
     saved_bytes: float
@@ -75,7 +78,7 @@ class OwnModel:
     def inputs(self, case: Case, plan: ComputePlan) -> StepInputs:
         """What a step of `plan` follows from; a sample is one token here, whatever it holds."""
         probed = self.machine.probed(case, plan)
-        counts = _counts(self.anatomy, self.saved_bytes)
+        counts = _counts(self.anatomy, self.saved_bytes, plan)
         costs = self._split_costs(counts, plan, probed)
         if plan.tensor == plan.pipeline == 1:
             kept = self.saved_bytes * plan.micro_batch
@@ -90,8 +93,8 @@ class OwnModel:
             probed,
             counts=counts,
             sequence=1,
-            rates=replace(_rates(counts, self.micro_step_s, self.sample_s), fixed_s=costs.fixed_s),
-            habits=replace(habits, tensor_exposed=habits.tensor_exposed * self._sums_share(counts, plan)),
+            rates=replace(_rates(counts, self._micro_step_s(plan, probed), self.sample_s), fixed_s=costs.fixed_s),
+            habits=replace(habits, tensor_exposed=habits.tensor_exposed * self._calls_share(counts, plan)),
             trainable_share=1.0,
             memory=eager_memory(self._memory(plan), plan, costs),
             adapters=AdapterNumbers(),
@@ -106,13 +109,19 @@ class OwnModel:
         held = split_costs(counts, plan, float(rates.memory_bytes_per_s), float(rates.kernel_s))
         return SplitCosts(found.fixed_s, held.buffer_bytes)
 
-    def _sums_share(self, counts: ShapeCounts, plan: ComputePlan) -> float:
-        """What tensor ranks sum for a sample, as a share of what the language model's layers would."""
-        if plan.tensor == 1:
-            return 1.0
-        cuts = self.anatomy.cuts
-        summed = sum(cuts.forward) + sum(cuts.tables) + sum(cuts.backward) + sum(cuts.gathered) / 2
-        return summed / (_LAYER_SUMS * counts.layers * counts.hidden)
+    def _micro_step_s(self, plan: ComputePlan, probed: StepInputs) -> float:
+        """What a micro-step takes however few its samples; tensor ranks share what passes over the weights."""
+        weights = _WORD * self.anatomy.parameters
+        passed_s = min(self.micro_step_s, _WEIGHT_PASSES * weights / float(probed.rates.memory_bytes_per_s))
+        added_s = self.accumulate_s * (1.0 - 1.0 / plan.accumulation)
+        if plan.zero_stage >= 2:
+            added_s /= min(plan.shard_group or plan.data, plan.data)
+        held = self.anatomy.on_tensor_rank(plan.tensor) / max(1, self.anatomy.parameters)
+        return self.micro_step_s - passed_s + held * (passed_s + added_s)
+
+    def _calls_share(self, counts: ShapeCounts, plan: ComputePlan) -> float:
+        """How often tensor ranks sum in a micro-step, as a share of what the language model's layers would."""
+        return _sums(self.anatomy.cuts)[0] / (_LAYER_SUMS * counts.layers) if plan.tensor > 1 else 1.0
 
     def _memory(self, plan: ComputePlan) -> MemoryHabits:
         usual = self.machine.memory_habits(plan)
@@ -138,6 +147,7 @@ def own_model(machine: Machine, found: Mapping[str, Any]) -> OwnModel:
         anatomy,
         micro_step_s,
         sample_s,
+        float(found["accumulate_s"]),
         float(found["update_s"]),
         float(found["input_s"]),
         max(kept / size for size, kept in saved),
@@ -153,12 +163,22 @@ def _affine(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
     return fit_line([size for size, _ in points], [seconds for _, seconds in points])
 
 
-def _counts(anatomy: Anatomy, saved_bytes: float) -> ShapeCounts:
-    """The model as layers of one matrix each, with the workload's numbers of parameters and of kept bytes."""
+def _sums(cuts: TensorCuts) -> tuple[float, int]:
+    """Sums of tensor ranks in a micro-step, and elements of a sample in each; a gather is half a sum."""
+    summed = (*cuts.forward, *cuts.tables, *cuts.backward)
+    calls = len(summed) + len(cuts.gathered) / 2
+    return calls, round((sum(summed) + sum(cuts.gathered) / 2) / max(1.0, calls))
+
+
+def _counts(anatomy: Anatomy, saved_bytes: float, plan: ComputePlan) -> ShapeCounts:
+    """The model as layers of one matrix each, with the workload's numbers of parameters and of kept bytes.
+
+    The width is what `plan`'s ranks hand to one another: sums of tensor ranks, or a boundary between stages.
+    """
     blocks = anatomy.inventory.blocks
     layers = max(1, len(blocks))
     outside = sum(element_count(shape) for shape in anatomy.inventory.root) if blocks else 0
-    hidden = max(1, anatomy.boundary or max(anatomy.cuts.forward, default=0))
+    hidden = max(1, _sums(anatomy.cuts)[1] if plan.tensor > 1 else anatomy.boundary)
     nothing = {name: 0 for name in ShapeCounts.__dataclass_fields__}
     return ShapeCounts(
         **nothing

@@ -26,9 +26,9 @@ WORKER = "datahall.real.rehearsal_worker"
 def rehearse(case: Case, plan: Plan, folder: Path, import_paths: Sequence[str] = ()) -> dict[str, Any]:
     """What the processes found, as plain JSON values; the one that was slowest speaks for them.
 
-    `steps` (samples and seconds of forward and backward), `update_s`, `input_s` of a sample, `saved` (samples, bytes
-    kept for the backward pass, the largest of them), `built_bytes` that model and data take, and `anatomy`.  The
-    workload's own error comes back; Refused for a split that it has no cuts for.
+    `steps` (samples and seconds of forward and backward), `accumulate_s` (of gradients), `update_s`, `input_s` of a
+    sample, `saved` (samples, bytes kept for the backward pass, the largest of them), `built_bytes` that model and data
+    take, and `anatomy`.  The workload's own error comes back; Refused for a split that it has no cuts for.
     """
     (folder / "workers").mkdir(parents=True, exist_ok=True)
     cores = max(1, (os.cpu_count() or 1) // plan.compute.threads)

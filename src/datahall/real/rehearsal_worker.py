@@ -58,41 +58,48 @@ def _rehearse(job: Job, rank: int) -> dict[str, Any]:
     kept = [(size, *saved_bytes(workload.model, lambda size=size: _loss(executor, workload, size))) for size in sizes]
     _meet(job, rank)
     board.note(rank, 0, "observe")
-    steps, update_s, input_s = _timed(workload, executor, sizes)
+    timed = _timed(workload, executor, sizes)
     states = sum(tensor.numel() * tensor.element_size() for tensor in _states(executor))
     told = anatomy.to_json() | {"state_bytes": states / max(1, anatomy.parameters)}
     return {
         "anatomy": told,
-        "steps": steps,
-        "update_s": update_s,
-        "input_s": input_s,
+        **timed,
         "saved": kept,
         "built_bytes": max(0, built),
         "processes": job.workers,
     }
 
 
-def _timed(workload: Workload, executor: DataParallel, sizes: list[int]) -> tuple[list[Any], float, float]:
-    """Medians over rounds in which the sizes take turns: seconds of a step's gradients, of an update, of a sample."""
-    seen: dict[int, list[float]] = {size: [] for size in sizes}
+def _timed(workload: Workload, executor: DataParallel, sizes: list[int]) -> dict[str, Any]:
+    """Medians over rounds in which the sizes take turns: seconds of a step's gradients, of an update, of a sample.
+
+    `accumulate_s` is what two micro-steps of the smallest size take more than two steps of one.
+    """
+    seen: dict[tuple[int, int], list[float]] = {(size, 1): [] for size in sizes} | {(sizes[0], 2): []}
     updates: list[float] = []
     inputs: list[float] = []
     until = time.monotonic() + _BUDGET_S
     for number in range(_MOST_ROUNDS):
         if number >= _LEAST_ROUNDS and time.monotonic() > until:
             break
-        for size in sizes:
+        for (size, micro_steps), taken in seen.items():
             times = [time.perf_counter()]
-            batch = workload.data.batch(_ids(workload, size, number))
+            batches = [workload.data.batch(_ids(workload, size, number + extra)) for extra in range(micro_steps)]
             times.append(time.perf_counter())
-            executor.gradients([batch], 1, lambda phase: None)
+            executor.gradients(batches, micro_steps, lambda phase: None)
             times.append(time.perf_counter())
             executor.update()
             times.append(time.perf_counter())
-            inputs.append((times[1] - times[0]) / size)
-            seen[size].append(times[2] - times[1])
+            inputs.append((times[1] - times[0]) / size / micro_steps)
+            taken.append(times[2] - times[1])
             updates.append(times[3] - times[2])
-    return [(size, median(values[1:])) for size, values in seen.items()], median(updates[2:]), median(inputs)
+    middle = {key: median(values[1:]) for key, values in seen.items()}
+    return {
+        "steps": [(size, middle[size, 1]) for size in sizes],
+        "accumulate_s": max(0.0, middle[sizes[0], 2] - 2.0 * middle[sizes[0], 1]),
+        "update_s": median(updates[2:]),
+        "input_s": median(inputs),
+    }
 
 
 def _ids(workload: Workload, size: int, number: int) -> list[int]:

@@ -3,6 +3,7 @@
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -33,13 +34,22 @@ def alone(case, tmp_path_factory):
     return train(case, "pytorch", tmp_path_factory.mktemp("alone"), batch=BATCH, steps=STEPS, keep_weights=True)
 
 
+@pytest.fixture
+def temporary(tmp_path_factory, monkeypatch):
+    """An empty folder for temporary files, this process's and that of whatever it starts."""
+    folder = tmp_path_factory.mktemp("temporary")
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
 def weights(run):
     with np.load(run.folder / "weights.npz", allow_pickle=False) as found:
         return np.concatenate([found[name].ravel() for name in sorted(found.files)])
 
 
 @pytest.mark.parametrize("engine", list(ENGINES))
-def test_two_workers_of_any_engine_train_as_one_process_of_pytorch(case, alone, engine, tmp_path):
+def test_two_workers_of_any_engine_train_as_one_process_of_pytorch(case, alone, engine, tmp_path, temporary):
     run = train(case, engine, tmp_path, workers=2, batch=BATCH, steps=STEPS, keep_weights=True)
     assert run.samples_read == alone.samples_read == BATCH * STEPS
     assert run.different_samples == IMAGES  # more than one pass
@@ -53,6 +63,7 @@ def test_two_workers_of_any_engine_train_as_one_process_of_pytorch(case, alone, 
     order = Order([IMAGES], 0)
     for step in range(STEPS):
         assert [*read[0][step], *read[1][step]] == order.batch(step * BATCH, BATCH)
+    assert list(temporary.iterdir()) == []  # TensorFlow leaves generated source among temporary files
 
 
 def test_first_weights_move_and_do_not_depend_on_the_run(alone):

@@ -10,6 +10,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -73,20 +74,21 @@ def ports(count: int, first: int = 0) -> list[int]:
 
 @contextmanager
 def _workers(task: Task, before: list[str]) -> Iterator[list[subprocess.Popen[bytes]]]:
-    with ended_together() as processes:
+    # TensorFlow leaves the source that it generates among temporary files: they go with the run
+    with tempfile.TemporaryDirectory(prefix="datahall-") as scratch, ended_together() as processes:
         for rank in range(task.workers):
-            processes.append(_start(task, rank, before))
+            processes.append(_start(task, rank, before, scratch))
         yield processes
 
 
-def _start(task: Task, rank: int, before: list[str]) -> subprocess.Popen[bytes]:
+def _start(task: Task, rank: int, before: list[str], scratch: str) -> subprocess.Popen[bytes]:
     with (task.folder / f"worker-{rank}.out").open("wb") as output:
         return subprocess.Popen(
             [*before, sys.executable, "-m", "datahall.real.engines.worker", str(task.folder / "task.json"), str(rank)],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            env=worker_environment(task.threads, "lo"),
+            env={**worker_environment(task.threads, "lo"), "TMPDIR": scratch},
             start_new_session=True,
         )
 
