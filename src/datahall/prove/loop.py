@@ -243,7 +243,7 @@ def _choose_again(
     case: Case, precisions: Sequence[str], fitted: Machine, sealed: Plan, settings: Settings
 ) -> ChoiceAgain:
     settings.tell("stage", name="choose again")
-    plans = planning.candidates(case, precisions)
+    plans = planning.candidates(case, precisions, settings.network)
     where, paths = settings.folder / "again", settings.import_paths
     return choose_again(case, plans, fitted, sealed, settings.effort, where, settings.on_event, paths)
 

@@ -23,10 +23,10 @@ from datahall.case.site import Site
 from datahall.case.site_file import read_site
 from datahall.compute.numbers import PlanNumbers
 from datahall.compute.plan import ComputePlan
-from datahall.compute.schedule import Action, idle_share
 from datahall.decisions.plan import Plan
 from datahall.network.execute_namespaces import LinkShape
 from datahall.prove import seal
+from datahall.prove.bubble import Bubble, bubble_forecast, bubble_of
 from datahall.prove.folder import write_json
 from datahall.real.launch import Start
 from datahall.real.measure import read_kind
@@ -38,7 +38,6 @@ from datahall.report.comparison import Comparison, compare
 from datahall.report.comparison import Machine as ComparedMachine
 from datahall.report.data import Memory
 from datahall.virtual.executors import started_on_ray
-from datahall.virtual.step_time import StepInputs, bubble_share, step_time
 from datahall.virtual.training import forecast, held_bytes
 
 OnEvent = Callable[[Event], None]
@@ -68,20 +67,6 @@ class Placement:
     start: Start | None = None
     interface: str = "lo"
     own_cluster: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Bubble:
-    """Share of a step that a pipeline's stages stand still.
-
-    By the schedule: the formula and the order in which the workers really worked.  By the clock, a mean over the
-    stages: the forecast knows how many workers share a core, and the measurement is of the event log.
-    """
-
-    formula: float
-    by_order: float
-    clock_forecast: float
-    by_clock: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,49 +108,66 @@ def sealed_run(
     A model that the case brings with it is rehearsed first.  `link` as in `training.run`.
     """
     here = over_link(here, link) if link is not None else here
-    if case.application.entry:
-        here = rehearsed(case, plan, here, folder / "rehearsal", import_paths)
+    here = rehearsed(case, plan, here, folder / "rehearsal", import_paths) if case.application.entry else here
     at = at or Placement()
     said, items = foretell(case, plan, here, steps)
     if at.start is not None:
         said = started_on_ray(said, plan.compute.devices, here.site.devices, own_cluster=at.own_cluster)
-    expected = _bubble_forecast(case, plan.compute, here.machine)
+    idle = bubble_forecast(case, plan.compute, here.machine)
+    sealed = seal_forecast(case, plan, here, folder, said, items, bubble_share=idle)
+    told: dict[str, Any] = {"steps": steps, "link": link, "on_event": on_event, "import_paths": import_paths}
+    measured = run(case, plan, folder / "real", start=at.start, interface=at.interface, **told)
+    measured, compared, held = sealed.beside(measured)
+    return SealedRun(measured, said, compared, held, bubble_of(plan.compute, measured, idle))
+
+
+def seal_forecast(
+    case: Case, plan: Plan, here: Here, folder: Path, said: Result, items: Mapping[str, float], **besides: float
+) -> Sealed:
+    """Write what was `said` of a run, its memory by item and what else is known `besides`, and seal it."""
     digest = seal.seal(
-        folder, {**said.to_json(), "plan": plan.to_json(), "memory": items, "bubble_share": expected, "by": here.origin}
+        folder, {**said.to_json(), "plan": plan.to_json(), "memory": items, **besides, "by": here.origin}
     )
     write_json(folder / "virtual" / "result.json", said.to_json())
-    measured = run(
-        case,
-        plan,
-        folder / "real",
-        steps=steps,
-        link=link,
-        start=at.start,
-        interface=at.interface,
-        on_event=on_event,
-        import_paths=import_paths,
-    )
-    seal.check(folder)
-    measured = _used_here(measured, case, plan.compute, here.site)
-    write_json(folder / "real" / "result.json", measured.result.to_json())
-    noise = noise_share(here.machine.rates)
-    compared = compare(
-        said,
-        measured.result,
-        noise,
-        checkpoint_every_steps=plan.storage.interval_steps,
-        seal_sha256=digest,
-        machine=ComparedMachine(
-            os.cpu_count() or 1, measured.load_before, measured.load_during, here.site.accelerator.name
-        ),
-    )
-    held = Memory(
-        items, tuple(sorted(float(event.data["peak_bytes"]) for event in read_kind(measured.folder, "trained")))
-    )
-    write_json(folder / "comparison.json", compared.to_json())
-    write_json(folder / "memory.json", held.to_json())
-    _write_page(folder)
-    return SealedRun(measured, said, compared, held, _bubble(plan.compute, measured, expected))
+    return Sealed(case, plan, here, folder, said, items, digest)
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """A sealed forecast that waits for its measurement."""
+
+    case: Case
+    plan: Plan
+    here: Here
+    folder: Path
+    said: Result
+    items: Mapping[str, float]
+    digest: str
+
+    def beside(self, measured: Measurement) -> tuple[Measurement, Comparison, Memory]:
+        """The measurement (MFU by this machine's peak) compared, and its memory; both kept in the folder, and a page.
+
+        SealBroken where the forecast was touched meanwhile.
+        """
+        seal.check(self.folder)
+        measured = _used_here(measured, self.case, self.plan.compute, self.here.site)
+        write_json(self.folder / "real" / "result.json", measured.result.to_json())
+        compared = compare(
+            self.said,
+            measured.result,
+            noise_share(self.here.machine.rates),
+            checkpoint_every_steps=self.plan.storage.interval_steps,
+            seal_sha256=self.digest,
+            machine=ComparedMachine(
+                os.cpu_count() or 1, measured.load_before, measured.load_during, self.here.site.accelerator.name
+            ),
+        )
+        peaks = [float(event.data["peak_bytes"]) for event in read_kind(measured.folder, "trained")]
+        held = Memory(self.items, tuple(sorted(peaks)))
+        write_json(self.folder / "comparison.json", compared.to_json())
+        write_json(self.folder / "memory.json", held.to_json())
+        _write_page(self.folder)
+        return measured, compared, held
 
 
 def rehearsed(case: Case, plan: Plan, here: Here, folder: Path, import_paths: Sequence[str] = ()) -> Here:
@@ -230,31 +232,3 @@ def _write_page(folder: Path) -> None:
     except ModuleNotFoundError:
         return
     write_report(folder)
-
-
-def _bubble_forecast(case: Case, compute: ComputePlan, machine: Machine | OwnModel) -> float:
-    """Share of a step that a stage stands still by the clock; 0 without a pipeline."""
-    if compute.pipeline == 1:
-        return 0.0
-    inputs: StepInputs = machine.inputs(case, compute)
-    seconds = step_time(inputs, PlanNumbers.of(compute))
-    return float(seconds.waiting) / float(seconds.total)
-
-
-def _bubble(compute: ComputePlan, measured: Measurement, expected: float) -> Bubble | None:
-    if compute.pipeline == 1:
-        return None
-    orders: dict[int, list[Action]] = {}
-    for event in read_kind(measured.folder, "order"):
-        orders[event.data["rank"]] = [(kind, stage, batch) for kind, stage, batch in event.data["actions"]]
-    copies = [[orders[rank] for rank in sorted(orders) if rank % compute.data == copy] for copy in range(compute.data)]
-    played = [idle_share(copy, compute.pipeline * compute.virtual_stages) for copy in copies]
-    steady = [step for step in measured.steps if step.steady] or list(measured.steps)
-    waited = sum(worker.seconds["waiting"] for step in steady for worker in step.workers)
-    whole = sum(worker.step_s for step in steady for worker in step.workers)
-    return Bubble(
-        float(bubble_share(compute.pipeline, compute.accumulation, compute.virtual_stages)),
-        sum(played) / len(played),
-        expected,
-        waited / whole,
-    )

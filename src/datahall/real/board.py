@@ -11,7 +11,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-PHASES = ("start", "input", "forward", "backward", "exchange", "optimiser", "checkpoint", "idle", "observe", "done")
+PHASES = (
+    "start", "input", "forward", "backward", "agreeing", "exchange", "optimiser", "checkpoint", "idle", "observe",
+    "done",
+)  # fmt: skip
 _NUMBER = {phase: number for number, phase in enumerate(PHASES)}
 _ENTRY = struct.Struct("qqd")
 

@@ -29,6 +29,7 @@ from datahall.real.fast_healing import FileTransport
 from datahall.real.input import order_of
 from datahall.real.job import Job, load_job
 from datahall.real.launch import POLL_S, START_TIMEOUT_S
+from datahall.real.measure import AGREEING
 from datahall.real.observe import MemoryWatch
 from datahall.real.process import die_with_parent
 from datahall.real.record import Recorder
@@ -113,8 +114,11 @@ class _Worker:
         shares = [mine[at : at + compute.micro_batch] for at in range(0, len(mine), compute.micro_batch)]
         batches = (self.workload.data.batch(ids) for ids in shares)
         loss = self.inner.gradients(batches, len(shares), recorder.mark)
+        recorder.mark(AGREEING)  # began before the arithmetic, which hides it as far as it can
+        manager.wait_quorum()
         recorder.mark("exchange")
         handed = self._mean_over_participants()
+        recorder.mark(AGREEING)
         counted = manager.should_commit()
         recorder.mark("optimiser")
         took_part = manager.is_participating()

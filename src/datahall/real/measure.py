@@ -5,7 +5,7 @@ directly.  Only the committed history counts: of a step that was run again after
 
 A step's seconds, per worker, add up: compute (forward and backward), waiting (from my last gradient to everybody's),
 transfer (from everybody's last gradient to the end of the exchange), input, optimiser, and "other", the rest (mainly
-writing the log).  A checkpoint's stall is apart from the step.
+writing the log); with fast recovery also agreeing on who takes part.  A checkpoint's stall is apart from the step.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from typing import Any
 from datahall.base.event import Event, read_events
 
 COMPONENTS: tuple[str, ...] = ("compute", "transfer", "waiting", "input", "optimiser", "other")
+AGREEING = "agreeing"  # a phase and a component that only runs with fast recovery have
 _COMPONENT_OF = {"forward": "compute", "backward": "compute", "input": "input", "optimiser": "optimiser"}
+_COMPONENT_OF[AGREEING] = AGREEING
 STEADY_FROM = 2  # steps of an attempt that are still warming up
 
 
@@ -165,7 +167,8 @@ def _worker_step(rank: int, data: Mapping[str, Any], everybody_s: float, next_be
         elif phase == "checkpoint":
             checkpoint_s += end - begin
         else:
-            seconds[_COMPONENT_OF.get(phase, "other")] += end - begin
+            component = _COMPONENT_OF.get(phase, "other")
+            seconds[component] = seconds.get(component, 0.0) + end - begin
     _take_out_blocked(seconds, data)
     return WorkerStep(
         rank=rank,

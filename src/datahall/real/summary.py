@@ -39,7 +39,8 @@ def step_metrics(steps: Sequence[Step], view: int, tokens_per_step: int, period:
     seen = middle_half([step.workers[view] for step in steps if step.steady and view < len(step.workers)], period)
     seen = seen or [step.workers[0] for step in steps]
     found = [_mean("step_time", [worker.step_s for worker in seen])]
-    found += [_mean(name, [worker.seconds[name] for worker in seen]) for name in COMPONENTS]
+    names = dict.fromkeys((*COMPONENTS, *(name for worker in seen for name in worker.seconds)))
+    found += [_mean(name, [worker.seconds.get(name, 0.0) for worker in seen]) for name in names]
     found.append(_mean("cpu_time", [worker.cpu_s for worker in seen]))
     whole = found[0]
     if tokens_per_step and whole.low > 0:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-STEP_COMPONENTS = ("compute", "transfer", "waiting", "input", "optimiser", "other")
+STEP_COMPONENTS = ("compute", "transfer", "waiting", "input", "optimiser", "agreeing", "other")
 MATTERS_SHARE = 0.05  # of the step: less is not worth a name
 
 CAUSES = {
@@ -20,6 +20,7 @@ CAUSES = {
     "waiting": "a slow worker",
     "input": "slow input",
     "optimiser": "a slow optimiser step",
+    "agreeing": "a slow agreement on who takes part",
     "checkpoint": "a slow disk",
     "other": "work between steps",
 }

@@ -20,7 +20,7 @@ from datahall.report.comparison import Comparison
 @dataclass(frozen=True, slots=True)
 class Span:
     """A stretch of one worker's time, on the run's clock.  `component` is one of base.step_table.Component, or
-    "overlapped" (bytes that move while the worker computes), or "other".
+    "overlapped" (bytes that move while the worker computes), "agreeing" (on who takes part), or "other".
     """
 
     worker: int

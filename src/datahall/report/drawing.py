@@ -31,6 +31,7 @@ COLOURS: dict[str, tuple[str, str]] = {
     "waiting": ("#edd45c", "#f3e07c"),
     "input": ("#3a8a5c", "#4fa377"),
     "optimiser": ("#7a2f66", "#b0609a"),
+    "agreeing": ("#a8842c", "#c9a54e"),
     "checkpoint": ("#35a9bd", "#7fdbe6"),
     "startup": ("#8d97a3", "#87919d"),
     "overlapped": ("#f0cba3", "#6d4d26"),
@@ -40,7 +41,7 @@ COLOURS: dict[str, tuple[str, str]] = {
 }
 FONT = "Inter, ui-sans-serif, system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 COMPONENTS = (
-    "compute", "transfer", "overlapped", "waiting", "input", "optimiser", "checkpoint", "startup", "other",
+    "compute", "transfer", "overlapped", "waiting", "input", "optimiser", "agreeing", "checkpoint", "startup", "other",
 )  # fmt: skip
 WIDE, NARROW = 860, 340
 

@@ -16,7 +16,7 @@ from datahall.base.step_table import Component
 from datahall.base.whole_file import write_bytes
 from datahall.report.data import Span
 
-_LANES = {name: lane for lane, name in enumerate((*map(str, Component), "overlapped", "other"))}
+_LANES = {name: lane for lane, name in enumerate((*map(str, Component), "overlapped", "agreeing", "other"))}
 
 
 def trace_events(spans: Sequence[Span]) -> dict[str, Any]:

@@ -26,7 +26,8 @@ from datahall.report.words import percent
 from datahall.ui.given_plan import given_plan, shortened
 
 if TYPE_CHECKING:
-    from datahall.prove.sealed_run import Bubble
+    from datahall.prove.bubble import Bubble
+    from datahall.prove.sealed_run import SealedRun
     from datahall.real.launch import Start
     from datahall.real.training import Measurement
 
@@ -96,12 +97,12 @@ def run(
     write_json(folder / "case.json", case.to_json())
     write_json(folder / "plan.json", plan.to_json())
     paths = [str(what.resolve().parent)]
-    why = _no_forecast(case, recovery) if forecast else ""
+    why = _no_forecast(case) if forecast else ""
     if why:
         click.echo(f"no forecast: {why}", err=True)
     asked = _Asked(case, plan, folder, steps, link, paths, address if place == "ray" else None, interface)
     if recovery == "fast":
-        _fast(case, plan, folder, steps, paths)
+        _fast(asked, forecast=forecast and not why)
     elif forecast and not why:
         _sealed(asked)
     else:
@@ -153,21 +154,30 @@ def _check(case: Case, plan: Plan, link: LinkShape | None, recovery: str) -> Non
         check_fast(plan)
 
 
-def _no_forecast(case: Case, recovery: str) -> str:
+def _no_forecast(case: Case) -> str:
     """Why there is none, in words; empty where there is one."""
-    if recovery == "fast":
-        return "what agreeing before each step takes is not in the forecast"
     if case.site.accelerator.kind == "gpu":
         return "rates of this machine's GPUs are not probed; `datahall plan` forecasts from the catalogue"
     return ""
 
 
-def _fast(case: Case, plan: Plan, folder: Path, steps: int | None, paths: list[str]) -> None:
+def _fast(asked: _Asked, *, forecast: bool) -> None:
+    from datahall.prove.fast_run import sealed_fast_run
+    from datahall.prove.sealed_run import machine_here
     from datahall.real.fast import run_fast
 
-    done = run_fast(case, plan, folder / "real", steps=steps, on_event=_tell, import_paths=paths)
-    write_json(folder / "real" / "result.json", done.measured.result.to_json())
-    click.echo(_table(done.measured))
+    case, plan, folder = asked.case, asked.plan, asked.folder
+    told = {"steps": asked.steps, "on_event": _tell, "import_paths": asked.paths}
+    if forecast:
+        here = machine_here(folder, _tell)
+        click.echo(f"{here.origin}; agreeing is rehearsed", err=True)
+        beside = sealed_fast_run(case, plan, here, folder, **told)
+        done = beside.done
+        _show_sealed(beside.sealed)
+    else:
+        done = run_fast(case, plan, folder / "real", **told)
+        write_json(folder / "real" / "result.json", done.measured.result.to_json())
+        click.echo(_table(done.measured))
     planned = len(done.measured.steps) * plan.compute.global_batch
     click.echo(
         f"{len(done.measured.lost)} workers lost; {done.dropped_samples:,} of {planned:,} samples dropped, in "
@@ -197,13 +207,18 @@ def _unforecast(asked: _Asked) -> None:
 
 def _sealed(asked: _Asked) -> None:
     from datahall.prove.sealed_run import Placement, machine_here, sealed_run
-    from datahall.report.terminal import comparison_table, counts_table, memory_table, show
 
     here = machine_here(asked.folder, _tell)
     click.echo(here.origin, err=True)
     with _placed(asked.ray) as start:
         at = Placement(start, asked.interface, own_cluster=not asked.ray) if start is not None else Placement()
         done = sealed_run(asked.case, asked.plan, here, asked.folder, at=at, **asked.told)
+    _show_sealed(done)
+
+
+def _show_sealed(done: SealedRun) -> None:
+    from datahall.report.terminal import comparison_table, counts_table, memory_table, show
+
     show(comparison_table(done.comparison), counts_table(done.comparison), memory_table(done.memory))
     if done.bubble is not None:
         click.echo(_bubble_line(done.bubble))
