@@ -124,22 +124,11 @@ def try_engines(
         }
         sealed = seal.seal(folder, _forecast_json(case, images, costs, forecasts, picks))
         say("sealed", sha256=sealed)
-        if only_pick:
-            settings = list(picks.values())
-        trained: dict[Setting, list[Trained]] = {one: [] for one in settings}
-        for number in range(rounds):
-            for one in settings:
-                trained[one].append(_run(case, one, images, folder, number, options))
-                say("run", **asdict(one), samples_per_s=trained[one][-1].samples_per_s)
+        asked = list(picks.values()) if only_pick else settings
+        trained = _in_turn(case, asked, rounds, images, folder, options, say)
     seal.check(folder)
-    trial = Trial(
-        costs=tuple(costs.values()),
-        rows=tuple(Row(one, forecasts[one], tuple(trained[one])) for one in settings),
-        picks=picks,
-        sealed=sealed,
-        load=(before, load_average()),
-        folder=folder,
-    )
+    rows = tuple(Row(one, forecasts[one], runs_of) for one, runs_of in trained.items())
+    trial = Trial(tuple(costs.values()), rows, picks, sealed, (before, load_average()), folder)
     write_json(folder / "measured.json", trial.to_json())
     return trial
 
@@ -161,6 +150,24 @@ def _probed(
             found[engine, count] = engine_costs.fit(findings)
             say("probed", **found[engine, count].to_json())
     return found
+
+
+def _in_turn(
+    case: Case,
+    settings: Sequence[Setting],
+    rounds: int,
+    images: dict[int, float],
+    folder: Path,
+    options: dict[str, Any],
+    say: Callable[..., None],
+) -> dict[Setting, tuple[Trained, ...]]:
+    """All settings one after the other, `rounds` times, so that a change of the machine's mood meets all of them."""
+    trained: dict[Setting, list[Trained]] = {one: [] for one in settings}
+    for number in range(rounds):
+        for one in settings:
+            trained[one].append(_run(case, one, images, folder, number, options))
+            say("run", **asdict(one), samples_per_s=trained[one][-1].samples_per_s)
+    return {one: tuple(found) for one, found in trained.items()}
 
 
 def _run(

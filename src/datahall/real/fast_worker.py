@@ -103,17 +103,11 @@ class _Worker:
 
         False for the `first` step of a replacement that nobody took along: the run is over, or everybody is gone.
         """
-        recorder, manager, compute = self.recorder, self.manager, self.job.plan.compute
+        recorder, manager = self.recorder, self.manager
         began_cpu_s = time.process_time()
         manager.start_quorum()
-        recorder.step = number = manager.current_step()
-        seed = self.job.case.application.seed
-        torch.manual_seed(hash((seed, number, self.rank)))
-        recorder.mark("input")
-        mine = self.order.batch(number * compute.global_batch, compute.global_batch, self.rank, self.job.workers)
-        shares = [mine[at : at + compute.micro_batch] for at in range(0, len(mine), compute.micro_batch)]
-        batches = (self.workload.data.batch(ids) for ids in shares)
-        loss = self.inner.gradients(batches, len(shares), recorder.mark)
+        recorder.step = manager.current_step()
+        shares, loss = self._learnt(recorder.step)
         recorder.mark(AGREEING)  # began before the arithmetic, which hides it as far as it can
         manager.wait_quorum()
         recorder.mark("exchange")
@@ -146,6 +140,16 @@ class _Worker:
         )
         self.failed = 0
         return True
+
+    def _learnt(self, number: int) -> tuple[list[list[int]], float]:
+        """This worker's samples of step `number` by micro-batch, and their loss; gradients are there."""
+        seed, compute = self.job.case.application.seed, self.job.plan.compute
+        torch.manual_seed(hash((seed, number, self.rank)))
+        self.recorder.mark("input")
+        mine = self.order.batch(number * compute.global_batch, compute.global_batch, self.rank, self.job.workers)
+        shares = [mine[at : at + compute.micro_batch] for at in range(0, len(mine), compute.micro_batch)]
+        batches = (self.workload.data.batch(ids) for ids in shares)
+        return shares, self.inner.gradients(batches, len(shares), self.recorder.mark)
 
     def _mean_over_participants(self) -> int:
         """Replace gradients by their mean over who takes part; bytes handed over."""

@@ -31,7 +31,7 @@ COLOURS: dict[str, tuple[str, str]] = {
     "waiting": ("#edd45c", "#f3e07c"),
     "input": ("#3a8a5c", "#4fa377"),
     "optimiser": ("#7a2f66", "#b0609a"),
-    "agreeing": ("#a8842c", "#c9a54e"),
+    "agreeing": ("#3c3296", "#6450dc"),
     "checkpoint": ("#35a9bd", "#7fdbe6"),
     "startup": ("#8d97a3", "#87919d"),
     "overlapped": ("#f0cba3", "#6d4d26"),
