@@ -1,6 +1,7 @@
 """The article's two hardware claims, answered: against which baselines they hold, by forecasts with intervals."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -33,12 +34,28 @@ def test_thirty_percent_less_on_a100s_holds_against_v100s_and_against_other_prog
 
 
 def test_half_the_time_on_tpus_holds_against_older_chips_and_no_published_run_on_the_same_chip():
-    asked = ("--training-time=-50%", "--inference=+30%", "--against", "TPU-v3", "--against", "H100-SXM")
+    asked = (
+        "--training-time=-50%",
+        "--inference=+30%",
+        "--against",
+        "TPU-v3",
+        "--against",
+        "H100-SXM",
+        "--against",
+        "B200",
+    )
     said = answer("tpu-v5p.yaml", *asked)
     verdicts = {one["site"].split(" x ")[1]: one for one in said["baselines"]}
     assert (verdicts["TPU-v3"]["training"], verdicts["H100-SXM"]["training"]) == ("holds", "fails")
-    assert (verdicts["TPU-v3"]["inference"], verdicts["H100-SXM"]["inference"]) == ("holds", "fails")
+    assert (verdicts["TPU-v3"]["inference"], verdicts["B200"]["inference"]) == ("holds", "fails")
+    assert verdicts["B200"]["served"]["low"] < verdicts["B200"]["served"]["value"] < verdicts["B200"]["served"]["high"]
     assert said["same_devices_at_mfu"]["high"] < said["published_mfu"][0]
+
+
+def test_a_longer_run_is_told_as_a_ratio():
+    done = CliRunner().invoke(claim_command, [str(CASES / "a100-megatron.yaml"), "--against", "H100-SXM"])
+    assert re.search(r"1024 x H100-SXM +\S+ days +2\.\d\d \(1\.\d\d to 3\.\d\d\)", done.stdout), done.stdout
+    assert max(len(line) for line in done.stdout.splitlines()) <= 100
 
 
 def test_a_claim_that_is_no_percentage_is_refused():

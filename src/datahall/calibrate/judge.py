@@ -76,19 +76,9 @@ class Judgement:
         }
 
     def regret_share(self) -> float | None:
-        """Mean over choices of how much slower the plan forecast to be fastest was than the one measured fastest.
-
-        A choice is a model, site, batch, sequence, precision and stack for which several plans were measured.
-        """
-        choices: dict[tuple[Any, ...], list[int]] = {}
-        for index, run in enumerate(self.runs):
-            release = (run.group, run.stack, run.traits, run.variants[0].plan.precision)
-            asked = (run.model, run.accelerator.name, run.devices, run.sequence, run.global_batch)
-            choices.setdefault((*release, *asked), []).append(index)
+        """Mean over choices of how much slower the plan forecast to be fastest was than the one measured fastest."""
         regrets: list[float] = []
-        for indices in choices.values():
-            if len({self.runs[index].variants[0].plan for index in indices}) < 2:
-                continue
+        for indices in choices(self.runs):
             picked = min(indices, key=lambda index: float(self.forecasts.seconds[index]))
             best = min(self.runs[index].step_s for index in indices)
             regrets.append(self.runs[picked].step_s / best - 1.0)
@@ -143,6 +133,16 @@ class Judgement:
             {"id": one.key, "group": one.group, "accelerator": one.accelerator, "scored": False, "reason": one.reason}
             for one in self.refused
         ]
+
+
+def choices(runs: Sequence[PublishedRun]) -> list[list[int]]:
+    """Which runs are of one model, site, batch, sequence, precision and stack, where several plans were measured."""
+    alike: dict[tuple[Any, ...], list[int]] = {}
+    for index, run in enumerate(runs):
+        release = (run.group, run.stack, run.traits, run.variants[0].plan.precision)
+        asked = (run.model, run.accelerator.name, run.devices, run.sequence, run.global_batch)
+        alike.setdefault((*release, *asked), []).append(index)
+    return [same for same in alike.values() if len({runs[index].variants[0].plan for index in same}) > 1]
 
 
 def _summary(errors: Floats, held: NDArray[np.bool_], halves: Floats) -> dict[str, Any]:

@@ -195,6 +195,7 @@ class SiteForm(Form):
     disk: Any = None
     topology: Literal["", "switch", "rail", "fat-tree", "torus"] = ""
     oversubscription: Ratio | None = None
+    pod_devices: Count | None = None
     host_cores: Whole | None = None
     pue: Ratio | None = None
     mtbf_per_device: Seconds | None = None

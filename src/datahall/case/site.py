@@ -16,6 +16,9 @@ def _frozen(mapping: Mapping[str, Label]) -> Mapping[str, Label]:
     return MappingProxyType(dict(mapping))
 
 
+_LEAF_PORTS = 64  # of the switches that are sold for such networks (InfiniBand NDR, 51.2 Tb/s Ethernet at 800G)
+
+
 @dataclass(frozen=True, slots=True)
 class Accelerator:
     """One device.  `peak_flops_per_s` maps a precision (fp32, tf32, bf16, fp16, fp8, fp4, int8) to its dense peak.
@@ -64,9 +67,9 @@ class Disk:
 class Site:
     """Devices in scale-up domains (NVLink, ICI, shared memory) joined by a scale-out network.
 
-    `scale_out` is per device; `oversubscription` divides its rate when traffic leaves a leaf switch.  `topology`
-    (switch, rail, fat-tree, torus) is noted and changes no forecast.  `failures_per_device_s` is the rate, per second,
-    at which one device interrupts a job.
+    `scale_out` is per device.  `pod_devices` are what the network joins at full rate (0: as its `topology` has it); the
+    ways up from a pod are `oversubscription` times fewer than its ports.  `failures_per_device_s` is the rate, per
+    second, at which one device interrupts a job.
     """
 
     name: str
@@ -79,6 +82,7 @@ class Site:
     disk: Disk
     topology: str = "switch"
     oversubscription: float = 1.0
+    pod_devices: int = 0
     host_cores: int = 0
     pue: float = 1.0
     failures_per_device_s: float = 0.0
@@ -89,6 +93,19 @@ class Site:
     def devices(self) -> int:
         """All devices of the site."""
         return self.nodes * self.devices_per_node
+
+    @property
+    def pod(self) -> int:
+        """Devices that the network joins at full rate: stated, or what usual leaf switches of the topology reach.
+
+        Of a leaf's ports o / (o + 1) go down.  In a fat tree each device has one of them; in a rail network each node
+        has one, on as many leaves as it has devices.  Any other network counts by the node.
+        """
+        if self.pod_devices:
+            return self.pod_devices
+        down = int(_LEAF_PORTS * self.oversubscription / (self.oversubscription + 1.0))
+        reach = {"rail": down * self.devices_per_node, "fat-tree": down}.get(self.topology, 0)
+        return max(self.scale_up_domain, reach - reach % self.devices_per_node)
 
     def label(self, path: str) -> Label:
         """The label of the number at `path` ("accelerator", "scale_out", ...); `catalogue` where none is stated."""

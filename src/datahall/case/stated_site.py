@@ -152,7 +152,7 @@ def _override(site: Site, why: Mapping[str, str], form: SiteForm, document: Docu
     if form.disk is not None:
         changed["disk"] = _disk(form.disk, document)
     changed |= {name: value for name in ("name", "topology", "stack") if (value := getattr(form, name))}
-    plain = ("oversubscription", "host_cores", "pue")
+    plain = ("oversubscription", "pod_devices", "host_cores", "pue")
     changed |= {name: value for name in plain if (value := getattr(form, name)) is not None}
     changed |= _prices_and_failures(site, form)
     stated = {path: Label.CATALOGUE for path in changed if path in site.provenance or path != "name"}

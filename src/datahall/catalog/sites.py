@@ -26,6 +26,7 @@ class SiteEntry:
     disk: str
     topology: str
     oversubscription: float
+    pod_devices: int  # that the network joins at full rate; 0: as the topology has it
     host_cores: int
     pue: float
     source: str
@@ -42,9 +43,8 @@ def names() -> list[str]:
 def site(name: str) -> SiteEntry:
     """The site called `name`; UnknownName otherwise."""
     row = tables.find("sites", name, "a site")
-    counts = {
-        c: int(row[c]) for c in ("nodes", "devices_per_node", "scale_up_devices", "node_scale_out_links", "host_cores")
-    }
+    whole = ("nodes", "devices_per_node", "scale_up_devices", "node_scale_out_links", "pod_devices", "host_cores")
+    counts = {c: int(row[c]) for c in whole}
     shares = {c: float(row[c]) for c in ("oversubscription", "pue")}
     texts = ("name", "accelerator", "scale_up_link", "scale_out_link", "disk", "topology", "source", "date", "note")
     return SiteEntry(**counts, **shares, **{c: row[c] for c in texts})  # pyright: ignore[reportArgumentType]

@@ -79,3 +79,29 @@ def issued_s(device_s: Any, host_s: Any) -> Any:
     """Seconds of work that takes `device_s` on the device and `host_s` to issue."""
     device, host = device_s * device_s, host_s * host_s
     return np.sqrt(np.sqrt(device * device + host * host))
+
+
+@formula(
+    equation="E (1 - (1 - k/E)^T)",
+    source="datahall; the mean of distinct experts when each of T tokens draws k of E at random",
+    holds="tokens that choose experts evenly and apart from one another",
+)
+def experts_touched(experts: Any, chosen: Any, tokens: Any) -> Any:
+    """Experts of a layer whose weights are read for so many tokens; 0 where there are none."""
+    known = np.maximum(experts, 1.0)
+    return experts * (1.0 - np.power(1.0 - np.minimum(1.0, chosen / known), tokens))
+
+
+@formula(
+    equation="t = roofline(2 T N/n, w N/n) + (T C k + A)/(n B) + l t0",
+    source="Pope et al. 2022, Efficiently scaling transformer inference (arXiv 2211.05102), sections 2 and 3",
+    holds="decoder-only models; weights and cache in memory, evenly cut over the devices of a copy; no transfers",
+)
+def inference_s(
+    flops: Any, weight_bytes: Any, cache_bytes: Any, flops_per_s: Any, bytes_per_s: Any, layers: Any, layer_s: Any
+) -> Any:
+    """Seconds of one forward pass on one device: products beside their weights' bytes, then the cache, then launches.
+
+    Of a prompt (many tokens a sequence) the products rule, of tokens one after another the bytes.
+    """
+    return product_s(flops, weight_bytes, flops_per_s, bytes_per_s) + cache_bytes / bytes_per_s + layers * layer_s

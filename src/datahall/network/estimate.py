@@ -118,14 +118,23 @@ def ranks_inside(ranks: Any, stride: Any, domain: Any) -> Any:
 
 
 def group_bytes_per_s(
-    ranks: Any, inside: Any, up_bytes_per_s: Any, out_bytes_per_s: Any, oversubscription: Any = 1.0
+    ranks: Any,
+    inside: Any,
+    up_bytes_per_s: Any,
+    out_bytes_per_s: Any,
+    oversubscription: Any = 1.0,
+    in_pod: Any = 0.0,
 ) -> Any:
     """What one rank of a group can send: the scale-up rate inside one domain, else the domain's ways out shared.
 
     A ring (or a two-level algorithm) over domains of `inside` ranks sends each byte out once per domain, over as many
-    network ports as the domain has ranks of this group.
+    network ports as the domain has ranks of this group.  A group that reaches beyond a pod, of whose devices `in_pod`
+    are its ranks (0: those of a domain), sends each byte out of the pod once, over its ranks' share of the pod's ways
+    up, which are `oversubscription` times fewer than its ports.
     """
-    out = inside * out_bytes_per_s / oversubscription
+    pod = np.maximum(inside, in_pod)
+    ways_up = np.where(ranks > pod, pod / oversubscription, np.inf)
+    out = np.minimum(inside, ways_up) * out_bytes_per_s
     return np.where(ranks > inside, np.minimum(up_bytes_per_s, out), up_bytes_per_s)
 
 

@@ -2,8 +2,8 @@
 baseline say nothing, so that this names baselines: other accelerators, and the same ones used less well.
 
 Training times are two forecasts, each with its own best plan; their intervals are joined as if they erred apart, which
-is wide.  Inference is no forecast: two bounds from the data sheets, memory traffic (one token after another) and
-arithmetic (prompts).
+is wide.  Inference is a modest forecast of tokens served (`served`), beside the data sheets' ratios of memory rate and
+peak.
 """
 
 from __future__ import annotations
@@ -19,36 +19,52 @@ from datahall.base.metric import Metric
 from datahall.calibrate.shipped import shipped_runs
 from datahall.case.named_site import site_from_text
 from datahall.case.question import Case
-from datahall.case.site import Accelerator
+from datahall.case.site import Accelerator, Site
 from datahall.compute.counts import ShapeCounts
 from datahall.compute.mfu import step_mfu
 from datahall.search.rank import search
+from datahall.search.served import Served, served
 from datahall.search.why import explain
+from datahall.virtual.serving import RATIO_INTERVAL
 from datahall.virtual.transferred import default_calibration
 
 HOLDS, OPEN, FAILS = "holds", "open", "fails"
 
 
 @dataclass(frozen=True, slots=True)
+class Ratio:
+    """One forecast over another, with its 90 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
 class Baseline:
-    """One baseline: how much less time the case takes than it (share, with 90 % interval), and two inference ratios."""
+    """One baseline: how much less time the case takes than it (share, with 90 % interval), and what of inference.
+
+    `served` is tokens/s of the case's devices over those of the baseline's; None where one of them cannot hold a copy.
+    """
 
     site: str
     total_s: float
     saved: float
     saved_low: float
     saved_high: float
-    by_memory: float  # tokens one after another: the case's memory rate over the baseline's
-    by_arithmetic: float  # prompts: peak over peak
+    served: Ratio | None
+    by_memory: float  # the case's memory rate over the baseline's
+    by_arithmetic: float  # peak over peak
 
     def training(self, claimed: float) -> str:
         """Whether "at least `claimed` less time" holds against this baseline."""
         return HOLDS if self.saved_low >= claimed else FAILS if self.saved_high < claimed else OPEN
 
     def inference(self, claimed: float) -> str:
-        """Whether "at least `claimed` more tokens" holds, where both bounds agree."""
-        ratios = self.by_memory - 1.0, self.by_arithmetic - 1.0
-        return HOLDS if min(ratios) >= claimed else FAILS if max(ratios) < claimed else OPEN
+        """Whether "at least `claimed` more tokens" holds against this baseline."""
+        if self.served is None:
+            return OPEN
+        return HOLDS if self.served.low - 1.0 >= claimed else FAILS if self.served.high - 1.0 < claimed else OPEN
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +76,7 @@ class Claim:
     baselines: Sequence[Baseline]
     published_mfu: tuple[float, float, float] | None  # 10th, 50th, 90th percentile
     published_runs: int
+    served: Served | None
 
     def mfu_of_baseline(self, claimed: float) -> tuple[float, float, float]:
         """MFU of the same devices, used less well, that `claimed` less time is measured against, with its interval."""
@@ -81,27 +98,36 @@ def claim(case: Case, names: Sequence[str]) -> Claim:
         raise UsageError("none of the baselines can hold this case.", hint="Name others with --against.")
     shares, count = _published(case.site.accelerator)
     by_time = sorted(found, key=lambda baseline: -baseline.total_s)
-    return Claim(total, own.metrics["mfu"], by_time, shares, count)
+    return Claim(total, own.metrics["mfu"], by_time, shares, count, served(case.model, case.site))
 
 
-def _run_time(case: Case, name: str) -> tuple[Metric, Accelerator] | None:
+def _run_time(case: Case, name: str) -> tuple[Metric, Site] | None:
     """Forecast of the run on as many devices of another kind, in a precision that they have; None if they cannot."""
     application = replace(case.application, precision="")
     try:
         site = site_from_text(f"{case.site.devices}x{name}")[0]
         other = replace(case, site=site, application=application)
-        return explain(search(other, default_calibration(other))).metrics["total_time"], site.accelerator
+        return explain(search(other, default_calibration(other))).metrics["total_time"], site
     except DatahallError:
         return None
 
 
-def _baseline(case: Case, name: str, total: Metric, other: Metric, card: Accelerator) -> Baseline:
-    own = case.site.accelerator
+def _baseline(case: Case, name: str, total: Metric, other: Metric, site: Site) -> Baseline:
+    own, card = case.site.accelerator, site.accelerator
     ratio = total.value / other.value
     half = math.hypot(math.log(total.high / total.low) / 2.0, math.log(other.high / other.low) / 2.0)
     memory, arithmetic = own.memory_bytes_per_s / card.memory_bytes_per_s, _peak(own) / _peak(card)
     low, high = 1.0 - ratio * math.exp(half), 1.0 - ratio * math.exp(-half)
-    return Baseline(f"{case.site.devices} x {name}", other.value, 1.0 - ratio, low, high, memory, arithmetic)
+    answered = _served_ratio(served(case.model, case.site), served(case.model, site))
+    return Baseline(f"{case.site.devices} x {name}", other.value, 1.0 - ratio, low, high, answered, memory, arithmetic)
+
+
+def _served_ratio(own: Served | None, other: Served | None) -> Ratio | None:
+    """Tokens/s over tokens/s."""
+    if own is None or other is None:
+        return None
+    ratio = own.tokens_per_s / other.tokens_per_s
+    return Ratio(ratio, ratio / RATIO_INTERVAL, ratio * RATIO_INTERVAL)
 
 
 def _peak(card: Accelerator) -> float:

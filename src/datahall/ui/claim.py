@@ -15,8 +15,8 @@ from datahall.base.errors import UsageError
 from datahall.base.units import human_time
 from datahall.case import load
 from datahall.report.terminal import plain_table, show
-from datahall.report.words import percent, signed_percent
-from datahall.search.claim import Claim, claim
+from datahall.report.words import percent
+from datahall.search.claim import Claim, Ratio, claim
 
 FORMAT_VERSION = 1
 _USUAL = (
@@ -35,7 +35,8 @@ def claim_command(case: Path, training_time: str, inference: str, against: tuple
     """Say against which baseline CASE would take so much less time, and infer so much faster.
 
     Each baseline is as many devices of another accelerator with its own best plan; and the same devices, used less
-    well.  Inference is bounded by the data sheets (memory rate and peak), not forecast.
+    well.  Inference is a modest forecast of tokens served in 16 bits, with a wide interval, beside the ratios of the
+    data sheets.
     """
     asked = load(case, ())
     less, more = -share_of(training_time), share_of(inference)
@@ -60,8 +61,12 @@ def _head(found: Claim, name: str, less: float) -> Text:
     text = Text()
     text.append(f"{human_time(found.total.value)} at {percent(found.mfu.value)} MFU", style="bold")
     text.append(f" ({human_time(found.total.low)} to {human_time(found.total.high)}).\n")
-    text.append(f"{percent(less)} less time than the same devices at {percent(value)} MFU")
+    text.append(f"{1.0 - less:.2f} times as long as the same devices at {percent(value)} MFU")
     text.append(f" ({percent(low)} to {percent(high)}).\n")
+    if found.served is not None:
+        copy = f"{found.served.tensor * found.served.stages} devices a copy, {found.served.at_once} sequences at once"
+        each = f"{found.served.tokens_per_s:,.0f} tokens/s of each device"
+        text.append(f"Inference: {each} (within a factor of {found.served.factor:.1f}; {copy}).\n")
     if found.published_mfu:
         ends = " / ".join(percent(share) for share in found.published_mfu)
         text.append(
@@ -72,21 +77,25 @@ def _head(found: Claim, name: str, less: float) -> Text:
 
 
 def _table(found: Claim, less: float, more: float) -> Group:
-    table = plain_table("Baseline", "run", "less time", f"-{percent(less)}", "by memory, peak", f"+{percent(more)}")
+    table = plain_table(
+        "Baseline", "run", "as long", f"≤ {1.0 - less:.2f}", "tokens", f"≥ {1.0 + more:.2f}"
+    )
     for one in found.baselines:
         table.add_row(
             one.site,
             human_time(one.total_s),
-            f"{signed_percent(one.saved)} ({signed_percent(one.saved_low)} to {signed_percent(one.saved_high)})",
+            _between(Ratio(1.0 - one.saved, 1.0 - one.saved_high, 1.0 - one.saved_low)),
             one.training(less),
-            f"{signed_percent(one.by_memory - 1.0)}, {signed_percent(one.by_arithmetic - 1.0)}",
+            _between(one.served),
             one.inference(more),
         )
-    note = Text(
-        "Less time: two forecasts. By memory, peak: bounds of inference from data sheets, not forecasts.",
-        style="dim",
-    )
+    note = Text("As long, tokens: the case's run and tokens/s over the baseline's, two forecasts each.", style="dim")
     return Group(table, note)
+
+
+def _between(ratio: Ratio | None) -> str:
+    """A ratio with its interval; a dash where there is none."""
+    return "–" if ratio is None else f"{ratio.value:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
 
 
 def _as_json(found: Claim, less: float, more: float) -> dict[str, object]:
@@ -98,6 +107,7 @@ def _as_json(found: Claim, less: float, more: float) -> dict[str, object]:
         "mfu": found.mfu.to_json(),
         "same_devices_at_mfu": {"value": value, "low": low, "high": high},
         "published_mfu": found.published_mfu,
+        "served": None if found.served is None else asdict(found.served),
         "baselines": [
             {**asdict(one), "training": one.training(less), "inference": one.inference(more)} for one in found.baselines
         ],

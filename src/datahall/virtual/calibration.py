@@ -118,4 +118,5 @@ def site_links(site: Site) -> LinkRates:
         out_bytes_per_s=_LINK_SHARE * site.scale_out.bytes_per_s,
         out_latency_s=site.scale_out.latency_s,
         oversubscription=site.oversubscription,
+        pod=float(site.pod),
     )

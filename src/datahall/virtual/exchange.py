@@ -16,8 +16,6 @@ from datahall.compute.numbers import PlanNumbers
 from datahall.network.estimate import (
     all_gather_s,
     all_to_all_s,
-    group_bytes_per_s,
-    group_latency_s,
     ranks_inside,
     reduce_scatter_s,
     send_s,
@@ -65,13 +63,13 @@ def exchange_s(
     layers = np.ceil(counts.layers / chunk) * plan.virtual_stages
     mixture = layers * counts.moe_layers / counts.layers
     again = 1.0 + 0.25 * (1.0 + habits.last_repeated) * np.where(np.asarray(plan.recompute) >= 2, 1.0, 0.0)
+    expert = np.where(again > 1.0, 1.5, 1.0) * _expert_s(counts, tokens, mixture, links, word_bytes, plan)
     shard, gradient = _state_s(counts, links, habits, word_bytes, plan, one, trainable_share)
     return Exchange(
         tensor=habits.tensor_exposed * again * _tensor_s(counts, tokens, layers, mixture, links, word_bytes, plan),
         context=_context_s(counts, tokens, layers, links, habits, word_bytes, plan, one),
-        expert=habits.expert_exposed
-        * np.where(again > 1.0, 1.5, 1.0)
-        * _expert_s(counts, tokens, mixture, links, word_bytes, plan),
+        expert=habits.expert_exposed * expert
+        + habits.expert_hidden * hidden_s(expert, one.forward + one.backward, 0.0),
         shard=shard,
         pipeline=_pipeline_s(counts, tokens, links, habits, word_bytes, plan),
         gradient=gradient,
@@ -83,9 +81,7 @@ def _tensor_s(
 ) -> Any:
     """Two all-reduces a layer forward and two backward (as gather and scatter, where the sequence is split too)."""
     ranks = plan.tensor
-    inside = ranks_inside(ranks, 1.0, links.domain)
-    rate = group_bytes_per_s(ranks, inside, links.up_bytes_per_s, links.out_bytes_per_s, links.oversubscription)
-    hop = group_latency_s(ranks, inside, links.up_latency_s, links.out_latency_s)
+    rate, hop = links.group(ranks, 1.0)
     routed = np.where(np.asarray(plan.expert) > 1, mixture, 0.0)
     return (4.0 * layers - 2.0 * routed) * 2.0 * all_gather_s(word * tokens * counts.hidden, ranks, rate, hop)
 
@@ -102,9 +98,7 @@ def _context_s(
 ) -> Any:
     """Keys and values once around the context ring forward, twice backward (with their gradients)."""
     ranks = plan.context
-    inside = ranks_inside(ranks, plan.tensor, links.domain)
-    rate = group_bytes_per_s(ranks, inside, links.up_bytes_per_s, links.out_bytes_per_s, links.oversubscription)
-    hop = group_latency_s(ranks, inside, links.up_latency_s, links.out_latency_s)
+    rate, hop = links.group(ranks, plan.tensor)
     held = word * tokens * counts.key_value_width / plan.tensor
     whole = 3.0 * layers * all_gather_s(held * ranks, ranks, rate, hop)
     return hidden_s(whole, one.attention, habits.context_exposed)
@@ -119,9 +113,9 @@ def _expert_s(counts: ShapeCounts, tokens: Any, mixture: Any, links: LinkRates, 
     domains = np.ceil(ranks / near)
     reached = domains * (1.0 - (1.0 - 1.0 / domains) ** counts.experts_per_token) * (domains - 1.0) / domains
     inside = all_to_all_s(held * counts.experts_per_token, near, links.up_bytes_per_s, links.up_latency_s)
-    outside = send_s(
-        held * reached, links.out_bytes_per_s / links.oversubscription, links.out_latency_s * (domains - 1.0)
-    )
+    in_pod = np.ceil(ranks_inside(ranks, 1.0, np.maximum(links.pod, links.domain)) / near)
+    rate = links.out_bytes_per_s * links.out_share((domains - in_pod) / np.maximum(domains - 1.0, 1.0))
+    outside = send_s(held * reached, rate, links.out_latency_s * (domains - 1.0))
     return mixture * 4.0 * np.where(ranks > 1, np.maximum(inside, outside), 0.0)
 
 
@@ -170,7 +164,10 @@ def _pipeline_s(
     the send and gather behind it (arXiv 2104.04473, section 4.1).
     """
     stride = plan.tensor * plan.data * plan.context
-    rate = np.where(stride * 2.0 <= links.domain, links.up_bytes_per_s, links.out_bytes_per_s / links.oversubscription)
+    pod = np.maximum(links.pod, links.domain)
+    crossing = np.where(stride * plan.pipeline > pod, np.minimum(1.0, stride / pod), 0.0)  # a pod's last stage alone
+    out = links.out_bytes_per_s * links.out_share(crossing)
+    rate = np.where(stride * 2.0 <= links.domain, links.up_bytes_per_s, out)
     sends = 2.0 * plan.virtual_stages * np.minimum(plan.pipeline - 1.0, 1.0)
     held = word * tokens * counts.hidden
     whole = np.where(np.asarray(plan.sequence_parallel) > 0, 1.0, plan.tensor)
@@ -179,14 +176,8 @@ def _pipeline_s(
 
 
 def _gather_s(payload: Any, ranks: Any, stride: Any, links: LinkRates) -> Any:
-    inside = ranks_inside(ranks, stride, links.domain)
-    rate = group_bytes_per_s(ranks, inside, links.up_bytes_per_s, links.out_bytes_per_s, links.oversubscription)
-    return all_gather_s(payload, ranks, rate, group_latency_s(ranks, inside, links.up_latency_s, links.out_latency_s))
+    return all_gather_s(payload, ranks, *links.group(ranks, stride))
 
 
 def _scatter_s(payload: Any, ranks: Any, stride: Any, links: LinkRates) -> Any:
-    inside = ranks_inside(ranks, stride, links.domain)
-    rate = group_bytes_per_s(ranks, inside, links.up_bytes_per_s, links.out_bytes_per_s, links.oversubscription)
-    return reduce_scatter_s(
-        payload, ranks, rate, group_latency_s(ranks, inside, links.up_latency_s, links.out_latency_s)
-    )
+    return reduce_scatter_s(payload, ranks, *links.group(ranks, stride))

@@ -17,7 +17,6 @@ from datahall.compute.plan import ComputePlan
 from datahall.decisions.plan import Plan
 from datahall.network.choose import coding_s, rounds_and_payload
 from datahall.network.compress import Call, calls, codec_of
-from datahall.network.estimate import group_bytes_per_s, group_latency_s, ranks_inside
 from datahall.network.plan import NetworkPlan
 from datahall.virtual.links import LinkRates
 from datahall.virtual.step_time import StepInputs
@@ -67,9 +66,7 @@ def with_exchange(case: Case, plan: Plan, inputs: StepInputs, own: Anatomy | Non
 def exchange_s(case: Case, plan: Plan, found: Exchanged, links: LinkRates, own: Anatomy | None = None) -> float:
     """Seconds of the exchange for each step: coding, rounds and bytes, over the steps between two exchanges."""
     ranks = plan.compute.data
-    inside = ranks_inside(ranks, 1.0, links.domain)
-    rate = group_bytes_per_s(ranks, inside, links.up_bytes_per_s, links.out_bytes_per_s, links.oversubscription)
-    hop = group_latency_s(ranks, inside, links.up_latency_s, links.out_latency_s)
+    rate, hop = links.group(ranks, 1.0)
     rounds, payload = 0, 0.0
     for call in found.calls:
         each, sent = rounds_and_payload(call, ranks)

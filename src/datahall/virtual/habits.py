@@ -20,6 +20,7 @@ class StackHabits:
     tensor_exposed: Any = 0.8
     context_exposed: Any = 0.3
     expert_exposed: Any = 0.8
+    expert_hidden: Any = 0.0  # 1 where expert transfers hide only as far as a micro-step's arithmetic covers them
     shard_exposed: Any = 0.15
     shard_from_stage: Any = 3.0  # the ZeRO stage from which gradients are summed in every micro-step, not once a step
     gradient_exposed: Any = 0.3

@@ -45,6 +45,7 @@ class Setting:
     out_bytes_per_s: Any
     out_latency_s: Any
     oversubscription: Any
+    pod: Any  # devices that the network joins at full rate
     issue: Any
     fused_attention: Any
     recent_attention: Any
@@ -53,6 +54,7 @@ class Setting:
     causal_skipped: Any
     rowwise: Any  # 1 where narrow operands have a scale for each row
     token_drop: Any  # 1 where each expert takes a fixed number of tokens
+    dual_pipe: Any  # 1 where expert and pipeline transfers hide behind another micro-batch's arithmetic
     early_attention: Any  # 1 where fused attention is of the first generation
     repeats_products: Any  # 1 where selective recomputation repeats products (torchtitan), 0 where the attention core
 
@@ -78,6 +80,7 @@ def setting_of(accelerator: Accelerator, precision: str, traits: StackTraits, li
         out_bytes_per_s=links.out_bytes_per_s,
         out_latency_s=links.out_latency_s,
         oversubscription=links.oversubscription,
+        pod=links.pod,
         issue=_ISSUES[traits.issue],
         fused_attention=traits.fused_attention,
         recent_attention=traits.recent_attention,
@@ -86,6 +89,7 @@ def setting_of(accelerator: Accelerator, precision: str, traits: StackTraits, li
         causal_skipped=traits.causal_skipped,
         rowwise=traits.rowwise,
         token_drop=traits.token_drop,
+        dual_pipe=traits.dual_pipe,
         early_attention=traits.early_attention,
         repeats_products=1.0 if traits.family == "torchtitan" else 0.0,
     )
@@ -183,6 +187,7 @@ def _links(at: Setting, c: Mapping[str, Any]) -> LinkRates:
         out_bytes_per_s=at.out_bytes_per_s * c["out_share"],
         out_latency_s=at.out_latency_s * c["hop_latencies"],
         oversubscription=at.oversubscription,
+        pod=at.pod,
     )
 
 
@@ -192,11 +197,12 @@ def _habits(at: Setting, c: Mapping[str, Any]) -> StackHabits:
     return StackHabits(
         tensor_exposed=np.minimum(1.0, c["tensor_exposed"] * (1.0 - at.overlap * (1.0 - c["tensor_overlapped"]))),
         context_exposed=np.minimum(1.0, c["context_exposed"]),
-        expert_exposed=np.minimum(1.0, c["expert_exposed"]),
+        expert_exposed=(1.0 - at.dual_pipe) * np.minimum(1.0, c["expert_exposed"]),
+        expert_hidden=at.dual_pipe,
         shard_exposed=np.minimum(1.0, c["shard_exposed"]),
         gradient_exposed=np.where(later > 0, np.minimum(1.0, c["gradient_exposed"]), 1.0),
         gradient_cover=np.where(later > 0, 0.7, 0.0),
-        pipeline_exposed=np.minimum(1.0, c["pipeline_exposed"]),
+        pipeline_exposed=(1.0 - at.dual_pipe) * np.minimum(1.0, c["pipeline_exposed"]),
         head_exposed=0.6,
         selective_linear=at.repeats_products * np.minimum(1.0, c["selective_linear"]),
         selective_core=1.0 - at.repeats_products,

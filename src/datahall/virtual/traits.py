@@ -32,6 +32,7 @@ class StackTraits:
     causal_skipped: float = 1.0  # 1: the masked half of the scores is not computed
     sequence_parallel: bool = True
     local_batch_in_pipeline: bool = False
+    dual_pipe: float = 0.0  # 1: a forward and a backward chunk run side by side, each behind the other's transfers
     interleaves: bool = False  # its pipelines usually hold several chunks of layers
 
 
@@ -55,7 +56,7 @@ _STACKS: tuple[tuple[str, StackTraits], ...] = (
     (r"torchtitan", StackTraits("torchtitan", "compiled", local_batch_in_pipeline=True)),
     (r"maxtext|t5x|pathways|jax|pax|axlearn|easylm|levanter|neuron", StackTraits("xla", "xla")),
     (r"foundry|composer|mosaic", StackTraits("llm-foundry", "eager", early_attention=1.0)),
-    (r"hai-llm|dualpipe", replace(_CORE, family="hai-llm")),
+    (r"hai-llm|dualpipe", replace(_CORE, family="hai-llm", dual_pipe=1.0)),
     (r"llama3 4d|meta llama", replace(_TORCH, family="meta", recent_attention=0.5, overlap=0.3, interleaves=True)),
     (r"deepspeed", replace(_TORCH, family="deepspeed")),
 )

@@ -53,6 +53,7 @@ class Transferred:
             site.scale_out.bytes_per_s,
             site.scale_out.latency_s,
             site.oversubscription,
+            float(site.pod),
         )
         setting = setting_of(site.accelerator, plan.precision, self.traits, links)
         counts = ShapeCounts.of(case.model)

@@ -68,6 +68,12 @@ def test_a_family_left_out_is_forecast_within_the_bars_and_ten_rows_help(group):
     assert np.mean(after) <= 0.10
 
 
+def test_a_schedule_that_hides_its_transfers_is_forecast_without_any_run_on_its_accelerator():
+    h800 = load_held_out()["accelerator_zero_shot"]["H800-SXM"]
+    assert h800["n_scored"] == 1  # DeepSeek-V3 under DualPipe
+    assert h800["median_ape"] < 0.10
+
+
 def test_intervals_of_the_shipped_fit_hold_and_are_earned():
     held_out = load_held_out()
     for name in ("group_zero_shot", "accelerator_zero_shot"):
