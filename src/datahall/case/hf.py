@@ -8,6 +8,7 @@ counts follow other formulas.
 from __future__ import annotations
 
 import json
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,10 @@ from datahall.base.errors import CaseError
 from datahall.case import hf_dense, hf_families, hf_mixtures
 from datahall.case.model import ModelShape
 
+_ENCODERS = (
+    "bert", "roberta", "electra", "deberta", "albert", "mpnet", "longformer", "big_bird", "nomic", "esm",
+    "clip", "siglip", "layoutlm", "xlm-roberta",
+)  # fmt: skip
 _FOREIGN = (
     "ssm_cfg",
     "mamba_num_heads",
@@ -60,7 +65,7 @@ def from_config(config: Mapping[str, Any], *, where: str = "config.json", name: 
     """The model that a parsed config.json describes.  `where` names the file in errors."""
     inner = {key: value for key, value in _text_part(config).items() if value is not None}
     kind = str(inner.get("model_type", ""))
-    _refuse_foreign(inner, kind, where)
+    _refuse_foreign({**inner, "architectures": config.get("architectures")}, kind, where)
     reader = hf_families.FAMILIES.get(kind)
     label = _name(config, name, kind)
     try:
@@ -104,14 +109,27 @@ def _refuse_foreign(config: Mapping[str, Any], kind: str, where: str) -> None:
     foreign += sorted(
         {str(entry) for entry in layer_types if not str(entry).endswith("attention") or "linear" in str(entry)}
     )
+    mixed: Any = config.get("attn_type_list")
+    if isinstance(mixed, list) and 0 in mixed:  # MiniMax: 0 is a layer of linear attention
+        foreign.append("attn_type_list")
     if config.get("is_encoder_decoder"):
         foreign.append("is_encoder_decoder")
+    foreign += _encoder(config, kind)
     if foreign:
         raise CaseError(
             f'architecture "{kind}" is not a decoder of attention and MLP layers (it states {", ".join(foreign)}).',
             where=where,
-            hint="State-space, linear-attention and encoder-decoder models are not counted yet.",
+            hint="Encoders, encoder-decoders, state-space and linear-attention models are not counted yet.",
         )
+
+
+def _encoder(config: Mapping[str, Any], kind: str) -> list[str]:
+    """What says that a model has no causal mask and no head over the vocabulary for each token."""
+    stated: Any = config.get("architectures")
+    classes = [str(name) for name in cast(list[Any], stated)] if isinstance(stated, list) else []
+    masked = [name for name in classes if name.endswith("ForMaskedLM")]
+    named = any(kind.startswith(word) or kind.endswith(word) for word in _ENCODERS)
+    return masked or ([f"model_type {kind}"] if named else [])
 
 
 def _missing(error: KeyError, kind: str, known: bool, where: str) -> CaseError:
@@ -143,7 +161,9 @@ def _check_sane(shape: ModelShape, where: str) -> None:
             continue
         if not isinstance(value, int) or not int(name in needed) <= value < 2**53:
             raise CaseError(
-                f'"{name}" comes out as {value!r}.', where=where, hint="It must be a whole number above zero."
+                f'"{name}" comes out as {reprlib.repr(value)}.',
+                where=where,
+                hint="It must be a whole number above zero.",
             )
     if shape.latent is None and shape.heads % shape.kv_heads:
         raise CaseError(

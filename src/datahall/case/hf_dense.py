@@ -42,6 +42,11 @@ def sequence_of(c: Config) -> int:
     return 0
 
 
+def qwen(c: Config) -> Fields:
+    """Qwen 1: the stated width is of gate and up product together."""
+    return {**like_llama(c), "ffn": c["intermediate_size"] // 2, "attention_bias": True, "output_bias": False}
+
+
 def qwen2(c: Config) -> Fields:
     """Qwen2 and Qwen2.5: biases on queries, keys and values only."""
     return {**like_llama(c), "attention_bias": True, "output_bias": False}

@@ -16,6 +16,7 @@ FAMILIES: Mapping[str, Callable[[Config], Fields]] = {
     "internlm3": hf_dense.like_llama,
     "phi3": hf_dense.like_llama,
     "olmo2": hf_dense.like_llama,
+    "qwen": hf_dense.qwen,
     "qwen2": hf_dense.qwen2,
     "qwen3": hf_dense.qwen3,
     "qwen2_moe": hf_mixtures.qwen2_moe,

@@ -8,6 +8,8 @@ from __future__ import annotations
 from datahall.case.hf_dense import Config, Fields, like_llama, qwen2, qwen3
 from datahall.case.model import LatentAttention
 
+_PLAIN = ("relu", "relu2", "xielu")  # activations of an MLP without a gate; others have one or may have one
+
 
 def inferred(c: Config) -> Fields:
     """An unknown architecture by the fields that it states: latent attention, experts, or neither."""
@@ -18,7 +20,7 @@ def inferred(c: Config) -> Fields:
         foreign = sorted(key for key in c if "expert" in key or key.startswith("moe_"))
         if foreign:
             raise KeyError(f"num_experts, because {foreign[0]} is there")
-        return like_llama(c)
+        return like_llama(c, mlp_matrices=2 if c.get("hidden_act") in _PLAIN else 3)
     shared = c.get("n_shared_experts") or c.get("num_shared_experts") or 0
     width = c.get("moe_intermediate_size") or c["intermediate_size"]
     return like_llama(c) | {

@@ -218,3 +218,30 @@ def test_files(tmp_path: Path) -> None:
         read_config(folder)
     with pytest.raises(CaseError, match="cannot be read"):
         read_config(tmp_path / "nothing.json")
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        config("bert", 768, 12, 12, 12, 3072, 30522),
+        config("xlm-roberta", 768, 12, 12, 12, 3072, 250002),
+        config("other", 768, 12, 12, 12, 3072, 30522, architectures=["OtherForMaskedLM"]),
+        {"model_type": "clip", "text_config": config("clip_text_model", 512, 12, 8, 8, 2048, 49408)},
+        config("minimax_text_01", 6144, 80, 64, 8, 9216, 200064, attn_type_list=[0, 0, 1]),
+    ],
+)
+def test_what_is_no_decoder_of_attention_layers_is_refused_and_not_read_as_one(found: dict[str, Any]) -> None:
+    with pytest.raises(CaseError, match="is not a decoder"):
+        from_config(found)
+
+
+@pytest.mark.parametrize(
+    ("found", "published"),
+    [
+        (config("qwen", 4096, 32, 32, 32, 22016, 151936), 7721324544),  # its width is of two products
+        (config("persimmon", 4096, 36, 64, 64, 16384, 262144, hidden_act="relu2"), 9.4e9),
+        (config("apertus", 4096, 32, 32, 8, 21504, 131072, hidden_act="xielu"), 8.05e9),
+    ],
+)
+def test_mlps_are_read_as_wide_as_they_are(found: dict[str, Any], published: float) -> None:
+    assert from_config(found).shape.parameters() == pytest.approx(published, rel=0.002)
