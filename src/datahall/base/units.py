@@ -92,9 +92,8 @@ def human(value: float, dimension: str) -> str:
         return f"{100 * value:.1f} %"
     if dimension == "usd":
         return f"${value:.2f}" if 0.1 <= abs(value) < 1000 or not value else f"${_three_digits(value)}"
-    suffix = {"bytes_per_s": "B/s", "flops_per_s": "FLOP/s", "flops": "FLOP", "watts": "W", "joules": "J"}.get(
-        dimension, ""
-    )
+    names = {"bytes_per_s": "B/s", "bits_per_s": "b/s", "flops_per_s": "FLOP/s", "flops": "FLOP"}
+    suffix = {**names, "watts": "W", "joules": "J"}.get(dimension, "")
     return _scaled(value, 1000.0, [p + suffix for p in ("", "k", "M", "G", "T", "P", "E")])
 
 
@@ -107,7 +106,7 @@ def human_time(seconds: float) -> str:
         (7200.0, 1 / 60, "min"),
         (172800.0, 1 / 3600, "h"),
     ):
-        if abs(seconds) < limit:
+        if abs(seconds) < limit * (1.0 - 5e-4):  # what rounds to the limit is written in the next unit
             return f"{seconds * factor:.3g} {unit}"
     return f"{seconds / 86400:,.1f} days"
 

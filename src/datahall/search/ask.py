@@ -24,8 +24,10 @@ from datahall.virtual.failures import daly_interval_s, wall_over_work, young_int
 from datahall.virtual.training import RESTART_S
 
 _MOST_NODES = 4096
+_TRIED = 6
 _ENOUGH = 1.05  # a link is enough when an endless one would not make the step 5 % faster
 _LINK_FACTORS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+_LEAST_FACTOR = 2.0**-10  # slower links are not tried
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +90,21 @@ def smallest_site(case: Case, calibration: Calibration) -> Offer:
     while (found := _offer(case, with_nodes(case.site, high), calibration)) is None:
         low, high = high, 2 * high
         if high > _MOST_NODES:
-            what = "hold it" if case.goal.deadline_s == float("inf") else "end before the deadline"
-            raise NoPlan(f"not even {_MOST_NODES:,} nodes of {case.site.name} {what}.")
+            raise _no_site(case)
     for nodes in _between(low, high, case):
         if (smaller := _offer(case, with_nodes(case.site, nodes), calibration)) is not None:
             return smaller
     return found
+
+
+def sure_site(case: Case, calibration: Calibration, offer: Offer) -> Offer | None:
+    """The next larger site whose memory fits by the end of its interval too; None if none of a few does."""
+    nodes = offer.site.nodes
+    for count in (*_between(nodes, 2 * nodes, case)[:_TRIED], 2 * nodes, 4 * nodes):
+        found = _offer(case, with_nodes(case.site, count), calibration)
+        if found is not None and not found.ranking.narrow(0):
+            return found
+    return None
 
 
 def best_sites(case: Case, sites: Sequence[Site], calibration: Calibration) -> list[Offer]:
@@ -120,9 +131,11 @@ def link_enough(case: Case, calibration: Calibration) -> LinkAnswer:
         raise UsageError(f"{case.site.name} is one node: nothing crosses the network.", hint="Give a site of several.")
     rate = case.site.scale_out.bytes_per_s
     steps = [LinkStep(factor * rate, _step_at(case, factor * rate, calibration)) for factor in _LINK_FACTORS]
-    endless = _step_at(case, 1e6 * rate, calibration)
+    now, endless = steps[_LINK_FACTORS.index(1.0)], _step_at(case, 1e6 * rate, calibration)
+    while steps[0].step_s <= _ENOUGH * endless and steps[0].bytes_per_s > _LEAST_FACTOR * rate:
+        slower = steps[0].bytes_per_s / 2.0
+        steps.insert(0, LinkStep(slower, _step_at(case, slower, calibration)))
     enough = [step for step in steps if step.step_s <= _ENOUGH * endless]
-    now = steps[_LINK_FACTORS.index(1.0)]
     return LinkAnswer(steps, now, endless, min(enough, key=lambda step: step.bytes_per_s, default=None))
 
 
@@ -163,6 +176,15 @@ def _offer(case: Case, site: Site, calibration: Calibration) -> Offer | None:
         return None
     best, prices = ranking.order[0], ranking.prices
     return Offer(site, ranking, *(float(column[best]) for column in (prices.total_s, prices.cost_usd, prices.energy_j)))
+
+
+def _no_site(case: Case) -> NoPlan:
+    """What no number of nodes does."""
+    wanted = ["hold it"]
+    wanted += ["end before the deadline"] if case.goal.deadline_s < float("inf") else []
+    wanted += ["cost no more than the budget"] if case.goal.budget_usd < float("inf") else []
+    hint = "Ask `datahall plan --ask hardware` what the budget buys." if "budget" in wanted[-1] else ""
+    return NoPlan(f"not even {_MOST_NODES:,} nodes of {case.site.name} {' and '.join(wanted)}.", hint=hint)
 
 
 def _between(low: int, high: int, case: Case) -> list[int]:

@@ -89,11 +89,10 @@ def search(
     `plans` takes those of an earlier search of the same model, batch and devices, in place of working them out again.
 
     Raises NoPlan with the obstacles and how many plans each stopped, Incompatible where the accelerator cannot compute
-    in the case's precision.
+    in the case's precision or has no price or power for a goal that asks for it.
     """
     calibration = calibration or default_calibration(case)
-    if case.goal.minimise not in GOALS:
-        raise UsageError(f"a goal cannot minimise {case.goal.minimise!r}.", hint=f"Use {', '.join(GOALS)}.")
+    _check_goal(case)
     precision = precision_of(case)
     plans = plans or space(case, precision, devices or device_counts(case), wide=wide)
     plans = plans.in_precision(precision)
@@ -143,6 +142,25 @@ def device_counts(case: Case) -> list[int]:
 def goal_values(case: Case, prices: Prices) -> NDArray[np.float64]:
     """What the goal makes small."""
     return {"time": prices.total_s, "cost": prices.cost_usd, "energy": prices.energy_j}[case.goal.minimise]
+
+
+def _check_goal(case: Case) -> None:
+    """An unknown price is not zero dollars, nor an unknown power zero joules: such a goal has no answer."""
+    goal, card = case.goal, case.site.accelerator
+    if goal.minimise not in GOALS:
+        raise UsageError(f"a goal cannot minimise {goal.minimise!r}.", hint=f"Use {', '.join(GOALS)}.")
+    if (goal.minimise == "cost" or goal.budget_usd < float("inf")) and not card.price_usd_per_h:
+        raise Incompatible(
+            f"the goal asks for dollars, and nobody stated a price for {card.name}.",
+            where="goal",
+            hint='Say --set "site.price_per_device_hour=2 USD".',
+        )
+    if goal.minimise == "energy" and not card.power_w:
+        raise Incompatible(
+            f"the goal asks for joules, and nobody stated the power of {card.name}.",
+            where="goal",
+            hint="Write `power: 300 W` for the accelerator.",
+        )
 
 
 def _met(case: Case, prices: Prices) -> tuple[NDArray[np.bool_], Counter[str]]:
@@ -227,4 +245,5 @@ def _no_plan(case: Case, prices: Prices, reasons: Counter[str]) -> NoPlan:
     best = human_time(float(np.nanmin(prices.total_s)))
     cheapest = human(float(np.nanmin(prices.cost_usd)), "usd")
     what = f"no plan meets the goal: the fastest takes {best}, the cheapest costs {cheapest}."
-    return NoPlan(what, reasons=dict(reasons), hint="Ask `datahall plan --ask site` what would meet it.")
+    question = "site" if case.goal.budget_usd == float("inf") else "hardware"  # more nodes do not make a run cheaper
+    return NoPlan(what, reasons=dict(reasons), hint=f"Ask `datahall plan --ask {question}` what would meet it.")

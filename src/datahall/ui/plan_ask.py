@@ -22,7 +22,7 @@ from datahall.case.site import Site
 from datahall.catalog import accelerators
 from datahall.report.terminal import plain_table, show
 from datahall.report.words import percent
-from datahall.search.ask import Offer, best_sites, checkpoint_interval, link_enough, smallest_site
+from datahall.search.ask import Offer, best_sites, checkpoint_interval, link_enough, smallest_site, sure_site
 from datahall.search.exchanges import exchanges
 from datahall.search.rank import search
 from datahall.ui.plan_text import split_text
@@ -53,8 +53,15 @@ def _site(case: Case, calibration: Calibration) -> Answer:
     text.append(f" for {human(offer.cost_usd, 'usd')}: {split_text(offer.ranking.compute(0))}.\n")
     text.append("Forecasts are compared with deadline and memory, not the ends of their intervals.", style="dim")
     if offer.ranking.narrow(0):
-        text.append("\nBy the end of its interval the memory does not fit: ask for one node more.", style="yellow")
+        text.append(
+            f"\nBy the end of its interval the memory does not fit{_surely(case, calibration, offer)}.", style="yellow"
+        )
     return {"deadline_s": case.goal.deadline_s if bounded else None, "offer": _offer_json(offer)}, Group(text)
+
+
+def _surely(case: Case, calibration: Calibration, offer: Offer) -> str:
+    sure = sure_site(case, calibration, offer)
+    return "" if sure is None else f"; that of {sure.site.nodes} nodes does, for {human(sure.cost_usd, 'usd')}"
 
 
 def _hardware(case: Case, calibration: Calibration) -> Answer:
@@ -65,7 +72,7 @@ def _hardware(case: Case, calibration: Calibration) -> Answer:
     for offer in offers[:15]:
         match = offer.price_to_match(first.cost_usd)
         table.add_row(
-            f"{offer.site.devices} x {offer.site.accelerator.name}",
+            _devices(offer),
             human_time(offer.total_s),
             human(offer.cost_usd, "usd") if offer.cost_usd else "no price",
             human(offer.energy_j, "joules") if offer.energy_j else "no figure",
@@ -73,14 +80,18 @@ def _hardware(case: Case, calibration: Calibration) -> Answer:
             "" if offer is first or match != match else f"${match:.2f}/h",
         )
     left = len(sites) - len(offers)
-    about = (
-        f"{left} more cannot hold it or miss the goal; {refused} are not for training in its precision."
-        if left + refused
-        else ""
-    )
+    priced = case.goal.minimise == "cost" or case.goal.budget_usd < float("inf")
+    fail = "cannot hold it, miss the goal or have no price" if priced else "cannot hold it or miss the goal"
+    about = f"{left} more {fail}; {refused} are not for training in its precision." if left + refused else ""
     about += " Ties at: the hourly price of a device at which it would cost what the first costs."
     head = Text(f"{case.model.name} on as many devices of each kind, least {case.goal.minimise} first\n", style="bold")
     return {"offers": [_offer_json(offer) for offer in offers]}, Group(head, table, Text(about.strip(), style="dim"))
+
+
+def _devices(offer: Offer) -> str:
+    """ "8 x A40", or "2 of 8 x A40" where the best plan leaves some idle."""
+    used, there = offer.ranking.compute(0).devices, offer.site.devices
+    return f"{'' if used == there else f'{used} of '}{there} x {offer.site.accelerator.name}"
 
 
 def _link(case: Case, calibration: Calibration) -> Answer:
@@ -93,7 +104,8 @@ def _link(case: Case, calibration: Calibration) -> Answer:
     if found.smallest is None:
         text.append("No rate that was tried comes within 5 % of an endless one.\n")
     else:
-        text.append(f"The least that is enough: {human(8 * found.smallest.bytes_per_s, 'count')}b/s a device.\n")
+        most = " (less was not tried)" if found.smallest == found.steps[0] else ""
+        text.append(f"The least that is enough: {human(8 * found.smallest.bytes_per_s, 'count')}b/s a device{most}.\n")
     table = plain_table("Rate a device", "best step", "of an endless link")
     for step in found.steps:
         marked = "bold" if step == found.now else ""

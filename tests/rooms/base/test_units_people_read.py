@@ -1,6 +1,6 @@
 """Quantities as people read them: three digits, one unit in an interval, energy as on a bill."""
 
-from datahall.base.units import human, human_count, human_interval
+from datahall.base.units import human, human_count, human_interval, human_time
 
 
 def test_three_digits_and_no_more() -> None:
@@ -25,3 +25,10 @@ def test_an_interval_says_its_unit_once_if_both_ends_have_it() -> None:
 
 def test_counts_read_as_the_field_writes_them() -> None:
     assert [human_count(n) for n in (8.03e9, 1.4e12, 124e6, 999.0)] == ["8.03 B", "1.4 T", "124 M", "999"]
+
+
+def test_what_rounds_to_a_thousand_is_written_in_the_next_unit() -> None:
+    assert human_time(0.9996) == "1 s"
+    assert human_time(0.00099961) == "1 ms"
+    assert human_time(0.9994) == "999 ms"
+    assert human(867, "bits_per_s") == "867 b/s"

@@ -6,14 +6,15 @@ from dataclasses import replace
 
 import pytest
 
-from datahall.base.errors import NoPlan, UsageError
+from datahall.base.errors import Incompatible, NoPlan, UsageError
 from datahall.case import from_model_and_site
 from datahall.case.named_site import site_from_text
 from datahall.case.question import Goal
-from datahall.search.ask import best_sites, checkpoint_interval, link_enough, smallest_site
+from datahall.search.ask import best_sites, checkpoint_interval, link_enough, smallest_site, sure_site
 from datahall.search.rank import search
 from datahall.virtual.calibration import Uncalibrated
 from datahall.virtual.failures import wall_over_work
+from datahall.virtual.transferred import default_calibration
 
 DAY_S = 86400.0
 
@@ -86,3 +87,46 @@ def test_the_interval_of_checkpoints_loses_the_least() -> None:
     silent = replace(ranking, case=replace(ranking.case, site=replace(ranking.case.site, failures_per_device_s=0.0)))
     with pytest.raises(UsageError, match="how often devices fail"):
         checkpoint_interval(silent)
+
+
+def test_an_unknown_price_is_not_zero_dollars() -> None:
+    case = from_model_and_site("llama-3.1-8b", "8xTPU-v7x", tokens=1e9)
+    for goal in (Goal(minimise="cost"), Goal(budget_usd=1e9)):
+        with pytest.raises(Incompatible, match="nobody stated a price for TPU-v7x"):
+            search(replace(case, goal=goal), Uncalibrated())
+    priced = replace(case.site, accelerator=replace(case.site.accelerator, price_usd_per_h=3.0))
+    assert search(replace(case, site=priced, goal=Goal(minimise="cost")), Uncalibrated()).order.size
+    sites = [site_from_text(f"8x{name}")[0] for name in ("TPU-v7x", "H100-SXM")]
+    offers = best_sites(replace(case, goal=Goal(minimise="cost")), sites, Uncalibrated())
+    assert [offer.site.accelerator.name for offer in offers] == ["H100-SXM"]
+    idle = replace(case.site, accelerator=replace(case.site.accelerator, power_w=0.0))
+    with pytest.raises(Incompatible, match="power"):
+        search(replace(case, site=idle, goal=Goal(minimise="energy")), Uncalibrated())
+
+
+def test_a_budget_that_no_number_of_nodes_keeps_is_named_as_what_stands_in_the_way() -> None:
+    case = from_model_and_site("llama-3.1-8b", "512xdgx-h100", tokens=1e9)
+    with pytest.raises(NoPlan, match="hold it and cost no more than the budget") as refused:
+        smallest_site(replace(case, goal=Goal(budget_usd=0.01)), Uncalibrated())
+    assert "--ask hardware" in refused.value.hint
+
+
+def test_a_larger_site_is_named_where_memory_fits_by_the_forecast_alone() -> None:
+    case = from_model_and_site("llama-3.1-70b", "8xA40", tokens=1e9)
+    calibration = default_calibration(case)
+    offer = smallest_site(case, calibration)
+    assert offer.ranking.narrow(0)
+    sure = sure_site(case, calibration, offer)
+    assert sure is not None
+    assert sure.site.nodes > offer.site.nodes
+    assert not sure.ranking.narrow(0)
+
+
+def test_the_least_link_is_looked_for_until_it_is_not_enough() -> None:
+    case = from_model_and_site("llama-3.1-8b", "2xdgx-h100", tokens=1e9)
+    wide = replace(case.site, scale_out=replace(case.site.scale_out, bytes_per_s=1e12))
+    found = link_enough(replace(case, site=wide), Uncalibrated())
+    assert found.smallest is not None
+    slower = [step for step in found.steps if step.bytes_per_s < found.smallest.bytes_per_s]
+    assert slower
+    assert all(step.step_s > 1.05 * found.endless_s for step in slower)
