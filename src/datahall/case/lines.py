@@ -144,6 +144,8 @@ def _put(document: Document, path: Path_, value: Any) -> None:
     inner: Any = document.data
     for depth, part in enumerate(path[:-1]):
         there = inner.get(part)
+        if path[: depth + 1] == ("site",) and isinstance(there, str):
+            there = inner[part] = {"catalog": there}  # a word is short for this, and what it stands for has keys
         if there is not None and not isinstance(there, dict):
             raise UsageError(
                 f"{dotted(path[: depth + 1])} has no keys to set: it is {there!r}.",

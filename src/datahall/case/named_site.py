@@ -41,6 +41,11 @@ def site_from_text(text: str) -> tuple[Site, Mapping[str, str]]:
     return counted_site(first, int(second), name)
 
 
+def is_counted(text: str) -> bool:
+    """Whether `text` says how many, as in "8xA40"."""
+    return _COUNTED.fullmatch(text) is not None
+
+
 def named_site(name: str, nodes: int | None = None) -> tuple[Site, Mapping[str, str]]:
     """The catalogue's site `name` with `nodes` nodes (None: as many as the catalogue says)."""
     entry = sites.site(name)

@@ -18,7 +18,15 @@ from datahall.base.label import Label
 from datahall.case import local, site_file
 from datahall.case.form_errors import check, shown
 from datahall.case.lines import Document, Path_, dotted
-from datahall.case.named_site import accelerator_of, counted_site, disk_of, named_site, site_from_text, with_nodes
+from datahall.case.named_site import (
+    accelerator_of,
+    counted_site,
+    disk_of,
+    is_counted,
+    named_site,
+    site_from_text,
+    with_nodes,
+)
 from datahall.case.schema import AcceleratorForm, DiskForm, LinkForm, SiteForm
 from datahall.case.site import Accelerator, Disk, Link, Site
 from datahall.catalog import accelerators, links
@@ -66,6 +74,9 @@ def _catalogue_site(form: SiteForm) -> SitePair:
         return local.local_site()
     if form.nodes is None:
         return site_from_text(form.catalog)
+    if is_counted(form.catalog):
+        site, why = site_from_text(form.catalog)
+        return with_nodes(site, form.nodes), why
     return named_site(form.catalog, nodes=form.nodes)
 
 

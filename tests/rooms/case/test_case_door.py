@@ -88,7 +88,7 @@ def test_settings_lie_over_the_file() -> None:
     with pytest.raises(CaseError, match=r"--set application\.tokens"):
         loads(GOOD, ["application.tokens=lots"])
     with pytest.raises(UsageError, match="no keys to set"):
-        loads(GOOD, ["site=8xA40", "site.nodes=2"])
+        loads(GOOD, ["model=gpt2", "model.layers=2"])
     with pytest.raises(UsageError, match="not a setting"):
         loads(GOOD, ["application"])
 
@@ -212,3 +212,14 @@ def test_a_key_that_a_later_release_adds_does_not_disown_saved_plans() -> None:
     later = {**whole, "application": {**whole["application"], "unheard_of": ""}}
     assert _without_empty(later) == _without_empty(whole)
     assert dataclasses.replace(case, application=dataclasses.replace(case.application, seed=7)).hash() != case.hash()
+
+
+def test_a_setting_reaches_into_a_site_that_is_named_by_a_word() -> None:
+    text = "model: gpt2\napplication: {kind: training}\nsite: 2x8xA40\n"
+    plain, faster = loads(text).site, loads(text, ["site.link=100 Gb/s", "site.price_per_device_hour=1 USD"]).site
+    assert faster.name == plain.name
+    assert faster.scale_out.bytes_per_s == pytest.approx(4 * plain.scale_out.bytes_per_s)
+    assert faster.accelerator.price_usd_per_h == 1.0
+    assert loads(text, ["site.nodes=4"]).site.devices == 32
+    with pytest.raises(CaseError, match=r"--set site\.link.*Did you mean"):
+        loads(text, ["site.link=400 GB/s"])
