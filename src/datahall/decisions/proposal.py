@@ -50,7 +50,10 @@ def load_proposal(path: Path) -> Proposal:
     """The proposal at `path`; UsageError unless it is one and its plan was made for its case."""
     try:
         data: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise UsageError(f"this is not a readable plan file: {reason}.", where=str(path), hint=_HINT) from error
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UsageError(f"this is not a readable plan file: {error}.", where=str(path), hint=_HINT) from error
     if not isinstance(data, Mapping) or data.get("kind") != KIND:  # pyright: ignore[reportUnknownMemberType]
         raise UsageError("this is not a plan file.", where=str(path), hint=_HINT)
@@ -71,6 +74,8 @@ def proposal_from_json(data: Mapping[str, Any], where: str = "") -> Proposal:
         )
     except KeyError as error:
         raise UsageError(f"this plan file lacks {error}.", where=where, hint=_HINT) from error
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UsageError(f"this plan file was changed: {error}.", where=where, hint=_HINT) from error
     proposal.plan.check_belongs_to(proposal.case)
     return proposal
 

@@ -15,10 +15,13 @@ from datahall.case.question import Case
 from datahall.search.space import Space
 
 ENGINES = ("torchtitan", "megatron", "deepspeed")
+_NO_ADAPTERS = ("torchtitan", "megatron")  # as their training scripts come
 
 
 def runnable(engine: str, case: Case, plans: Space) -> Any:
     """A mask over `plans`: which of them `engine` can run; UsageError for an engine that is not known."""
+    if case.application.method == "lora" and engine in _NO_ADAPTERS:
+        return np.zeros(len(plans), dtype=bool)
     try:
         return _ENGINES[engine](case, plans)
     except KeyError:

@@ -28,7 +28,13 @@ FORMAT_VERSION = 1
 @click.option("--link", required=True, help="rate of one host's link, such as 25 Gb/s")
 @click.option("--round-trip", default="0.1 ms", show_default=True, help="time there and back over the link")
 @click.option("--hosts", default=2, show_default=True, help="hosts that train together")
-@click.option("--hidden", default=1024, show_default=True, help="side of the model's square matrices (for PowerSGD)")
+@click.option(
+    "--hidden",
+    default=1024,
+    show_default=True,
+    type=click.IntRange(1),
+    help="side of the model's square matrices (for PowerSGD)",
+)
 @click.option("--memory", help="memory rate of the device that codes, such as 2 TB/s (default: one processor core)")
 @click.option("--json", "as_json", is_flag=True, help="the answer as JSON")
 def exchange(
@@ -37,13 +43,13 @@ def exchange(
     """Which exchange of gradients pays on a link: plain, compressed or rarer, by time to the same loss."""
     if hosts < 2:
         raise UsageError("one host exchanges nothing.", where="--hosts", hint="Give 2 or more.")
-    count = round(parse(parameters, "count"))
+    count = round(_above_zero("--parameters", parameters, "count"))
     shapes = [(hidden, hidden)] * (count // hidden**2)
     rest = count - math.prod((len(shapes), hidden, hidden))
-    path = LinkModel(parse(link, "bytes_per_s") * 8, parse(round_trip, "seconds"))
+    path = LinkModel(_above_zero("--link", link, "bytes_per_s") * 8, _above_zero("--round-trip", round_trip, "seconds"))
     tensors = [*shapes, *([(rest,)] if rest else [])]
-    ways = shipped_candidates(count, hosts, parse(memory, "bytes_per_s") if memory else 0.0)
-    made = options(tensors, hosts, path, parse(step, "seconds"), ways)
+    ways = shipped_candidates(count, hosts, _above_zero("--memory", memory, "bytes_per_s") if memory else 0.0)
+    made = options(tensors, hosts, path, _above_zero("--step", step, "seconds"), ways)
     if as_json:
         rows = [asdict(option) for option in made]
         for row in rows:
@@ -60,6 +66,17 @@ def exchange(
         _table(made),
         Text(f"{note} yours before you rely on anything but plain and bf16.", style="dim"),
     )
+
+
+def _above_zero(option: str, text: str, dimension: str) -> float:
+    """The quantity that an option gives; UsageError, which names the option, unless it is one above zero."""
+    try:
+        value = parse(text, dimension)
+    except UsageError as error:
+        raise UsageError(error.what, where=option, hint=error.hint) from error
+    if not 0.0 < value < math.inf:
+        raise UsageError(f"{text!r} is not above zero.", where=option, hint="Give what you have or want.")
+    return value
 
 
 def _table(made: tuple[Option, ...]) -> Table:
@@ -82,4 +99,4 @@ def _below(option: Option) -> str:
         return ""
     if math.isinf(rate):
         return "any rate"
-    return f"{human(rate, 'count')}b/s" if rate else "never"
+    return human(rate, "bits_per_s") if rate else "never"

@@ -89,6 +89,8 @@ def _engine(proposal: Proposal, engine: str) -> tuple[list[str], dict[str, str]]
         "precision": compute.precision,
         "recompute": compute.recompute,
     }
+    if proposal.case.application.method == "lora":
+        split["lora-rank"] = proposal.case.application.lora_rank
     return ["train.py", *(f"--{name}={value}" for name, value in split.items())], {}
 
 

@@ -31,6 +31,7 @@ _CONFIGS = {
 def torchtitan_arguments(proposal: Proposal) -> list[str]:
     """Arguments of torchtitan's trainer (0.3): module, configuration, degrees, batch, recomputation."""
     compute, shape, application = proposal.plan.compute, proposal.case.model, proposal.case.application
+    _refuse_unless(application.method == "full", "torchtitan", "LoRA by flags")
     _refuse_unless(
         compute.precision == "bf16", "torchtitan", f"the precision {compute.precision} from the command line"
     )
@@ -69,6 +70,7 @@ def torchtitan_arguments(proposal: Proposal) -> list[str]:
 def megatron_arguments(proposal: Proposal) -> list[str]:
     """Arguments of Megatron-LM's pretrain_gpt.py: the model's shape, degrees, batch, recomputation."""
     compute, application = proposal.plan.compute, proposal.case.application
+    _refuse_unless(application.method == "full", "Megatron-LM", "LoRA in pretrain_gpt.py")
     arguments: dict[str, Any] = {
         **_megatron_shape(proposal.case.model, application.sequence),
         "tensor-model-parallel-size": compute.tensor,

@@ -6,6 +6,7 @@ Each starts the same command line, `launched`.  Images, queues and partitions ar
 from __future__ import annotations
 
 import io
+import re
 import shlex
 from typing import Any
 
@@ -132,8 +133,9 @@ def _launched(request: Request, command: list[str], head: str, run: str) -> str:
 
 
 def _name(proposal: Proposal) -> str:
-    kept = "".join(letter if letter.isalnum() else "-" for letter in proposal.case.name.lower())
-    return "-".join(part for part in kept.split("-") if part)[:40].strip("-") or "datahall"
+    """A name that Slurm takes and that Kubernetes takes for a service: letters, digits and dashes, a letter first."""
+    kept = "-".join(re.findall(r"[a-z0-9]+", proposal.case.name.lower()))[:40].strip("-")
+    return kept if kept[:1].isalpha() else f"datahall-{kept}".rstrip("-")
 
 
 def _resource(accelerator: Accelerator) -> str:

@@ -86,18 +86,28 @@ _EXCHANGE_NUMBERS = {
     "local_steps": int, "compression_rank": int, "bucket_bytes": int,
     "kept_share": float, "outer_momentum": float, "outer_rate": float,
 }  # fmt: skip
-_SPLIT_NUMBERS = ("tensor", "pipeline", "virtual_stages", "zero_stage", "shard_group")
-_SPLIT_WORDS = ("schedule", "recompute", "precision")
+_SPLIT_NUMBERS = {"tensor": 1, "pipeline": 1, "virtual_stages": 1, "zero_stage": 0, "shard_group": 0}  # the least
+_SPLIT_WORDS = {
+    "schedule": ("gpipe", "1f1b", "interleaved"),
+    "recompute": ("none", "selective", "full"),
+    "precision": ("fp32", "bf16", "fp16"),
+}
 
 
 def _field(text: str) -> tuple[str, int | str]:
     name, equals, value = text.partition("=")
-    if equals and name in _SPLIT_NUMBERS and value.isdigit():
+    if equals and name in _SPLIT_NUMBERS and value.isdecimal() and int(value) >= _SPLIT_NUMBERS[name]:
         return name, int(value)
-    if equals and name in _SPLIT_WORDS and value:
+    if equals and value in _SPLIT_WORDS.get(name, ()):
         return name, value
+    if name in _SPLIT_WORDS:
+        raise UsageError(
+            f"{name} cannot be {value!r}.",
+            where="--split",
+            hint=f"Write {name}={_SPLIT_WORDS[name][-1]}, or one of {', '.join(_SPLIT_WORDS[name])}.",
+        )
     raise UsageError(
         f"{text!r} does not say how to cut a model.",
         where="--split",
-        hint=f"Write {', '.join(f'{name}=2' for name in _SPLIT_NUMBERS)} or {', '.join(_SPLIT_WORDS)}=WORD.",
+        hint=f"Write {', '.join(f'{name}=2' for name in _SPLIT_NUMBERS)}, or a word for {', '.join(_SPLIT_WORDS)}.",
     )

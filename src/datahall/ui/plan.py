@@ -6,6 +6,7 @@ Reads the case, searches, prints.  It runs nothing and needs no PyTorch.
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,7 @@ def plan(
     """
     started = time.perf_counter()
     asked = asked_case(case, model, site, sets)
+    _warn_of_own_model(asked)
     calibration = calibration_of(asked)
     if ask is not None:
         from datahall.ui.plan_ask import answer
@@ -103,9 +105,18 @@ def asked_case(case: Path | None, model: str | None, site: str | None, sets: tup
     try:
         return loads(json.dumps(document), sets, file=_TYPED)
     except DatahallError as error:
-        if error.where.startswith(_TYPED):  # there is no line to look at
-            error.where = ""
+        error.where = re.sub(rf"^{_TYPED}(:\d+)?(: )?", "", error.where)  # there is no line to look at
         raise
+
+
+def _warn_of_own_model(case: Case) -> None:
+    """What is planned for a model that code builds is a transformer of the stated sizes."""
+    if case.application.entry:
+        click.echo(
+            f"note: the case builds its own model ({case.application.entry}); this plan is for a transformer of the"
+            " stated shape. `datahall run CASE --workers 2` rehearses yours and forecasts that.",
+            err=True,
+        )
 
 
 def calibration_of(case: Case) -> Calibration:

@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -158,3 +159,21 @@ def test_the_command_writes_files_and_prints(make_proposal: Make, tmp_path: Path
     assert "cannot write" in wrong.stderr
     none = subprocess.run([*command[:-2], "no.json", "--to", "slurm"], capture_output=True, text=True)
     assert none.returncode == 2
+
+
+@pytest.mark.parametrize("engine", ["torchtitan", "megatron"])
+def test_adapters_are_not_exported_as_a_training_of_everything(make_proposal: Make, engine: str) -> None:
+    made = make_proposal(ComputePlan(data=8))
+    tuned = replace(made.case, application=replace(made.case.application, method="lora", lora_rank=16))
+    with pytest.raises(Incompatible, match="LoRA"):
+        exported(replace(made, case=tuned), engine)
+    script = exported(replace(made, case=tuned), "torchrun")["run.sh"]
+    assert "--lora-rank=16" in script
+    assert "--lora-rank" not in exported(made, "torchrun")["run.sh"]
+
+
+def test_a_manifest_has_a_name_that_a_service_may_have(make_proposal: Make) -> None:
+    made = make_proposal(PLAN)
+    for name, wanted in (("70B für Müller", "datahall-70b-f-r-m-ller"), ("---", "datahall"), ("A, b", "a-b")):
+        text = exported(replace(made, case=replace(made.case, name=name)), "kubernetes")["jobset.yaml"]
+        assert YAML(typ="safe").load(text)["metadata"]["name"] == wanted

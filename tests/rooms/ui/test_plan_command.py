@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+OWN_MODEL = str(Path(__file__).parents[3] / "cases" / "own-model.yaml")
 SITE = ("--model", "llama-3.1-8b", "--site", "8xA40")
 
 
@@ -69,6 +70,13 @@ def test_a_case_file_does_what_its_parts_do(tmp_path: Path) -> None:
         ((), 2, "--model is missing"),
         (("--model", "llama-3.1-8b"), 2, "--site is missing"),
         (("none.yaml",), 2, "none.yaml"),
+        (("--model", "./none/config.json", "--site", "8xA40"), 2, "none/config.json: it cannot be read"),
+        (("--model", "gpt2", "--site", "8xTPU-v7x", "--set", "goal.minimise=cost"), 2, "nobody stated a price"),
+        (
+            (*SITE, "--for", "megatron", "--set", "application.method=lora", "--set", "application.tokens=1e8"),
+            3,
+            "can be run by this engine",
+        ),
         (("--model", "lama", "--site", "8xA40"), 2, "lama"),
         (("--model", "llama-3.1-8b", "--site", "8xA41"), 2, "A41"),
         ((*SITE, "--set", "application.tokns=3"), 2, "tokns"),
@@ -85,6 +93,10 @@ def test_what_is_wrong_is_said_with_its_exit_code(arguments: tuple[str, ...], co
     assert said in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
+
+
+def test_a_plan_for_a_model_that_code_builds_says_what_it_is_a_plan_of() -> None:
+    assert "for a transformer of the stated shape" in datahall("plan", OWN_MODEL).stderr
 
 
 @pytest.mark.parametrize(
