@@ -98,12 +98,13 @@ def smallest_site(case: Case, calibration: Calibration) -> Offer:
 
 
 def sure_site(case: Case, calibration: Calibration, offer: Offer) -> Offer | None:
-    """The next larger site whose memory fits by the end of its interval too; None if none of a few does."""
+    """The best plan that fits by the end of its interval too, on this site or a larger one; None: none found."""
     nodes = offer.site.nodes
-    for count in (*_between(nodes, 2 * nodes, case)[:_TRIED], 2 * nodes, 4 * nodes):
+    for count in (nodes, *_between(nodes, 2 * nodes, case)[:_TRIED], 2 * nodes, 4 * nodes):
         found = _offer(case, with_nodes(case.site, count), calibration)
-        if found is not None and not found.ranking.narrow(0):
-            return found
+        place = None if found is None else found.ranking.roomy()
+        if found is not None and place is not None:
+            return _offered(found.site, found.ranking, place)
     return None
 
 
@@ -174,8 +175,13 @@ def _offer(case: Case, site: Site, calibration: Calibration) -> Offer | None:
         ranking = search(replace(case, site=site), calibration)
     except (NoPlan, Incompatible):
         return None
-    best, prices = ranking.order[0], ranking.prices
-    return Offer(site, ranking, *(float(column[best]) for column in (prices.total_s, prices.cost_usd, prices.energy_j)))
+    return _offered(site, ranking, 0)
+
+
+def _offered(site: Site, ranking: Ranking, place: int) -> Offer:
+    index, prices = ranking.order[place], ranking.prices
+    columns = (prices.total_s, prices.cost_usd, prices.energy_j)
+    return Offer(site, ranking, *(float(column[index]) for column in columns))
 
 
 def _no_site(case: Case) -> NoPlan:

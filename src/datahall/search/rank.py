@@ -55,6 +55,11 @@ class Ranking:
         """Whether the memory of the plan at a place fits by its forecast, but not by the end of its interval."""
         return bool(_narrow(self.case, self.calibration, self.prices.memory_bytes[self.order[place]]))
 
+    def roomy(self) -> int | None:
+        """The first place whose memory fits by the end of its interval too; None if there is none."""
+        fits = ~_narrow(self.case, self.calibration, self.prices.memory_bytes[self.order])
+        return int(np.argmax(fits)) if fits.any() else None
+
     def families(self, most: int) -> list[int]:
         """Places of the best plan of each way to cut (degrees and ZeRO stage), best first, at most `most`."""
         numbers, seen, places = self.space.numbers, set[tuple[float, ...]](), list[int]()

@@ -77,9 +77,7 @@ def _head(found: Claim, name: str, less: float) -> Text:
 
 
 def _table(found: Claim, less: float, more: float) -> Group:
-    table = plain_table(
-        "Baseline", "run", "as long", f"≤ {1.0 - less:.2f}", "tokens", f"≥ {1.0 + more:.2f}"
-    )
+    table = plain_table("Baseline", "run", "as long", f"≤ {1.0 - less:.2f}", "tokens", f"≥ {1.0 + more:.2f}")
     for one in found.baselines:
         table.add_row(
             one.site,

@@ -61,7 +61,10 @@ def _site(case: Case, calibration: Calibration) -> Answer:
 
 def _surely(case: Case, calibration: Calibration, offer: Offer) -> str:
     sure = sure_site(case, calibration, offer)
-    return "" if sure is None else f"; that of {sure.site.nodes} nodes does, for {human(sure.cost_usd, 'usd')}"
+    if sure is None:
+        return ""
+    where = "another plan on them" if sure.site.nodes == offer.site.nodes else f"a plan on {sure.site.nodes} nodes"
+    return f"; {where} does, in {human_time(sure.total_s)}"
 
 
 def _hardware(case: Case, calibration: Calibration) -> Answer:

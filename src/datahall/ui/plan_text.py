@@ -254,8 +254,7 @@ def _roomier(ranking: Ranking) -> list[str]:
     prices, order = ranking.prices, ranking.order
     if not ranking.narrow(0):
         return []
-    place = next((place for place in range(len(order)) if not ranking.narrow(place)), None)
-    if place is None:
+    if (place := ranking.roomy()) is None:
         return ["no plan fits by the end of its interval too"]
     longer = float(prices.total_s[order[place]] / prices.total_s[order[0]])
     held = human(float(prices.memory_bytes[order[place]]), "bytes")

@@ -161,13 +161,14 @@ def _pipeline_s(
     """Activations to the next stage and gradients back, for each chunk of layers.
 
     Each tensor rank sends its part.  Where every rank has the whole (no sequence parallelism), engines scatter before
-    the send and gather behind it (arXiv 2104.04473, section 4.1).
+    the send and gather behind it (arXiv 2104.04473, section 4.1).  The slowest hop counts, since every stage waits for
+    it: the one that leaves a domain, unless all stages are in one.
     """
     stride = plan.tensor * plan.data * plan.context
     pod = np.maximum(links.pod, links.domain)
     crossing = np.where(stride * plan.pipeline > pod, np.minimum(1.0, stride / pod), 0.0)  # a pod's last stage alone
     out = links.out_bytes_per_s * links.out_share(crossing)
-    rate = np.where(stride * 2.0 <= links.domain, links.up_bytes_per_s, out)
+    rate = np.where(stride * plan.pipeline <= links.domain, links.up_bytes_per_s, out)
     sends = 2.0 * plan.virtual_stages * np.minimum(plan.pipeline - 1.0, 1.0)
     held = word * tokens * counts.hidden
     whole = np.where(np.asarray(plan.sequence_parallel) > 0, 1.0, plan.tensor)

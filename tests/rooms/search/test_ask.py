@@ -118,8 +118,12 @@ def test_a_larger_site_is_named_where_memory_fits_by_the_forecast_alone() -> Non
     assert offer.ranking.narrow(0)
     sure = sure_site(case, calibration, offer)
     assert sure is not None
-    assert sure.site.nodes > offer.site.nodes
-    assert not sure.ranking.narrow(0)
+    place = sure.ranking.roomy()
+    assert place is not None
+    assert not sure.ranking.narrow(place)
+    assert all(sure.ranking.narrow(before) for before in range(place))
+    assert sure.site.nodes >= offer.site.nodes
+    assert sure.total_s == sure.ranking.prices.total_s[sure.ranking.order[place]]
 
 
 def test_the_least_link_is_looked_for_until_it_is_not_enough() -> None:

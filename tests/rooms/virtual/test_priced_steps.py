@@ -28,6 +28,7 @@ from datahall.virtual.pricing import Setting, setting_of, stack_settings, step_i
 from datahall.virtual.step_time import StepSeconds, step_time
 from datahall.virtual.training import forecast, ideal_run_s
 from datahall.virtual.traits import traits_of
+from datahall.virtual.transferred import default_calibration
 
 MODELS = ("gpt2", "llama-3.1-8b", "llama-3.1-70b", "mixtral-8x7b", "deepseek-v3", "gpt-oss-120b")
 CARDS = ("A100-80GB-SXM", "H100-SXM", "H800-SXM", "B200", "GB300", "MI300X", "RTX4090", "TPU-v5e")
@@ -120,3 +121,17 @@ def test_a_catalogue_site_is_forecast_by_transferred_constants_and_slower_than_t
     assert 0.3 < result.metrics["mfu"].value < 0.6
     flops = model_flops_per_step(ShapeCounts.of(case.model), case.application.sequence, batch)
     assert step.value > ideal_run_s(flops, 16, 989.5e12)
+
+
+def test_a_pipeline_over_two_nodes_pays_for_the_network_between_them() -> None:
+    case = from_model_and_site("llama-3.1-8b", "2x8xA40", tokens=1e9)
+    plan = ComputePlan(data=2, context=2, pipeline=4, virtual_stages=4, zero_stage=1, accumulation=64)
+
+    def sent_s(nodes_apart: bool, rate: float) -> float:
+        site = replace(case.site, scale_out=replace(case.site.scale_out, bytes_per_s=rate))
+        site = site if nodes_apart else replace(site, nodes=1, devices_per_node=16, scale_up_domain=16)
+        inputs = default_calibration(case).inputs(replace(case, site=site), plan)
+        return float(step_time(inputs, PlanNumbers.of(plan)).pipeline_exchange)
+
+    assert sent_s(True, 5e7) > 5 * sent_s(True, 1e9)
+    assert sent_s(False, 5e7) == sent_s(False, 1e9)
