@@ -7,6 +7,7 @@ what is stated beside each, and with the machine's own rates.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from datahall.compute.counts import ShapeCounts
@@ -20,8 +21,9 @@ from datahall.virtual.habits import StackHabits
 _SHARDED_COPIES = {2: 30.0, 3: 60.0}
 _SHARDED_KERNELS = {2: 110.0, 3: 145.0}
 _TENSOR_KERNELS = 520.0
-# How many times its formula a transfer takes with its copies and with waiting for each other at every layer.
-_GATHER_PASSES, _TENSOR_PASSES = 1.8, 3.0
+# How many times its formula a sum of tensor ranks takes with its copies and with waiting for each other at every layer.
+_TENSOR_PASSES = 3.0
+_USUAL_PASSES = {"gather_passes": 1.9, "scatter_passes": 3.4}  # of gloo, where the probe did not measure them
 # Copies of the parameters held beside weights, gradients and moments by ZeRO stage: buckets, flat buffers, blocks that
 # were gathered.
 _HELD_COPIES = {0: 1.8, 1: 3.6, 2: 3.4, 3: 4.0}
@@ -62,21 +64,33 @@ def with_small_activations(costs: SplitCosts, plan: ComputePlan, held_bytes: flo
     )
 
 
-def eager_habits(habits: StackHabits, plan: ComputePlan) -> StackHabits:
-    """`habits` of a processor: every core computes, so that nothing is left that could hide a transfer."""
+def eager_habits(habits: StackHabits, plan: ComputePlan, layers: int, link: Mapping[str, float]) -> StackHabits:
+    """`habits` of a processor: every core computes, so that nothing is left that could hide a transfer.
+
+    Shards go as fast as `link` says of gathers and scatters: a library need not follow a ring's formula (gloo sums the
+    whole to scatter it).
+    """
+    passes = {name: link.get(name, usual) for name, usual in _USUAL_PASSES.items()} if plan.zero_stage else {}
     return replace(
         habits,
+        **passes,
+        shard_calls=shard_calls(plan, layers),
         tensor_exposed=_TENSOR_PASSES,
-        shard_exposed=_GATHER_PASSES,
+        shard_exposed=1.0,
         shard_from_stage=2.0,
         pipeline_exposed=1.0,
         sends_wait=1.0,
         head_exposed=1.0,
         expert_latency=0.0,
-        gradient_exposed=_GATHER_PASSES if plan.zero_stage == 1 else 1.0,
+        gradient_exposed=1.0,
         gradient_cover=0.0,
         jitter_share=habits.jitter_share if plan.zero_stage < 2 else 0.0,  # seen as transfer: in the passes
     )
+
+
+def shard_calls(plan: ComputePlan, layers: int) -> float:
+    """Messages for all parameters: one of each block and one of the rest, or one flat buffer."""
+    return layers / plan.pipeline + 1.0 if plan.zero_stage >= 2 else 1.0
 
 
 def eager_memory(habits: MemoryHabits, plan: ComputePlan, costs: SplitCosts) -> MemoryHabits:

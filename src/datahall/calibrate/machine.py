@@ -80,7 +80,7 @@ class Machine:
             case.application.sequence,
             device,
             links,
-            eager_habits(self._habits(compute, float(device.memory_bytes_per_s)), compute),
+            eager_habits(self._habits(compute, float(device.memory_bytes_per_s)), compute, case.model.layers, link),
             trainable_share=trainable_share(case),
             memory=eager_memory(self.memory_habits(compute), compute, costs),
             adapters=adapter_numbers(case),

@@ -13,7 +13,7 @@ from typing import Any
 
 from datahall.base.label import Label
 from datahall.base.line import fit_line
-from datahall.calibrate.eager_splits import SplitCosts, eager_habits, eager_memory, split_costs, with_small_activations
+from datahall.calibrate.eager_splits import SplitCosts, eager_memory, shard_calls, split_costs, with_small_activations
 from datahall.calibrate.machine import Machine
 from datahall.case.question import Case
 from datahall.compute.adapters import AdapterNumbers
@@ -84,7 +84,8 @@ class OwnModel:
             kept = self.saved_bytes * plan.micro_batch
             costs = with_small_activations(costs, plan, _WORD * self.anatomy.parameters, kept)
         habits = replace(
-            eager_habits(probed.habits, plan),
+            probed.habits,
+            shard_calls=shard_calls(plan, int(counts.layers)),
             update_s=0.0,
             update_bytes=_AT_ONCE * self.update_s / max(1, self.anatomy.parameters),
             input_s_per_token=self.input_s,

@@ -11,9 +11,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from datahall.base.line import fit_line
+from datahall.network.estimate import all_gather_s, reduce_scatter_s
 from datahall.real.measure import median
 from datahall.real.probe_timing import fit_alpha_beta
 
+_SHARDED = {
+    "all_gather": ("gather_passes", all_gather_s),
+    "reduce_scatter": ("scatter_passes", reduce_scatter_s),
+}
 Findings = Sequence[dict[str, Any]]
 ATTENTION_CAUSAL_SHARE = 0.5
 _BEYOND_BEST = 2.0  # no rate is more than twice the best that was seen, whatever a busy machine makes of the line
@@ -57,15 +62,28 @@ def link_of(findings: Findings) -> dict[str, float]:
     count = sums[0]["processes"]
     fitted = fit_alpha_beta([f["bytes"] for f in sums], [f["seconds"] for f in sums])
     messages = 2 * (count - 1)
+    latency_s, bytes_per_s = fitted.latency_s / messages, fitted.bytes_per_s * messages / count
     return {
-        "latency_s": fitted.latency_s / messages,
-        "bytes_per_s": fitted.bytes_per_s * messages / count,
+        "latency_s": latency_s,
+        "bytes_per_s": bytes_per_s,
         "all_reduce_latency_s": fitted.latency_s,
         "all_reduce_bytes_per_s": fitted.bytes_per_s,
         "median_error_share": fitted.median_error_share,
         "worst_error_share": fitted.worst_error_share,
         "processes": count,
+        **_passes(findings, bytes_per_s, latency_s),
     }
+
+
+def _passes(findings: Findings, bytes_per_s: float, latency_s: float) -> dict[str, float]:
+    """How many times a ring's formula gathering and scattering take, the median over sizes."""
+    times: dict[str, list[float]] = {}
+    for finding in findings:
+        if finding["kind"] in _SHARDED:
+            name, formula = _SHARDED[finding["kind"]]
+            expected_s = formula(finding["bytes"], finding["processes"], bytes_per_s, latency_s)
+            times.setdefault(name, []).append(finding["seconds"] / expected_s)
+    return {name: median(seen) for name, seen in times.items()}
 
 
 def disk_of(findings: Findings) -> dict[str, float]:

@@ -27,6 +27,7 @@ from datahall.storage.execute_probe import probe_codecs
 from datahall.storage.plan import DEFAULT_SHARDS
 
 MESSAGE_BYTES = tuple(4**power for power in range(4, 13))  # 256 bytes to 16 MiB
+_SHARDED_BYTES = MESSAGE_BYTES[-3:]
 _FILE_BYTES = (2**18, 2**22, 2**24, 2**26)
 _PARAMETERS = 32  # of the probe's checkpoint: as many as a small language model has
 _CODEC_BYTES = 2**24
@@ -92,6 +93,16 @@ def _messages(quick: bool) -> Iterator[dict[str, Any]]:
         all_reduce()
         dist.barrier()
         yield {"kind": "all_reduce", "bytes": count, **time_together(all_reduce, repeats).to_json()}
+    for count in _SHARDED_BYTES:
+        share = torch.zeros(count // 4 // dist.get_world_size())
+        whole = share.repeat(dist.get_world_size())
+        for kind, call in (
+            ("all_gather", partial(dist.all_gather_into_tensor, whole, share)),
+            ("reduce_scatter", partial(dist.reduce_scatter_tensor, share, whole)),
+        ):
+            call()
+            dist.barrier()
+            yield {"kind": kind, "bytes": 4 * whole.numel(), **time_together(call, 7 if quick else 15).to_json()}
 
 
 def _disk(folder: Path, processes: int, quick: bool) -> Iterator[dict[str, Any]]:

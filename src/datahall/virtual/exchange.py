@@ -135,13 +135,15 @@ def _state_s(
     expert_ranks = np.maximum(1.0, shards / plan.expert)
     waits = np.where(np.asarray(counts.moe_layers) > 0, 1.0, habits.expert_latency)
     back = np.where(np.asarray(plan.zero_stage) == 0, habits.gradient_bytes, word)  # an all-reduce, or new parameters
-    gathered = _gather_s(back * dense, shards, plan.tensor, links) + waits * _gather_s(
+    calls = habits.shard_calls
+    gathered = _gather_s(back * dense, shards, plan.tensor, links, calls) + waits * _gather_s(
         back * experts, expert_ranks, plan.tensor * plan.expert, links
     )
-    reduced = _scatter_s(habits.gradient_bytes * dense, shards, plan.tensor, links)
+    reduced = _scatter_s(habits.gradient_bytes * dense, shards, plan.tensor, links, calls)
     reduced = reduced + waits * _scatter_s(
         habits.gradient_bytes * experts, expert_ranks, plan.tensor * plan.expert, links
     )
+    gathered, reduced = habits.gather_passes * gathered, habits.scatter_passes * reduced
     replicas = every / shards
     across = 2.0 * _gather_s(habits.gradient_bytes * (dense + experts) / shards, replicas, plan.tensor * shards, links)
     reduced, across = trainable_share * reduced, trainable_share * across
@@ -176,9 +178,11 @@ def _pipeline_s(
     return habits.pipeline_exposed * sends * (send_s(held / plan.tensor, rate, links.out_latency_s) + gather)
 
 
-def _gather_s(payload: Any, ranks: Any, stride: Any, links: LinkRates) -> Any:
-    return all_gather_s(payload, ranks, *links.group(ranks, stride))
+def _gather_s(payload: Any, ranks: Any, stride: Any, links: LinkRates, calls: Any = 1.0) -> Any:
+    rate, hop = links.group(ranks, stride)
+    return all_gather_s(payload, ranks, rate, calls * hop)
 
 
-def _scatter_s(payload: Any, ranks: Any, stride: Any, links: LinkRates) -> Any:
-    return reduce_scatter_s(payload, ranks, *links.group(ranks, stride))
+def _scatter_s(payload: Any, ranks: Any, stride: Any, links: LinkRates, calls: Any = 1.0) -> Any:
+    rate, hop = links.group(ranks, stride)
+    return reduce_scatter_s(payload, ranks, rate, calls * hop)

@@ -23,6 +23,9 @@ class StackHabits:
     expert_hidden: Any = 0.0  # 1 where expert transfers hide only as far as a micro-step's arithmetic covers them
     shard_exposed: Any = 0.15
     shard_from_stage: Any = 3.0  # the ZeRO stage from which gradients are summed in every micro-step, not once a step
+    gather_passes: Any = 1.0  # what the library takes to gather shards, in times of a ring's formula
+    scatter_passes: Any = 1.0  # the same of summing and scattering
+    shard_calls: Any = 1.0  # messages that a stage's parameters are gathered or scattered by
     gradient_exposed: Any = 0.3
     gradient_cover: Any = 0.7  # of the last micro-step's backward that gradient exchange can run beside
     pipeline_exposed: Any = 0.5

@@ -37,6 +37,19 @@ def test_a_links_rate_follows_from_all_reduces_of_a_ring():
     link = link_of(sums)
     assert link["latency_s"] == pytest.approx(10e-6, rel=1e-6)
     assert link["bytes_per_s"] == pytest.approx(1e9, rel=1e-6)
+    assert "gather_passes" not in link  # nobody measured it
+
+
+def test_a_library_that_sums_the_whole_to_scatter_it_takes_twice_the_ring():
+    whole_s = {size: 2 * (10e-6 + size / 2 / 1e9) for size in SIZES}
+    kinds = {"all_reduce": 1.0, "all_gather": 0.5, "reduce_scatter": 1.0}
+    found = [
+        {"kind": kind, "bytes": size, "seconds": share * seconds, "processes": 2}
+        for kind, share in kinds.items()
+        for size, seconds in whole_s.items()
+    ]
+    link = link_of(found)
+    assert (link["gather_passes"], link["scatter_passes"]) == pytest.approx((1.0, 2.0), rel=1e-6)
 
 
 def test_a_line_is_found_again_and_never_falls_below_zero():
