@@ -59,7 +59,7 @@ def test_thunderbolt_is_what_it_measures() -> None:
 
 
 def test_an_a40_never_gets_an_h200s_memory() -> None:
-    assert from_model_and_site("gpt2", "8xA40").site.accelerator.memory_bytes == 48 * 2**30
+    assert from_model_and_site("gpt2", "8xA40").site.accelerator.memory_bytes == 46068 * 2**20  # 48 GB card, ECC on
     assert accelerator("H200").memory_bytes > 140e9
     for name in ("A40-48GB-turbo", "H2000", "A4O"):
         with pytest.raises(UnknownName):

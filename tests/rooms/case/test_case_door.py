@@ -141,7 +141,7 @@ def test_an_uneven_count_is_refused() -> None:
 
 def test_an_a40_never_gets_another_cards_memory() -> None:
     case = from_model_and_site("llama-3.1-8b", "8xA40")
-    assert case.site.accelerator.memory_bytes == 48 * 2**30
+    assert case.site.accelerator.memory_bytes == 46068 * 2**20
     assert case.site.accelerator.peak_flops_per_s["bf16"] == 149.7e12
     with pytest.raises(UnknownName):
         from_model_and_site("llama-3.1-8b", "8xA40000")
