@@ -34,7 +34,8 @@ class Executor(Protocol):
     `data_rank` of `data_world` says which share of the global batch this worker reads; of the workers that read the
     same share, one `logs_samples`.  `group_key` tells groups apart whose members exchange gradients with each other.
     Seconds that the loop is blocked by other transfers belong to component `blocked_in`.  `actions` is what the worker
-    did in the last pass of a pipeline's schedule, in order: (F or B, stage, micro-batch).
+    did in the last pass of a pipeline's schedule, in order: (F or B, stage, micro-batch).  Nothing that `optimiser`
+    holds changes but in `update` (and in `restore`), after its own step has begun.
     """
 
     data_rank: int
@@ -43,6 +44,11 @@ class Executor(Protocol):
     group_key: int
     blocked_in: str
     actions: list[tuple[str, int, int]] | None
+
+    @property
+    def optimiser(self) -> torch.optim.Optimizer:
+        """The optimiser of what this worker holds."""
+        ...
 
     def gradients(self, batches: Iterable[Any], micro_steps: int, mark: Mark) -> float | None:
         """Forward and backward of one step's micro-batches, gradients exchanged.

@@ -73,6 +73,11 @@ class HoldsPieces:
 
     state: LocalState
 
+    @property
+    def optimiser(self) -> torch.optim.Optimizer:
+        """As in Executor."""
+        return self.state.optimiser
+
     def update(self) -> None:
         """As in Executor."""
         self.state.update()

@@ -55,7 +55,7 @@ class Checkpoints:
         return at_stop or (interval > 0 and step % interval == 0)
 
     def commit(self, step: int, position: int) -> None:
-        """Write a checkpoint: on return it is committed on all workers, or copied if written in the background.
+        """Write a checkpoint: on return it is committed on all workers, or under way if written in the background.
 
         `position` is of the data: the samples that all workers together have read.
         """
@@ -78,6 +78,16 @@ class Checkpoints:
             dist.barrier()
         self._say(step, saved.stored_bytes, self.recorder.now() - began_s)
 
+    @property
+    def copying(self) -> bool:
+        """Whether a checkpoint under way still needs the state as it is."""
+        return self.saver is not None and self.saver.copying
+
+    def before_update(self) -> None:
+        """Return when the state may change."""
+        if self.saver is not None:
+            self.saver.before_update()
+
     def finish(self) -> None:
         """Wait for a checkpoint that is still being written."""
         if self.saver is not None:
@@ -96,6 +106,7 @@ class Checkpoints:
 
     def _saver(self) -> BackgroundSaver:
         saver = BackgroundSaver(self.path, **self.options)
+        saver.follow(self.executor.optimiser)
         saver.prepare(self.executor.tensors(complete=True))
         return saver
 
@@ -106,7 +117,7 @@ class Checkpoints:
         (pending, began_s), self.pending = self.pending, None
         saved = pending.wait()
         self._written(saved.stored_bytes)
-        self._say(pending.step, saved.stored_bytes, saved.seconds + pending.stall_s, began_s=began_s)
+        self._say(pending.step, saved.stored_bytes, saved.seconds, began_s=began_s)
 
     def _written(self, count: int) -> None:
         """A slow disk takes longer than the real one for what was written."""

@@ -42,6 +42,11 @@ class LocallyUpdated:
         self.mesh = init_device_mesh(device.type, (self.data_world,))
         self.every, self.done = plan.network.local_steps, 0
 
+    @property
+    def optimiser(self) -> torch.optim.Optimizer:
+        """As in Executor."""
+        return self.inner.optimiser
+
     def gradients(self, batches: Iterable[Any], micro_steps: int, mark: Mark) -> float:
         """As in Executor; nothing is exchanged here."""
         return self.inner.gradients(batches, micro_steps, mark)

@@ -42,6 +42,9 @@ def train(
         recorder.mark("input")
         phases = _Phases(recorder, counter)
         loss = executor.gradients(_batches(pipeline, micro_steps, executor, recorder), micro_steps, phases.mark)
+        if checkpoints.copying:
+            phases.mark("copying")
+            checkpoints.before_update()
         phases.mark("optimiser")
         updating_s = counter.blocked_s
         executor.update()

@@ -5,7 +5,8 @@ directly.  Only the committed history counts: of a step that was run again after
 
 A step's seconds, per worker, add up: compute (forward and backward), waiting (from my last gradient to everybody's),
 transfer (from everybody's last gradient to the end of the exchange), input, optimiser, and "other", the rest (mainly
-writing the log); with fast recovery also agreeing on who takes part.  A checkpoint's stall is apart from the step.
+writing the log); with fast recovery also agreeing on who takes part.  A checkpoint's stall is apart from the step: the
+call after it, and of a background save the wait for its copy before the next update.
 """
 
 from __future__ import annotations
@@ -108,6 +109,21 @@ def read_kind(folder: Path, kind: str) -> list[Event]:
     return sorted(found, key=lambda event: event.time_s)
 
 
+def stalls(steps: Sequence[Step]) -> list[float]:
+    """Seconds that each checkpoint held the loop, on the worker that it held longest."""
+
+    def seconds(worker: WorkerStep, wanted: str) -> float:
+        return sum(end - begin for phase, begin, end in worker.phases if phase == wanted)
+
+    found: list[float] = []
+    for step, after in zip(steps, [*steps[1:], None], strict=True):
+        waited = {worker.rank: seconds(worker, "copying") for worker in after.workers} if after else {}
+        held = [(seconds(worker, "checkpoint"), waited.get(worker.rank, 0.0)) for worker in step.workers]
+        if any(call for call, _ in held):
+            found.append(max(call + wait for call, wait in held))
+    return found
+
+
 def median(values: Sequence[float]) -> float:
     """The middle value, or the mean of the two in the middle; 0 of none."""
     ordered = sorted(values)
@@ -164,7 +180,7 @@ def _worker_step(rank: int, data: Mapping[str, Any], everybody_s: float, next_be
             arrived = min(max(everybody_s, begin), end)
             seconds["waiting"] += arrived - begin
             seconds["transfer"] += end - arrived
-        elif phase == "checkpoint":
+        elif phase in ("checkpoint", "copying"):
             checkpoint_s += end - begin
         else:
             component = _COMPONENT_OF.get(phase, "other")

@@ -18,7 +18,7 @@ from datahall.compute.counts import ShapeCounts
 from datahall.compute.layout import Layout
 from datahall.compute.mfu import step_mfu
 from datahall.compute.plan import ComputePlan
-from datahall.real.measure import COMPONENTS, Step, WorkerStep, median, median_interval, read_kind
+from datahall.real.measure import COMPONENTS, Step, WorkerStep, median, median_interval, read_kind, stalls
 
 
 def view_rank(steps: Iterable[Step]) -> int:
@@ -52,10 +52,9 @@ def step_metrics(steps: Sequence[Step], view: int, tokens_per_step: int, period:
 def run_metrics(folder: Path, steps: Sequence[Step]) -> list[Metric]:
     """checkpoint, checkpoint_write, startup and peak_memory, where the run has them."""
     found: list[Metric] = []
-    stalls = [max(worker.checkpoint_s for worker in step.workers) for step in steps]
     commits = [event.data["seconds"] for event in read_kind(folder, "checkpoint")]
     if commits:
-        found.append(_median("checkpoint", [stall for stall in stalls if stall > 0]))
+        found.append(_median("checkpoint", stalls(steps)))
         found.append(_median("checkpoint_write", commits))
     if steps:
         found.append(exactly("startup", "seconds", max(worker.begin_s for worker in steps[0].workers)))

@@ -20,6 +20,7 @@ _COMPONENT_OF = {
     "input": "input",
     "optimiser": "optimiser",
     "checkpoint": "checkpoint",
+    "copying": "checkpoint",
 }
 
 

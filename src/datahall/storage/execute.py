@@ -72,13 +72,16 @@ def save(
     keep: int = 0,
     replace: bool = False,
     group: dist.ProcessGroup | None = None,
+    check: Callable[[], None] | None = None,
+    began: float | None = None,
 ) -> Saved:
     """Write `state` as step `step` and return when it is committed and durable.
 
     `shards` is files per rank; `keep` retires all but the newest few after the commit (0 keeps all); `replace` allows a
-    step that is committed already to be written anew.  Raises StoreFault; a failure touches nothing that is committed.
+    step that is committed already to be written anew; what `check` raises on one rank fails the save on all; seconds
+    count from `began` (by time.perf_counter).  Raises StoreFault; a failure touches nothing that is committed.
     """
-    began = time.perf_counter()
+    began = time.perf_counter() if began is None else began
     chosen = checked_codec(codec)
     if not chosen.lossless and not allow_loss:
         raise StoreFault(
@@ -87,7 +90,8 @@ def save(
         )
     place = open_place(path)
     to_plain(extras, "extras")
-    writer = ShardWriter(place, step, codec=codec, shards=shards, run=dict(run or {}), extras=extras, replace=replace)
+    options = {"codec": codec, "shards": shards, "replace": replace, "check": check}
+    writer = ShardWriter(place, step, run=dict(run or {}), extras=extras, **options)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)

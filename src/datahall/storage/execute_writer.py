@@ -12,7 +12,7 @@ import json
 import math
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -71,7 +71,16 @@ class ShardWriter(StorageWriter):
     """Writes one step to a place.  `manifest` is set on the coordinator when the step is committed."""
 
     def __init__(
-        self, place: Place, step: int, *, codec: str, shards: int, run: Mapping[str, Any], extras: Any, replace: bool
+        self,
+        place: Place,
+        step: int,
+        *,
+        codec: str,
+        shards: int,
+        run: Mapping[str, Any],
+        extras: Any,
+        replace: bool,
+        check: Callable[[], None] | None = None,
     ) -> None:
         super().__init__()
         self._place = place
@@ -82,6 +91,7 @@ class ShardWriter(StorageWriter):
         self._run = run
         self._extras = extras
         self._replace = replace
+        self._check = check
         self._attempt = Attempt("0" * 16, 0)
         self.manifest: Manifest | None = None
 
@@ -98,7 +108,9 @@ class ShardWriter(StorageWriter):
             )
 
     def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
-        """As planned."""
+        """As planned, unless there is nothing worth writing: what is raised here is raised on all ranks."""
+        if self._check is not None:
+            self._check()
         return plan
 
     def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:

@@ -5,6 +5,7 @@ WorldFailed
     CorruptShard      a byte of a shard or of a manifest is not what was written; the file is named
     NoCheckpoint      nothing is committed (or nothing that is whole)
     AlreadyCommitted  somebody else has committed this step
+    Torn              the state changed while a save in the background copied it
     Unsafe            a name or a value that tries to leave the store or to be more than data
 """
 
@@ -27,6 +28,10 @@ class NoCheckpoint(StoreFault):
 
 class AlreadyCommitted(StoreFault):
     """The step was committed by another writer."""
+
+
+class Torn(StoreFault):
+    """The state changed before its copy was whole: there is nothing to commit."""
 
 
 class Unsafe(StoreFault):

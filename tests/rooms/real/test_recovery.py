@@ -47,6 +47,19 @@ def test_a_lost_worker_costs_no_sample_and_no_bit(case, plan, undisturbed, tmp_p
     assert run.samples == undisturbed.samples
     assert run.losses == undisturbed.losses
     assert parity.between(run, undisturbed).weights_max == 0.0
+    assert kept_bytes(run) == kept_bytes(undisturbed)
+
+
+def kept_bytes(run):
+    """What the checkpoints of a run hold, by step, tensor and chunk."""
+    place = open_place(checkpoint_folder(run.folder))
+    return {
+        step: {
+            name: [chunk.digest for piece in tensor.pieces for chunk in piece.chunks]
+            for name, tensor in read_manifest(place, step).tensors.items()
+        }
+        for step in committed_steps(place)
+    }
 
 
 def test_two_workers_then_one_then_two_are_the_same_training(case, plan, undisturbed, tmp_path):

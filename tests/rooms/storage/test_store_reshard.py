@@ -24,6 +24,7 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 from datahall.storage import execute  # noqa: E402
 from datahall.storage.estimate import reshard_read_bytes  # noqa: E402
 from datahall.storage.execute_async import BackgroundSaver  # noqa: E402
+from datahall.storage.faults import Torn  # noqa: E402
 from datahall.storage.place import LocalPlace, open_place  # noqa: E402
 from datahall.storage.store import committed_steps, verify  # noqa: E402
 
@@ -176,22 +177,42 @@ def test_all_ranks_fall_back_together(tmp_path: Path) -> None:
 def _background(rank: int, world: int, store: str) -> None:
     net, optimiser = build("fsdp", world)
     saver = BackgroundSaver(store, keep=1)
+    saver.follow(optimiser)
     for step in (1, 2):
         net(torch.full((8, 24), float(step))).square().mean().backward()
         optimiser.step()
         state = execute.training_state(net, optimiser)
         kept = whole(state)
         saver.save(step, state, {"at": step})
-        with torch.no_grad():
-            for parameter in net.parameters():
-                parameter.zero_()  # training goes on; what is being saved must not see it
-        net(torch.ones(8, 24)).sum().backward()
+        net(torch.ones(8, 24)).sum().backward()  # training goes on; what is being saved must not see it
         dist.all_reduce(torch.ones(1))  # the loop's own messages meanwhile
+        optimiser.step()
     saver.finish()
+    _torn_on_one(rank, saver, net, optimiser)
     found = execute.training_state(*build("fsdp", world))
     assert execute.load(store, found).extras == {"at": 2}
     for name, tensor in whole(found)["model"].items():
         assert torch.equal(tensor, kept["model"][name]), name
+
+
+def _torn_on_one(rank: int, saver: BackgroundSaver, net: torch.nn.Module, optimiser: torch.optim.Optimizer) -> None:
+    """One rank changes what it holds without a word: no rank commits, and all are told."""
+    state = execute.training_state(net, optimiser)
+    saver.save(3, state, _Meddler(net) if rank else {})
+    with pytest.raises(Torn):
+        saver.finish()
+
+
+class _Meddler:
+    """Extras that, when they are copied, change the weights that the saver has looked at and not copied yet."""
+
+    def __init__(self, net: torch.nn.Module) -> None:
+        self.net = net
+
+    def __deepcopy__(self, memo: object) -> dict[str, int]:
+        for parameter in self.net.parameters():
+            parameter.to_local().data.add_(1.0)
+        return {}
 
 
 def test_two_ranks_save_in_the_background_while_they_talk(tmp_path: Path) -> None:
