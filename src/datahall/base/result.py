@@ -9,7 +9,8 @@ run, so that a slow colleague shows as waiting):
     compute, transfer, waiting, input, optimiser    seconds per step
     other             seconds per step of none of these (writing the log, mainly)
     cpu_time          CPU seconds of that worker's process per step
-    checkpoint        seconds that the loop stands still for one checkpoint
+    checkpoint        seconds that one checkpoint holds the loop
+    checkpoint_slowing  seconds by which the steps beside one background checkpoint are longer in all
     startup           seconds from launch to the beginning of the first step
     step_time         seconds per step without checkpoints
     total_time        seconds from launch to the end

@@ -124,6 +124,18 @@ def stalls(steps: Sequence[Step]) -> list[float]:
     return found
 
 
+def slowing(steps: Sequence[Step], saves: Sequence[tuple[float, float]]) -> list[float]:
+    """Seconds by which the steps beside each background save were longer, against the middle one of the others.
+
+    `saves` are their beginnings and ends; nothing where no steady step is beside none of them.
+    """
+    steady = [step.workers[0] for step in steps if step.steady]
+    beside = [[worker for worker in steady if began <= worker.begin_s < ended] for began, ended in saves]
+    taken = {id(worker) for group in beside for worker in group}
+    others = [worker.step_s for worker in steady if id(worker) not in taken]
+    return [sum(worker.step_s - median(others) for worker in group) for group in beside if group] if others else []
+
+
 def median(values: Sequence[float]) -> float:
     """The middle value, or the mean of the two in the middle; 0 of none."""
     ordered = sorted(values)

@@ -18,7 +18,7 @@ from datahall.compute.counts import ShapeCounts
 from datahall.compute.layout import Layout
 from datahall.compute.mfu import step_mfu
 from datahall.compute.plan import ComputePlan
-from datahall.real.measure import COMPONENTS, Step, WorkerStep, median, median_interval, read_kind, stalls
+from datahall.real.measure import COMPONENTS, Step, WorkerStep, median, median_interval, read_kind, slowing, stalls
 
 
 def view_rank(steps: Iterable[Step]) -> int:
@@ -50,12 +50,16 @@ def step_metrics(steps: Sequence[Step], view: int, tokens_per_step: int, period:
 
 
 def run_metrics(folder: Path, steps: Sequence[Step]) -> list[Metric]:
-    """checkpoint, checkpoint_write, startup and peak_memory, where the run has them."""
+    """checkpoint, checkpoint_write, checkpoint_slowing, startup and peak_memory, where the run has them."""
     found: list[Metric] = []
-    commits = [event.data["seconds"] for event in read_kind(folder, "checkpoint")]
+    committed = [event.data for event in read_kind(folder, "checkpoint")]
+    commits = [data["seconds"] for data in committed]
+    slowed = slowing(steps, [(d["began_s"], d["began_s"] + d["seconds"]) for d in committed if "began_s" in d])
     if commits:
         found.append(_median("checkpoint", stalls(steps)))
         found.append(_median("checkpoint_write", commits))
+    if slowed:
+        found.append(_median("checkpoint_slowing", slowed))
     if steps:
         found.append(exactly("startup", "seconds", max(worker.begin_s for worker in steps[0].workers)))
     peaks = [event.data["peak_bytes"] for event in read_kind(folder, "trained")]

@@ -20,7 +20,7 @@ from datahall.compute.numbers import PlanNumbers
 from datahall.search.rank import Ranking, search
 from datahall.virtual.calibration import Calibration
 from datahall.virtual.checkpoints import checkpoint_seconds, codec_sentence
-from datahall.virtual.failures import daly_interval_s, wall_over_work, young_interval_s
+from datahall.virtual.failures import background_interval_s, wall_over_work, young_interval_s
 from datahall.virtual.training import RESTART_S
 
 _MOST_NODES = 4096
@@ -71,10 +71,14 @@ class LinkAnswer:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointAnswer:
-    """How often to write checkpoints, seconds of work apart, and what each choice costs (share of the time)."""
+    """How often to write checkpoints, seconds of work apart, and what each choice costs (share of the time).
+
+    A checkpoint is under way for `write_s`; it holds the loop for `stall_s` and makes steps longer by `slowed_s`.
+    """
 
     write_s: float
     stall_s: float
+    slowed_s: float
     between_failures_s: float
     young_s: float
     daly_s: float
@@ -150,17 +154,16 @@ def checkpoint_interval(ranking: Ranking) -> CheckpointAnswer:
         )
     between = 1.0 / (case.site.failures_per_device_s * plan.compute.devices)
     numbers = PlanNumbers.of(plan.compute)
-    written = checkpoint_seconds(case, plan.storage, numbers)
-    write, stall = float(written.write), float(written.stall)
-    best = float(daly_interval_s(stall, between))
     step_s = float(ranking.prices.step_s[ranking.order[0]])
+    written = checkpoint_seconds(case, plan.storage, numbers, hidden_s=step_s)
+    write, cost = float(written.write), float(written.cost)
+    best = float(background_interval_s(cost, write, between))
     tried = [best * factor for factor in (0.1, 0.3, 1.0, 3.0, 10.0)]
-    lost = [(interval, 1.0 - 1.0 / float(wall_over_work(interval, stall, RESTART_S, between))) for interval in tried]
-    young = float(young_interval_s(stall, between))
+    lost = [(interval, 1.0 - 1.0 / float(wall_over_work(interval, cost, RESTART_S, between))) for interval in tried]
+    young = float(young_interval_s(cost, between))
     why = codec_sentence(case, plan.storage, numbers)
-    return CheckpointAnswer(
-        write, stall, between, young, best, max(1, round(best / step_s)), lost, plan.storage.codec, why
-    )
+    held, slowed, steps = float(written.stall), float(written.slowed), max(1, round(best / step_s))
+    return CheckpointAnswer(write, held, slowed, between, young, best, steps, lost, plan.storage.codec, why)
 
 
 def _step_at(case: Case, bytes_per_s: float, calibration: Calibration) -> float:

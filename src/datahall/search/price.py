@@ -22,8 +22,8 @@ from datahall.search.space import Space
 from datahall.storage.plan import StoragePlan
 from datahall.virtual import training
 from datahall.virtual.calibration import Calibration
-from datahall.virtual.checkpoints import checkpoint_seconds, picked_codec, shards_of
-from datahall.virtual.failures import daly_interval_s
+from datahall.virtual.checkpoints import CheckpointSeconds, checkpoint_seconds, picked_codec, shards_of
+from datahall.virtual.failures import background_interval_s
 from datahall.virtual.step_time import StepInputs, step_time
 
 Numbers = NDArray[np.float64]
@@ -87,21 +87,23 @@ def _run(case: Case, numbers: PlanNumbers, inputs: StepInputs) -> tuple[Any, Any
     seconds = step_time(inputs, numbers)
     step, devices, site = seconds.total, numbers.devices, case.site
     interval = _interval_steps(case, numbers, step) * step
+    saved_s = _saved(case, numbers, step - seconds.optimiser).cost
     failures = site.failures_per_device_s * devices
     work = case.application.steps * step
-    total = training.run_parts(work, interval, _stall_s(case, numbers), failures, inputs.habits.startup_s).total
+    total = training.run_parts(work, interval, saved_s, failures, inputs.habits.startup_s).total
     cost = site.accelerator.price_usd_per_h / 3600.0 * devices * total
     return step, total, cost, training.power_w(site, seconds.compute / step) * devices * total
 
 
-def _stall_s(case: Case, numbers: PlanNumbers) -> Any:
-    return checkpoint_seconds(case, StoragePlan(asynchronous=True), numbers).stall
+def _saved(case: Case, numbers: PlanNumbers, hidden_s: Any) -> CheckpointSeconds:
+    return checkpoint_seconds(case, StoragePlan(asynchronous=True), numbers, hidden_s=hidden_s)
 
 
 def _interval_steps(case: Case, numbers: PlanNumbers, step_s: Any) -> Any:
     rate = case.site.failures_per_device_s * numbers.devices
     if case.site.failures_per_device_s > 0:
-        best = daly_interval_s(_stall_s(case, numbers), 1.0 / rate)
+        saved = _saved(case, numbers, step_s)
+        best = background_interval_s(saved.cost, saved.write, 1.0 / rate)
     else:
         best = _UNSTATED_INTERVAL_S + 0.0 * numbers.devices
     return np.maximum(1.0, np.rint(best / step_s))

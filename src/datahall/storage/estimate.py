@@ -3,7 +3,7 @@
 A client (one rank) holds `raw_bytes`, in `shards` files with one thread each.  A tier gives every stream at most
 `stream_bytes_per_s` and all streams of all clients together at most `tier_bytes_per_s`.  A codec shrinks `ratio` times
 at `codec_bytes_per_s` of raw bytes for the whole client (all its threads; measured through the real writer, digests and
-interpreter included).  Nothing here is overlapped with training: the stall of a background save is `stall_s`.
+interpreter included).  What a background save costs training is `stall_s` and `slowed_s`; nothing else here overlaps.
 """
 
 from __future__ import annotations
@@ -119,13 +119,24 @@ def break_even_bytes_per_s(ratio: Any, codec_bytes_per_s: Any, overlap: Any) -> 
 
 
 @formula(
-    equation="stall = bytes / copy rate",
-    source="ours: the loop stands still for one copy of its state in memory",
-    holds="the previous save has ended and the copy's memory is there",
+    equation="stall = call + max(0, bytes / copy rate - hidden)",
+    source="ours: the copy is made beside forward and backward, and the next update waits for it",
+    holds="the previous save has ended and the copy's memory is there; buffers are small",
 )
-def stall_s(raw_bytes: Any, copy_bytes_per_s: Any) -> Any:
-    """Seconds that the loop stands still for a background save."""
-    return np.asarray(raw_bytes) / copy_bytes_per_s
+def stall_s(raw_bytes: Any, copy_bytes_per_s: Any, hidden_s: Any, call_s: Any) -> Any:
+    """Seconds that a background save holds the loop; `hidden_s` lie between the call and the next update."""
+    return call_s + np.maximum(0.0, np.asarray(raw_bytes) / copy_bytes_per_s - hidden_s)
+
+
+@formula(
+    equation="T = n W / C x min(1, max(0, t + 1 - C/n))",
+    source="ours: where no core is free, the work of copying and writing comes from all cores alike",
+    holds="n ranks of t threads on C cores that share them evenly, one thread more each; memory's rate is no limit",
+)
+def slowed_s(work_s: Any, ranks: Any, threads: Any, cores: Any) -> Any:
+    """Seconds by which the steps beside a background save of `work_s` seconds of one core are longer in all."""
+    short = np.clip(np.asarray(threads) + 1.0 - np.asarray(cores) / ranks, 0.0, 1.0)
+    return ranks * np.asarray(work_s) / cores * short
 
 
 @formula(

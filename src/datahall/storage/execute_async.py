@@ -1,7 +1,7 @@
 """Save while training goes on: the loop is held for what may change at once, the rest is copied beside its next step.
 
     saver = BackgroundSaver("ckpt", keep=2)
-    saver.follow(optimiser)                     # parameters and moments change in its step only, which waits for the copy
+    saver.follow(optimiser)                     # weights and moments change in its step only, which waits for the copy
     saver.prepare(state)                        # optional: touch the copy's memory before it is needed
     pending = saver.save(step, state, extras)   # returns when what nobody follows is copied (buffers, random states)
     loss.backward()                             # the copy is made meanwhile

@@ -151,7 +151,16 @@ def _of_steps(expected: Result, steps: int) -> Result:
     whole = expected.counts.get("steps", 0)
     kept = {name: count for name, count in expected.counts.items() if not name.startswith("checkpoint")}
     counts = {name: count // whole * steps for name, count in kept.items()} if whole else {}
-    ends = ("total_time", "startup", "energy", "cost", "goodput", "checkpoint", "checkpoint_write")
+    ends = (
+        "total_time",
+        "startup",
+        "energy",
+        "cost",
+        "goodput",
+        "checkpoint",
+        "checkpoint_slowing",
+        "checkpoint_write",
+    )
     return replace(expected, counts=counts, metrics={k: v for k, v in expected.metrics.items() if k not in ends})
 
 

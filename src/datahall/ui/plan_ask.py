@@ -129,8 +129,9 @@ def _checkpoint(case: Case, calibration: Calibration) -> Answer:
     text = Text()
     text.append(f"Every {human_time(found.daly_s)} ({found.daly_steps:,} steps)", style="bold")
     text.append(
-        f": a checkpoint takes {human_time(found.write_s)} to write, training stands still for"
-        f" {human_time(found.stall_s)},\nand some device fails every {human_time(found.between_failures_s)}"
+        f": a checkpoint takes {human_time(found.write_s)} to write, beside training, which it holds for"
+        f" {human_time(found.stall_s)}\nand slows by {human_time(found.slowed_s)};"
+        f" some device fails every {human_time(found.between_failures_s)}"
         f" (Daly; Young says {human_time(found.young_s)}).\n"
         f"{found.codec_why}\n"
     )
@@ -143,6 +144,7 @@ def _checkpoint(case: Case, calibration: Calibration) -> Answer:
         "young_s": found.young_s,
         "write_s": found.write_s,
         "stall_s": found.stall_s,
+        "slowed_s": found.slowed_s,
         "codec": found.codec,
         "codec_why": found.codec_why,
         "between_failures_s": found.between_failures_s,

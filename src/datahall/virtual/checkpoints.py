@@ -20,22 +20,33 @@ from datahall.compute.adapters import adapters_of, trained_parameters
 from datahall.compute.anatomy import Anatomy
 from datahall.compute.numbers import PlanNumbers
 from datahall.storage.choice import CodecRate, Option, Tier, options, pick_codec
-from datahall.storage.estimate import coded_s, stall_s
+from datahall.storage.estimate import coded_s, slowed_s, stall_s
 from datahall.storage.plan import DEFAULT_SHARDS, StoragePlan
 
 _MOST_FILES: Final = 1024  # of a checkpoint, unless there are more ranks than that
 _OVERLAP: Final = 0.25  # of the shorter of coding and moving, not covered: `storage.choice`'s
 _HOST_LINK: Final = "pcie4-x16"  # between a device and its host, which no site states
 _LINK_SHARE: Final = 0.8
+_CALL_S: Final = 0.01  # to begin a background save: some hundred tensors are looked at
+_WRITE_COPIES: Final = 1.5  # what digesting and handing over take of a core, in copies of the same bytes
 
 
 @dataclass(frozen=True, slots=True)
 class CheckpointSeconds:
-    """Of one checkpoint: until it is committed, that the loop stands still, until it is read; numbers or arrays."""
+    """Of one checkpoint: until it is committed, that it holds the loop, by which it slows steps, until it is read.
+
+    Numbers or arrays.
+    """
 
     write: Any
     stall: Any
+    slowed: Any
     read: Any
+
+    @property
+    def cost(self) -> Any:
+        """Seconds by which a run is longer for each."""
+        return self.stall + self.slowed
 
 
 def checkpoint_bytes(case: Case, own: Anatomy | None = None) -> int:
@@ -54,16 +65,29 @@ def checkpoint_seconds(
     numbers: PlanNumbers,
     measured: Sequence[CodecRate] = (),
     own: Anatomy | None = None,
+    *,
+    hidden_s: Any,
+    threads: int = 1,
 ) -> CheckpointSeconds:
-    """Every rank writes its share through its node's disk, or through the one disk of a site that shares it."""
+    """Every rank writes its share through its node's disk, or through the one disk of a site that shares it.
+
+    In the background the copy is made beside the `hidden_s` until the next update, and all of it beside steps that take
+    `threads` of the host's cores for each rank.
+    """
     disk, clients = case.site.disk, _clients(case, numbers)
     rate = _rate_of(storage.codec, codec_rates(case, numbers, storage.shards, measured))
     raw = float(checkpoint_bytes(case, own)) / numbers.devices
     at = (storage.shards, clients, np.inf)
     write = coded_s(raw, rate.ratio, rate.encode_bytes_per_s, *at, disk.write_bytes_per_s, disk.latency_s, _OVERLAP)
     read = coded_s(raw, rate.ratio, rate.decode_bytes_per_s, *at, disk.read_bytes_per_s, disk.latency_s, _OVERLAP)
-    stall = stall_s(staged_bytes(case, numbers, own), _copy_bytes_per_s(case)) if storage.asynchronous else write
-    return CheckpointSeconds(write, stall, read)
+    if not storage.asynchronous:
+        return CheckpointSeconds(write, write, 0.0, read)
+    staged, copy_rate = staged_bytes(case, numbers, own), _copy_bytes_per_s(case)
+    coding = _threads(case, numbers, storage.shards) * raw / rate.encode_bytes_per_s
+    work = (staged + _WRITE_COPIES * raw) / copy_rate + coding
+    ranks = np.minimum(numbers.devices, case.site.devices_per_node)
+    slowed = slowed_s(work, ranks, threads, case.site.host_cores or np.inf) + _read_s(case, staged)
+    return CheckpointSeconds(write, stall_s(staged, copy_rate, hidden_s, _CALL_S), slowed, read)
 
 
 def staged_bytes(case: Case, numbers: PlanNumbers, own: Anatomy | None = None) -> Any:
@@ -156,6 +180,12 @@ def _threads(case: Case, numbers: PlanNumbers, shards: int) -> Any:
     if not case.site.host_cores:
         return float(shards)  # a host that nobody describes has a few cores for each device
     return np.minimum(float(shards), case.site.host_cores / np.minimum(numbers.devices, case.site.devices_per_node))
+
+
+def _read_s(case: Case, staged: Any) -> Any:
+    """Seconds of a device's memory that the copy takes; on a processor they are in the core's own."""
+    device = case.site.accelerator
+    return 0.0 if device.kind == "cpu" else staged / device.memory_bytes_per_s
 
 
 def _copy_bytes_per_s(case: Case) -> float:

@@ -35,6 +35,16 @@ def daly_interval_s(stall_s: Any, mean_between_failures_s: Any) -> Any:
 
 
 @formula(
+    equation="T = max(Daly's for what a save costs training, seconds of a save)",
+    source="ours: a save in the background costs little, and begins when the one before it has ended",
+    holds="as Daly's; the work lost between the call and the commit is not in it",
+)
+def background_interval_s(cost_s: Any, write_s: Any, mean_between_failures_s: Any) -> Any:
+    """Seconds of work between checkpoints that are written in the background."""
+    return np.maximum(daly_interval_s(cost_s, mean_between_failures_s), write_s)
+
+
+@formula(
     equation="wall/work = M e^(R/M) (e^((T+d)/M) - 1) / T",
     source="Daly 2006, equation 13 (complete model), per second of work",
     holds="exponential failures of mean distance M; each costs R to restart and the work since the last checkpoint",

@@ -80,8 +80,9 @@ def forecast(case: Case, plan: Plan, calibration: Calibration | None = None, own
             where="plan.compute",
         )
     seconds = step_time(inputs, numbers)
-    written = checkpoint_seconds(case, plan.storage, numbers, inputs.codecs, own)
-    run = run_seconds(case, plan, float(seconds.total), float(written.stall), float(inputs.habits.startup_s))
+    hidden, threads = seconds.total - seconds.optimiser, compute.threads
+    written = checkpoint_seconds(case, plan.storage, numbers, inputs.codecs, own, hidden_s=hidden, threads=threads)
+    run = run_seconds(case, plan, float(seconds.total), float(written.cost), float(inputs.habits.startup_s))
     values = _values(case, plan, inputs, seconds, run, written)
     if own is None:
         values |= _mfu(case, plan, inputs, float(seconds.total))
@@ -108,23 +109,23 @@ def ideal_run_s(run_flops: float, devices: int, peak: float) -> float:
     return run_flops / (peak * devices)
 
 
-def run_seconds(case: Case, plan: Plan, step_s: float, stall_s: float, startup_s: float = 60.0) -> RunSeconds:
-    """Steps, checkpoints that stall the loop for `stall_s` each, and failures of the whole run."""
+def run_seconds(case: Case, plan: Plan, step_s: float, save_s: float, startup_s: float = 60.0) -> RunSeconds:
+    """Steps, checkpoints that make the run longer by `save_s` each, and failures of the whole run."""
     work = case.application.steps * step_s
     rate = case.site.failures_per_device_s * plan.compute.processors
     interval = plan.storage.interval_steps * step_s
     if not interval and rate > 0:
-        interval = float(daly_interval_s(stall_s, 1.0 / rate))
+        interval = float(daly_interval_s(save_s, 1.0 / rate))
     if not interval:
         return RunSeconds(work, 0.0, 0.0, startup_s)
-    return run_parts(work, interval, stall_s, rate, startup_s)
+    return run_parts(work, interval, save_s, rate, startup_s)
 
 
-def run_parts(work_s: Any, interval_s: Any, stall_s: Any, failures_per_s: Any, startup_s: Any) -> RunSeconds:
-    """A run of `work_s` seconds of steps that stands still `stall_s` after each `interval_s`; numbers or arrays."""
-    checkpoints = work_s / interval_s * stall_s
+def run_parts(work_s: Any, interval_s: Any, save_s: Any, failures_per_s: Any, startup_s: Any) -> RunSeconds:
+    """A run of `work_s` seconds of steps that takes `save_s` longer for each `interval_s`; numbers or arrays."""
+    checkpoints = work_s / interval_s * save_s
     between = 1.0 / np.maximum(failures_per_s, 1e-300)
-    wall = work_s * wall_over_work(interval_s, stall_s, RESTART_S, between)
+    wall = work_s * wall_over_work(interval_s, save_s, RESTART_S, between)
     return RunSeconds(work_s, checkpoints, np.maximum(0.0, wall - work_s - checkpoints), startup_s)
 
 
@@ -149,7 +150,9 @@ def _values(
     tokens = compute.global_batch * case.application.sequence
     watts = power_w(site, float(seconds.compute) / step_s)
     held = held_bytes(inputs, PlanNumbers.of(compute))
+    beside = {"checkpoint_slowing": ("seconds", float(written.slowed))} if plan.storage.asynchronous else {}
     return {
+        **beside,
         "compute": ("seconds", float(seconds.compute) + float(seconds.fixed)),
         "transfer": ("seconds", float(seconds.transfer)),
         "waiting": ("seconds", float(seconds.waiting)),

@@ -82,7 +82,8 @@ def test_the_interval_of_checkpoints_loses_the_least() -> None:
     losses = dict(found.lost_shares)
     assert min(losses, key=lambda interval: losses[interval]) == pytest.approx(found.daly_s)
     for factor in (0.8, 1.25):  # no interval near it loses less
-        there = 1 - 1 / float(wall_over_work(found.daly_s * factor, found.stall_s, 300.0, found.between_failures_s))
+        cost_s = found.stall_s + found.slowed_s
+        there = 1 - 1 / float(wall_over_work(found.daly_s * factor, cost_s, 300.0, found.between_failures_s))
         assert there >= losses[found.daly_s]
     silent = replace(ranking, case=replace(ranking.case, site=replace(ranking.case.site, failures_per_device_s=0.0)))
     with pytest.raises(UsageError, match="how often devices fail"):

@@ -27,7 +27,8 @@ CASES: list[tuple[Any, list[Any]]] = [
     (estimate.reshard_s, [shares, amounts, rates]),
     (estimate.break_even_bytes_per_s, [ratios, rates, shares]),
     (estimate.pipeline_share, [amounts, counts]),
-    (estimate.stall_s, [amounts, rates]),
+    (estimate.stall_s, [amounts, rates, st.floats(0, 9), st.floats(0, 1)]),
+    (estimate.slowed_s, [st.floats(0, 9), counts, counts, counts]),
     (estimate.input_wait_s, [shares, shares, st.booleans()]),
     (estimate.save_memory_bytes, [counts, st.booleans()]),
     (estimate.cache_gain_s, [amounts, shares, st.floats(0, 9), st.floats(0, 9), st.floats(0, 1), st.floats(0, 1)]),
@@ -44,6 +45,13 @@ def test_an_element_of_the_array_answer_is_the_scalar_answer(function: Any, inpu
             assert float(function(*row)) == pytest.approx(float(value), rel=1e-12, abs=0)
 
     check()
+
+
+def test_a_background_save_holds_the_loop_for_what_the_step_does_not_hide_and_slows_it_where_no_core_is_free() -> None:
+    assert estimate.stall_s(8e9, 4e9, np.array([0.0, 1.5, 3.0]), 0.25).tolist() == [2.25, 0.75, 0.25]
+    assert estimate.slowed_s(3.0, 1, np.array([1, 2, 3]), 2).tolist() == [0.0, 1.5, 1.5]
+    assert estimate.slowed_s(3.0, 2, 1, 2) == 3.0  # both ranks' work, on both cores, which both are busy
+    assert estimate.slowed_s(3.0, 4, 1, np.inf) == 0.0
 
 
 def test_stripes_add_up_until_the_tier_is_full() -> None:
