@@ -140,6 +140,7 @@ def _training(
     form: TrainingForm, model: ModelShape, site: Site, longest: int, document: Document
 ) -> tuple[Training, dict[str, str]]:
     _check_method(form, model, document)
+    _check_optimiser(form, document)
     sequence = form.sequence or training_defaults(model, site, longest, tokens=1e12, global_batch=1)[0].sequence
     batch = None if form.global_batch is None else _batch(form.global_batch, sequence, document)
     try:
@@ -179,6 +180,15 @@ def _check_method(form: TrainingForm, model: ModelShape, document: Document) -> 
             "application.tokens is missing: how much a fine-tuning takes depends on its data.",
             where=document.where(("application",)),
             hint='Write it like "tokens: 100e6".',
+        )
+
+
+def _check_optimiser(form: TrainingForm, document: Document) -> None:
+    if form.optimiser in ("sgd", "adafactor") and not form.entry:
+        raise CaseError(
+            f"application.optimiser {form.optimiser} is not counted yet: forecasts and runs hold Adam's two moments.",
+            where=document.where(("application", "optimiser")),
+            hint='Write "adamw"; a model of your own (application.entry) brings its own optimiser.',
         )
 
 

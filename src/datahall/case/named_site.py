@@ -24,7 +24,7 @@ _COUNTED = re.compile(r"\s*(?P<first>\d+)\s*[x×*]\s*(?:(?P<second>\d+)\s*[x×*]
 def site_from_text(text: str) -> tuple[Site, Mapping[str, str]]:
     """The site that `text` names, and why each value that it does not state was chosen, by field path.
 
-    `text` is a catalogue site, `<nodes>x<site>`, `<devices>x<accelerator>` or `<nodes>x<devices>x<accelerator>`.
+    `text` is a catalogue site, `<count>x<site>`, `<devices>x<accelerator>` or `<nodes>x<devices>x<accelerator>`.
     Raises UnknownName for a name that the catalogue lacks, UsageError for a count that makes no sense.
     """
     match = _COUNTED.fullmatch(text)
@@ -34,7 +34,7 @@ def site_from_text(text: str) -> tuple[Site, Mapping[str, str]]:
     if first < 1 or (second is not None and int(second) < 1):
         raise UsageError(f'site "{text}" counts to zero.', hint='Write it like "8xA40" or "16x8xH100-SXM".')
     if second is None and _is_site(name):
-        return named_site(name, nodes=first)
+        return named_site(name, nodes=first * sites.site(name).nodes)
     if second is None:
         nodes, devices = _nodes_of(first, accelerators.accelerator(name))
         return counted_site(nodes, devices, name)
@@ -55,7 +55,7 @@ def named_site(name: str, nodes: int | None = None) -> tuple[Site, Mapping[str, 
         raise UsageError(f'site "{entry.name}" is asked for with {count} nodes.', hint="Ask for one or more.")
     scale_up, scale_out = links.link(entry.scale_up_link), links.link(entry.scale_out_link)
     site = Site(
-        name=entry.name if count == entry.nodes else f"{count}x{entry.name}",
+        name=_times(entry.name, count, entry.nodes),
         accelerator=accelerator_of(card),
         nodes=count,
         devices_per_node=entry.devices_per_node,
@@ -143,6 +143,13 @@ def with_nodes(site: Site, nodes: int) -> Site:
     """The same site with another number of nodes; its name says so."""
     domain = _domain(site.scale_up_domain, nodes, site.devices_per_node)
     return dataclasses.replace(site, nodes=nodes, scale_up_domain=domain, name=f"{nodes}x({site.name})")
+
+
+def _times(name: str, nodes: int, own: int) -> str:
+    """How a site of so many nodes is called, `own` being those of the named one."""
+    if nodes % own:
+        return f"{nodes} nodes of {name}"
+    return name if nodes == own else f"{nodes // own}x{name}"
 
 
 def _named_or_single(text: str) -> tuple[Site, Mapping[str, str]]:

@@ -136,8 +136,9 @@ def _meter_result(folder: Path) -> Result:
     try:
         found = result_from_json(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError) as error:
+        reason = (error.strerror or str(error)).lower() if isinstance(error, OSError) else str(error)
         raise UsageError(
-            f"this is not a folder of datahall.meter: {error}.",
+            f"this is not a folder of datahall.meter: {reason}.",
             where=str(path),
             hint="Let the `with datahall.meter(folder, model)` block end before you compare.",
         ) from error

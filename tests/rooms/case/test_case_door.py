@@ -223,3 +223,18 @@ def test_a_setting_reaches_into_a_site_that_is_named_by_a_word() -> None:
     assert loads(text, ["site.nodes=4"]).site.devices == 32
     with pytest.raises(CaseError, match=r"--set site\.link.*Did you mean"):
         loads(text, ["site.link=400 GB/s"])
+
+
+def test_two_of_a_rack_are_two_racks() -> None:
+    assert site_from_text("2xgb200-nvl72")[0].devices == 144
+    assert site_from_text("2xgb200-nvl72")[0].name == "2xgb200-nvl72"
+    assert site_from_text("16xdgx-h100")[0].devices == 128
+    text = "model: gpt2\napplication: {kind: training}\nsite: {catalog: gb200-nvl72, nodes: 2}\n"
+    assert (loads(text).site.devices, loads(text).site.name) == (8, "2 nodes of gb200-nvl72")
+
+
+def test_an_optimiser_that_is_not_counted_is_refused() -> None:
+    with pytest.raises(CaseError, match="adafactor is not counted"):
+        loads(GOOD, ["application.optimiser=adafactor"])
+    own = loads(GOOD, ["application.optimiser=sgd", "application.entry=mine:build"])
+    assert own.application.optimiser == "sgd"
