@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from datahall.base.errors import UsageError
+from datahall.base.errors import UnknownName, UsageError
 from datahall.ui.claim import claim_command, share_of
 
 CASES = Path(__file__).parents[2] / "cases"
@@ -61,3 +61,11 @@ def test_a_longer_run_is_told_as_a_ratio():
 def test_a_claim_that_is_no_percentage_is_refused():
     with pytest.raises(UsageError, match="percentage"):
         share_of("a third")
+
+
+def test_a_baseline_that_is_not_known_or_too_small_is_named():
+    asked = [str(CASES / "a100-megatron.yaml"), "--against", "H100-SXM", "--against", "A101"]
+    assert isinstance(CliRunner().invoke(claim_command, asked).exception, UnknownName)
+    said = answer("a100-megatron.yaml", "--against", "H100-SXM", "--against", "Xeon-8380", "--against", "Inferentia2")
+    assert {one["site"].split(" x ")[1] for one in said["baselines"]} == {"H100-SXM", "Xeon-8380"}
+    assert said["unable"] == ["Inferentia2"]

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from datahall.base.errors import DatahallError, UsageError
+from datahall.base.errors import DatahallError, UnknownName, UsageError
 from datahall.base.metric import Metric
 from datahall.calibrate.shipped import shipped_runs
 from datahall.case.named_site import site_from_text
@@ -76,6 +76,7 @@ class Claim:
     baselines: Sequence[Baseline]
     published_mfu: tuple[float, float, float] | None  # 10th, 50th, 90th percentile
     published_runs: int
+    unable: Sequence[str]  # accelerators of which as many devices cannot hold the case
     served: Served | None
 
     def mfu_of_baseline(self, claimed: float) -> tuple[float, float, float]:
@@ -90,24 +91,32 @@ def claim(case: Case, names: Sequence[str]) -> Claim:
     own = explain(search(case, default_calibration(case)))
     total = own.metrics["total_time"]
     found: list[Baseline] = []
+    unable: list[str] = []
     for name in names:
         other = _run_time(case, name)
-        if other is not None:
+        if other is None:
+            unable.append(name)
+        else:
             found.append(_baseline(case, name, total, *other))
     if not found:
         raise UsageError("none of the baselines can hold this case.", hint="Name others with --against.")
     shares, count = _published(case.site.accelerator)
     by_time = sorted(found, key=lambda baseline: -baseline.total_s)
-    return Claim(total, own.metrics["mfu"], by_time, shares, count, served(case.model, case.site))
+    return Claim(total, own.metrics["mfu"], by_time, shares, count, unable, served(case.model, case.site))
 
 
 def _run_time(case: Case, name: str) -> tuple[Metric, Site] | None:
-    """Forecast of the run on as many devices of another kind, in a precision that they have; None if they cannot."""
+    """Forecast of the run on as many devices of another kind, in a precision that they have; None if they cannot.
+
+    UnknownName for a kind that the catalogue does not have.
+    """
     application = replace(case.application, precision="")
     try:
         site = site_from_text(f"{case.site.devices}x{name}")[0]
         other = replace(case, site=site, application=application)
         return explain(search(other, default_calibration(other))).metrics["total_time"], site
+    except UnknownName:
+        raise
     except DatahallError:
         return None
 
@@ -131,7 +140,8 @@ def _served_ratio(own: Served | None, other: Served | None) -> Ratio | None:
 
 
 def _peak(card: Accelerator) -> float:
-    return max(card.peak_flops_per_s.get("bf16", 0.0), card.peak_flops_per_s.get("fp16", 0.0))
+    peaks = card.peak_flops_per_s
+    return max(peaks.get("bf16", 0.0), peaks.get("fp16", 0.0)) or peaks.get("fp32", math.nan)
 
 
 def _published(card: Accelerator) -> tuple[tuple[float, float, float] | None, int]:

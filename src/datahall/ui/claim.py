@@ -88,6 +88,8 @@ def _table(found: Claim, less: float, more: float) -> Group:
             one.inference(more),
         )
     note = Text("As long, tokens: the case's run and tokens/s over the baseline's, two forecasts each.", style="dim")
+    if found.unable:
+        note.append(f"\nAs many cannot hold the case, or fill no whole nodes: {', '.join(found.unable)}.")
     return Group(table, note)
 
 
@@ -105,6 +107,7 @@ def _as_json(found: Claim, less: float, more: float) -> dict[str, object]:
         "mfu": found.mfu.to_json(),
         "same_devices_at_mfu": {"value": value, "low": low, "high": high},
         "published_mfu": found.published_mfu,
+        "unable": list(found.unable),
         "served": None if found.served is None else asdict(found.served),
         "baselines": [
             {**asdict(one), "training": one.training(less), "inference": one.inference(more)} for one in found.baselines
