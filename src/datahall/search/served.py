@@ -40,7 +40,7 @@ class Served:
 
 
 def served(shape: ModelShape, site: Site) -> Served | None:
-    """The copy that answers most tokens a second of each device of `site`; None if its devices cannot hold one."""
+    """The copy that answers most tokens a second of each device of `site`; None: they hold none, or not in 16 bits."""
     counts, card = ShapeCounts.of(shape), site.accelerator
     tensor, stages = _cuts(shape, site)
     room = _USED_SHARE * card.memory_bytes * tensor * stages - _WORD_BYTES * shape.parameters()
@@ -48,10 +48,10 @@ def served(shape: ModelShape, site: Site) -> Served | None:
     each = _WORD_BYTES * shape.layers * width * (PROMPT + ANSWER)
     at_once = np.minimum(_MOST_AT_ONCE, np.floor(room / each))
     fits = at_once >= stages
-    if not fits.any():
+    peak = max(card.peak_flops_per_s.get("bf16", 0.0), card.peak_flops_per_s.get("fp16", 0.0))
+    if not fits.any() or not peak:
         return None
     tensor, stages, at_once = tensor[fits], stages[fits], at_once[fits]
-    peak = max(card.peak_flops_per_s.get("bf16", 0.0), card.peak_flops_per_s.get("fp16", 0.0))
     server = Server(peak, card.memory_bytes_per_s, site.scale_up.bytes_per_s, tensor, stages)
     seconds = np.asarray(token_s(counts, width, server, at_once, float(PROMPT), float(ANSWER)))
     rate = at_once / seconds / (tensor * stages)
