@@ -40,6 +40,8 @@ from datahall.real.observe_collectives import CollectiveCounter
 from datahall.real.record import Recorder
 from datahall.real.summary import counts_of, run_metrics, step_metrics, view_rank
 
+_MOST_BEFORE = 64  # workers of an earlier run in the same folder whose logs are taken away
+
 
 class Meter:
     """Hooks on a model and on the optimiser's step, from `start` to `stop`; also a context."""
@@ -51,6 +53,7 @@ class Meter:
         self.result: Result | None = None
         self.steps: tuple[Step, ...] = ()
         self.samples_per_step = 0  # where batches cannot be seen: what the trainer says
+        self.told_of_updates = False  # gradients are computed inside of the optimiser's step: the trainer says when not
         self._samples = 0
         self._hooks: list[Any] = []
 
@@ -149,7 +152,8 @@ class Meter:
         self.phase("forward")
 
     def _optimiser(self, optimiser: Any, arguments: Any, named: Any) -> None:
-        self.phase("optimiser")
+        if not self.told_of_updates:
+            self.phase("optimiser")
 
     def _stepped(self, optimiser: Any, arguments: Any, named: Any) -> None:
         self.phase("idle")
@@ -185,8 +189,9 @@ class Meter:
 def _recorder(folder: Path, rank: int, world: int) -> Recorder:
     try:
         (folder / "workers").mkdir(parents=True, exist_ok=True)
-        for name in (f"{rank}.jsonl", f"loader-{rank}.jsonl"):
-            (folder / "workers" / name).unlink(missing_ok=True)
+        for old in (rank, *(range(world, _MOST_BEFORE) if rank == 0 else ())):  # and of a run with more workers
+            for name in (f"{old}.jsonl", f"loader-{old}.jsonl"):
+                (folder / "workers" / name).unlink(missing_ok=True)
         return Recorder(folder, rank, world, 0, time.monotonic() if world == 1 else 0.0)
     except OSError as error:
         raise UsageError(

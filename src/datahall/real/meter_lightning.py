@@ -32,6 +32,7 @@ class MeterCallback(Callback):
         """Begin to measure the module (or what the strategy wrapped it in)."""
         model = trainer.strategy.model or pl_module
         self.meter = Meter(self.folder, model, tokens_per_step=self.tokens_per_step).start()
+        self.meter.told_of_updates = True
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """A batch was read; the module's training_step begins."""

@@ -121,6 +121,7 @@ def _metered(proposal: Proposal, folder: Path, as_json: bool) -> int:
     from datahall.report.terminal import comparison_table, counts_table, show
 
     seen = _meter_result(folder)
+    _check_workers(proposal, folder)
     compared = compare(_of_steps(proposal.forecast, seen.counts["steps"]), seen, NOISE_SHARE)
     if as_json:
         click.echo(json.dumps({**compared.to_json(), "named": named(compared)}, indent=2))
@@ -145,6 +146,16 @@ def _meter_result(folder: Path) -> Result:
     if not found.counts.get("steps"):
         raise UsageError("no step was measured.", where=str(path), hint="A step ends with the optimiser's.")
     return found
+
+
+def _check_workers(proposal: Proposal, folder: Path) -> None:
+    ran, planned = len(list((folder / "workers").glob("[0-9]*.jsonl"))), proposal.plan.compute.devices
+    if ran != planned:
+        raise UsageError(
+            f"the plan has {planned} workers and this loop ran as {ran}, so that nothing of it is comparable.",
+            where=str(folder),
+            hint=f"Plan for a site of {ran}, such as `--set site.devices_per_node={ran}`, or run the loop as planned.",
+        )
 
 
 def _of_steps(expected: Result, steps: int) -> Result:

@@ -49,14 +49,18 @@ class CheckpointSeconds:
         return self.stall + self.slowed
 
 
-def checkpoint_bytes(case: Case, own: Anatomy | None = None) -> int:
+def checkpoint_bytes(case: Case, own: Anatomy | None = None, optimisers: int = 1) -> int:
     """Bytes of a full checkpoint: 32-bit master weights and Adam's two moments, 12 bytes a trained parameter.
 
-    Of a model of the user's `own`: its weights and whatever its optimiser keeps.
+    Of a model of the user's `own`: its weights and whatever its optimiser keeps.  Workers with local updates have so
+    many `optimisers` of their own, and one momentum of what they do together.
     """
-    if own is not None:
-        return round(own.parameters * (4.0 + own.state_bytes))
-    return 12 * trained_parameters(case.model, adapters_of(case.application))
+    parameters, state = (
+        (own.parameters, own.state_bytes)
+        if own is not None
+        else (trained_parameters(case.model, adapters_of(case.application)), 8.0)
+    )
+    return round(parameters * (4.0 + optimisers * state + 4.0 * (optimisers > 1)))
 
 
 def checkpoint_seconds(
@@ -68,15 +72,16 @@ def checkpoint_seconds(
     *,
     hidden_s: Any,
     threads: int = 1,
+    optimisers: int = 1,
 ) -> CheckpointSeconds:
     """Every rank writes its share through its node's disk, or through the one disk of a site that shares it.
 
     In the background the copy is made beside the `hidden_s` until the next update, and all of it beside steps that take
-    `threads` of the host's cores for each rank.
+    `threads` of the host's cores for each rank.  `optimisers` as in `checkpoint_bytes`.
     """
     disk, clients = case.site.disk, _clients(case, numbers)
     rate = _rate_of(storage.codec, codec_rates(case, numbers, storage.shards, measured))
-    raw = float(checkpoint_bytes(case, own)) / numbers.devices
+    raw = float(checkpoint_bytes(case, own, optimisers)) / numbers.devices
     at = (storage.shards, clients, np.inf)
     write = coded_s(raw, rate.ratio, rate.encode_bytes_per_s, *at, disk.write_bytes_per_s, disk.latency_s, _OVERLAP)
     read = coded_s(raw, rate.ratio, rate.decode_bytes_per_s, *at, disk.read_bytes_per_s, disk.latency_s, _OVERLAP)

@@ -48,6 +48,11 @@ def special(plan: Plan) -> bool:
     return plan.compute.data > 1 and not is_plain(plan.network) and not _is_split(plan.compute)
 
 
+def optimisers(plan: Plan) -> int:
+    """How many optimisers the workers of a data-parallel plan have that are not copies of each other."""
+    return plan.compute.data if special(plan) and plan.network.local_steps > 1 else 1
+
+
 def is_plain(network: NetworkPlan) -> bool:
     """Whether gradients travel whole in every step."""
     return network.compression == "none" and network.local_steps == 1

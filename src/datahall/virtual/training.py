@@ -31,7 +31,7 @@ from datahall.decisions.plan import Plan
 from datahall.virtual.calibration import Calibration, peak_flops_per_s
 from datahall.virtual.checkpoints import CheckpointSeconds, checkpoint_bytes, checkpoint_seconds, codec_sentence
 from datahall.virtual.failures import daly_interval_s, wall_over_work
-from datahall.virtual.gradient_plan import exchanged, is_plain, special, with_exchange
+from datahall.virtual.gradient_plan import exchanged, is_plain, optimisers, special, with_exchange
 from datahall.virtual.step_time import StepInputs, StepSeconds, step_time
 from datahall.virtual.transferred import default_calibration
 
@@ -80,8 +80,7 @@ def forecast(case: Case, plan: Plan, calibration: Calibration | None = None, own
             where="plan.compute",
         )
     seconds = step_time(inputs, numbers)
-    hidden, threads = seconds.total - seconds.optimiser, compute.threads
-    written = checkpoint_seconds(case, plan.storage, numbers, inputs.codecs, own, hidden_s=hidden, threads=threads)
+    written = _written(case, plan, seconds, inputs, own)
     run = run_seconds(case, plan, float(seconds.total), float(written.cost), float(inputs.habits.startup_s))
     values = _values(case, plan, inputs, seconds, run, written)
     if own is None:
@@ -139,6 +138,21 @@ def held_bytes(inputs: StepInputs, plan: PlanNumbers) -> MemoryBytes:
     """What the fullest device holds at the peak of a step, item by item."""
     share, adapters = inputs.trainable_share, inputs.adapters
     return memory(inputs.counts, inputs.sequence, plan, inputs.memory, trainable_share=share, adapters=adapters)
+
+
+def _written(
+    case: Case, plan: Plan, seconds: StepSeconds, inputs: StepInputs, own: Anatomy | None
+) -> CheckpointSeconds:
+    return checkpoint_seconds(
+        case,
+        plan.storage,
+        PlanNumbers.of(plan.compute),
+        inputs.codecs,
+        own,
+        hidden_s=seconds.total - seconds.optimiser,
+        threads=plan.compute.threads,
+        optimisers=optimisers(plan),
+    )
 
 
 def _values(
@@ -229,7 +243,7 @@ def _counts(case: Case, plan: Plan) -> dict[str, int]:
     if special(plan):
         handed = exchanged(case, plan).counts(steps)
     flops = steps * (table.total_flops() - core), steps * core
-    return _all_counts(case, plan, flops, handed, checkpoint_bytes(case))
+    return _all_counts(case, plan, flops, handed, checkpoint_bytes(case, None, optimisers(plan)))
 
 
 def _own_counts(case: Case, plan: Plan, own: Anatomy) -> dict[str, int]:
@@ -241,7 +255,7 @@ def _own_counts(case: Case, plan: Plan, own: Anatomy) -> dict[str, int]:
         handed = exchanged(case, plan, own).counts(steps)
     times = steps * compute.accumulation
     flops = times * own.matmul_flops, times * own.attention_flops
-    return _all_counts(case, plan, flops, handed, checkpoint_bytes(case, own))
+    return _all_counts(case, plan, flops, handed, checkpoint_bytes(case, own, optimisers(plan)))
 
 
 def _all_counts(

@@ -98,3 +98,10 @@ def test_a_background_save_copies_what_a_rank_holds_beside_the_step() -> None:
         every = checkpoint_seconds(case, StoragePlan(asynchronous=True), many, hidden_s=0.0)
         assert every.stall[place] == pytest.approx(single.stall)
         assert every.write[place] == pytest.approx(single.write)
+
+
+def test_workers_with_local_updates_keep_an_optimiser_each_and_a_momentum_together() -> None:
+    case = a_case(Disk(5e8, 5e8, 0.01))
+    parameters = checkpoint_bytes(case) // 12
+    assert checkpoint_bytes(case, None, 1) == 12 * parameters
+    assert checkpoint_bytes(case, None, 4) == (4 + 4 * 8 + 4) * parameters
