@@ -120,6 +120,12 @@ def _inline_model(data: Any, document: Document, path: lines.Path_) -> ModelShap
     fields = form.model_dump(exclude={"latent"})
     fields["kv_heads"] = form.kv_heads or form.heads
     fields["head_dim"] = form.head_dim or form.hidden // form.heads
+    if not form.head_dim and form.latent is None and form.hidden % form.heads:
+        raise CaseError(
+            f"{form.heads} heads do not divide a width of {form.hidden} evenly.",
+            where=document.where((*path, "heads")),
+            hint="Choose heads that divide hidden, or state head_dim.",
+        )
     if form.latent is None and form.heads % fields["kv_heads"]:
         raise CaseError(
             f"{form.heads} heads cannot share {form.kv_heads} key-value heads evenly.",

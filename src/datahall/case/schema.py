@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
 from datahall.base import units
 from datahall.base.errors import UsageError
@@ -24,6 +24,12 @@ def _quantity(dimension: str) -> BeforeValidator:
         return number
 
     return BeforeValidator(read)
+
+
+def _more_than_none(value: float) -> float:
+    if value <= 0:
+        raise ValueError("it must be above zero.")
+    return value
 
 
 def _whole(value: Any) -> int:
@@ -55,6 +61,9 @@ FlopRate = Annotated[float, _quantity("flops_per_s")]
 Seconds = Annotated[float, _quantity("seconds")]
 Tokens = Annotated[float, _quantity("tokens")]
 Dollars = Annotated[float, _quantity("usd")]
+SomeBytes = Annotated[Bytes, AfterValidator(_more_than_none)]
+SomeRate = Annotated[Rate, AfterValidator(_more_than_none)]
+SomeFlopRate = Annotated[FlopRate, AfterValidator(_more_than_none)]
 Watts = Annotated[float, _quantity("watts")]
 Share = Annotated[float, _quantity("share")]
 Ratio = Annotated[float, BeforeValidator(_at_least_one)]
@@ -167,10 +176,10 @@ class AcceleratorForm(Form):
     name: str
     kind: Literal["gpu", "tpu", "cpu", "other"] = "gpu"
     vendor: str = ""
-    memory: Bytes
-    memory_bandwidth: Rate
-    peak: dict[Literal["fp32", "tf32", "bf16", "fp16", "fp8", "fp4", "int8"], FlopRate]
-    measured: dict[Literal["fp32", "tf32", "bf16", "fp16", "fp8", "fp4", "int8"], FlopRate] = {}
+    memory: SomeBytes
+    memory_bandwidth: SomeRate
+    peak: dict[Literal["fp32", "tf32", "bf16", "fp16", "fp8", "fp4", "int8"], SomeFlopRate]
+    measured: dict[Literal["fp32", "tf32", "bf16", "fp16", "fp8", "fp4", "int8"], SomeFlopRate] = {}
     power: Watts = 0.0
     price_per_hour: Dollars = 0.0
 

@@ -50,7 +50,8 @@ def _site(case: Case, calibration: Calibration) -> Answer:
     text.append(f" {offer.site.accelerator.name} {before}")
     if not bounded:
         text.append(f" and end in {human_time(offer.total_s)},")
-    text.append(f" for {human(offer.cost_usd, 'usd')}: {split_text(offer.ranking.compute(0))}.\n")
+    cost = f"for {human(offer.cost_usd, 'usd')}" if offer.cost_usd else "at no stated price"
+    text.append(f" {cost}: {split_text(offer.ranking.compute(0))}.\n")
     text.append("Forecasts are compared with deadline and memory, not the ends of their intervals.", style="dim")
     if offer.ranking.narrow(0):
         text.append(

@@ -45,6 +45,8 @@ def test_a_case_says_what_was_asked() -> None:
     assert "application.tokens" not in case.defaults
 
 
+SITE = "{catalog: dgx-h100, nodes: 16}"
+CARD = "{accelerator: {name: N, memory: 1 GB, memory_bandwidth: 1 TB/s, peak: {bf16: 1e12 FLOP/s}}, disk: nvme}"
 MISTAKES = [
     ("kind: training", "kind: serving", CaseError, ":3: application.kind .*not done yet"),
     ("tokens: 15e9", "tokns: 15e9", CaseError, ':4: application.tokns is not a key.*Did you mean "tokens"'),
@@ -68,6 +70,10 @@ MISTAKES = [
     ("{catalog: dgx-h100, nodes: 16}", "8xA41", UnknownName, ":6: .*A40"),
     ("{catalog: dgx-h100, nodes: 16}", "{nodes: 2}", CaseError, ":6: site must have exactly one of"),
     ("{catalog: dgx-h100, nodes: 16}", "{file: nope.yaml}", CaseError, "nope.yaml: the site cannot be read"),
+    (SITE, CARD.replace("1 TB/s", "0 TB/s"), CaseError, ":6: .*memory_bandwidth is .* above zero"),
+    (SITE, CARD.replace("1 GB", "0 GB"), CaseError, ":6: .*memory is .* above zero"),
+    (SITE, CARD.replace("1e12", "0"), CaseError, ":6: .*above zero"),
+    ("{catalog: llama-3.1-8b}", "{layers: 4, hidden: 256, heads: 7, ffn: 704, vocab: 256}", CaseError, ":1: 7 heads"),
     ("kind: training", "kind: training\n  method: lora", CaseError, ":4: .*fine-tuning"),
 ]
 
