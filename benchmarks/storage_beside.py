@@ -27,7 +27,6 @@ from datahall.storage.execute_async import BackgroundSaver
 WIDTH, HEADS, VOCABULARY, TOKENS = 1024, 16, 32000, 128
 THREADS = (1, 2)
 STEPS = 2  # a save has ended before they have
-BAR = 0.15
 
 
 class Trained(nn.Module):
@@ -90,6 +89,11 @@ def beside(folder: Path, gigabytes: float, rounds: int) -> tuple[list[Beside], i
     return found, 3 * size
 
 
+def held_share(one: Beside) -> tuple[float, float, float]:
+    """Held seconds over those of a synchronous save: the median over rounds, the smallest, the largest."""
+    return _shares(one.held, one.synchronous)
+
+
 def table(found: Sequence[Beside], size: int) -> str:
     """The figures as Markdown; shares are medians over rounds, with the smallest and the largest."""
     lines = [
@@ -108,9 +112,8 @@ def table(found: Sequence[Beside], size: int) -> str:
     row("background save, to its commit, s", lambda one: f"{_middle(one.background):.2f}")
     row("held by the call, s", lambda one: f"{_middle(one.call):.3f}")
     row("held before the update, s", lambda one: f"{_middle(one.held) - _middle(one.call):.3f}")
-    row(f"held, share of a synchronous save (at most {BAR})", lambda one: _share(one.held, one.synchronous))
     row(f"added to {STEPS} steps, s", lambda one: f"{_middle(_added(one)):.2f}")
-    row("added, share of a synchronous save", lambda one: _share(_added(one), one.synchronous))
+    row("added, share of a synchronous save", lambda one: "{:.2f} ({:.2f} to {:.2f})".format(*_added_share(one)))
     row("more CPU seconds", lambda one: f"{_middle(one.cpu):.2f}")
     return "\n".join(lines) + "\n"
 
@@ -174,6 +177,10 @@ def _middle(values: Sequence[float]) -> float:
     return statistics.median(values)
 
 
-def _share(values: Sequence[float], of: Sequence[float]) -> str:
+def _added_share(one: Beside) -> tuple[float, float, float]:
+    return _shares(_added(one), one.synchronous)
+
+
+def _shares(values: Sequence[float], of: Sequence[float]) -> tuple[float, float, float]:
     shares = [value / whole for value, whole in zip(values, of, strict=True)]
-    return f"{_middle(shares):.2f} ({min(shares):.2f} to {max(shares):.2f})"
+    return _middle(shares), min(shares), max(shares)

@@ -16,7 +16,7 @@ from datahall.storage.execute_async import BackgroundSaver
 
 PART = 16 << 20
 THREADS = 4
-STALL = "datahall stall, in the background"
+STALL = "datahall copy, nobody followed"
 
 
 def training_state(gigabytes: float) -> dict[str, Any]:

@@ -25,6 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from storage_beside import Beside, beside, held_share
+from storage_beside import table as table_beside
 from storage_contenders import STALL, drop, flat, loaders, savers, training_state
 from storage_shaped import shaped
 
@@ -128,7 +130,9 @@ def ratios(times: dict[str, list[float]], slower: str, faster: str) -> str:
     return f"{statistics.median(found):.2f} | {min(found):.2f} to {max(found):.2f}"
 
 
-def table(times: dict[str, list[float]], total: int, links: dict[str, tuple[float, float, int]]) -> str:
+def table(
+    times: dict[str, list[float]], total: int, links: dict[str, tuple[float, float, int]], trained: list[Beside]
+) -> str:
     """The figures and the bars as Markdown."""
     m = {name: statistics.median(values) for name, values in times.items()}
     lines = [
@@ -152,8 +156,10 @@ def table(times: dict[str, list[float]], total: int, links: dict[str, tuple[floa
         ("load, share of the raw read rate", 0.8, "raw read", "datahall load"),
     ]
     lines += [f"| {name} | at least {asked} | {ratios(times, slow, fast)} |" for name, asked, slow, fast in bars]
-    stall = ratios(times, STALL, "datahall save")
-    lines.append(f"| stall in the background, share of a synchronous save | at most 0.15 | {stall} |")
+    for one in trained:
+        middle, low, high = held_share(one)
+        what = f"training of {one.threads} thread{'s' * (one.threads > 1)} held, share of a synchronous save"
+        lines.append(f"| {what} | at most 0.15 | {middle:.2f} | {low:.2f} to {high:.2f} |")
     plain = sum(links["none"][:2])
     best = max((c for c in links if c != "none"), key=lambda c: plain / sum(links[c][:2]))
     gain = plain / sum(links[best][:2])
@@ -174,9 +180,11 @@ def main() -> None:
     warnings.simplefilter("ignore")
     held = {codec: memory_of_saving(arguments.folder / "memory", codec) for codec in ("none", "planes")}
     times, total = measure(arguments.folder / "speed", arguments.gb, arguments.rounds)
-    links = over_a_link(arguments.folder / "shaped", arguments.weights, min(3, arguments.rounds))
     shutil.rmtree(arguments.folder / "speed", ignore_errors=True)
-    text = table(times, total, links)
+    trained, size = beside(arguments.folder / "training", arguments.gb, arguments.rounds)
+    shutil.rmtree(arguments.folder / "training", ignore_errors=True)
+    links = over_a_link(arguments.folder / "shaped", arguments.weights, min(3, arguments.rounds))
+    text = table(times, total, links, trained)
     print("# How fast the store is\n")
     cores = os.cpu_count()
     print(f"`python benchmarks/storage_speed.py FOLDER` printed this, {arguments.rounds} rounds on {cores} cores.\n")
@@ -184,6 +192,7 @@ def main() -> None:
     print("| saving 512 MB in 4 shards of 128 MB | MB beside the state (at most one shard) |\n|---|---|")
     for codec, more in held.items():
         print(f"| {codec} | {more / 1e6:.0f} |")
+    print(f"\n{table_beside(trained, size)}", end="")
 
 
 if __name__ == "__main__":

@@ -116,7 +116,7 @@ def stalls(steps: Sequence[Step]) -> list[float]:
         return sum(end - begin for phase, begin, end in worker.phases if phase == wanted)
 
     found: list[float] = []
-    for step, after in zip(steps, [*steps[1:], None], strict=True):
+    for step, after in zip(steps, [*steps[1:], None], strict=False):
         waited = {worker.rank: seconds(worker, "copying") for worker in after.workers} if after else {}
         held = [(seconds(worker, "checkpoint"), waited.get(worker.rank, 0.0)) for worker in step.workers]
         if any(call for call, _ in held):
