@@ -153,6 +153,13 @@ def _show_one(entry: Entry, as_json: bool, table: str) -> None:
         return
     for key, value in entry.items():
         if isinstance(value, dict):
-            value = ", ".join(f"{inner} {number:.5g}" for inner, number in value.items())  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
+            value = ", ".join(f"{inner} {_figure(number)}" for inner, number in value.items())  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
         if value not in (None, "", ()):
-            click.echo(f"{key:28} {value}")
+            click.echo(f"{key:28} {_figure(value)}")
+
+
+def _figure(value: Any) -> str:
+    """A figure in full, but for very large ones that only a data sheet rounds."""
+    if isinstance(value, float) and value.is_integer():
+        return f"{value:.0f}" if abs(value) < 1e13 else f"{value:.5g}"
+    return str(value)

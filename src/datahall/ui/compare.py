@@ -47,6 +47,8 @@ def compare_log(log_path: Path, plan: Path, stack: str, no_ledger: bool, as_json
     proposal = load_proposal(plan)
     if log_path.is_dir():
         return _metered(proposal, log_path, as_json)
+    if "step_time" not in proposal.forecast.metrics:
+        raise UsageError("the plan's forecast has no step_time.", where=str(plan), hint="Plan the case again.")
     log = read_log(log_path)
     compared = compare(proposal.forecast, measured(proposal, log), NOISE_SHARE)
     learnt = None if no_ledger else _remembered(proposal, log, compared, log_path, stack)

@@ -66,7 +66,7 @@ def verify(path: str, step: int | None, as_json: bool) -> int:
         click.echo(json.dumps({"format_version": 1, "steps": entries}))
     else:
         for verdict in verdicts:
-            state = "whole" if not verdict.faults else f"{len(verdict.faults)} faults"
+            state = "whole" if not verdict.faults else f"{len(verdict.faults)} fault(s)"
             click.echo(f"step {verdict.step}: {state}, {verdict.chunks} chunks, {human(verdict.stored_bytes, 'bytes')}")
             for fault in verdict.faults:
                 click.echo(f"  {fault}")

@@ -42,6 +42,12 @@ def test_an_entry_names_its_source(table: str, name: str, says: str) -> None:
     assert says in CliRunner().invoke(catalog, [table, name, "--json"]).output
 
 
+def test_whole_figures_are_written_in_full() -> None:
+    said = CliRunner().invoke(catalog, ["models", "llama-3.1-8b"]).output
+    assert "vocab 128256" in said
+    assert "8030261248" in said
+
+
 def test_an_unknown_name_ends_with_2() -> None:
     command = [sys.executable, "-m", "datahall.ui.cli", "catalog", "accelerators", "A41"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
