@@ -20,8 +20,10 @@ from datahall.calibrate.local import LocalCalibration, Observation, conformal_qu
 from datahall.calibrate.machine_constants import COMPONENTS, prior_log_sd, scaled, sensitivities
 from datahall.calibrate.memory_fit import FIRST_PASSES, FIRST_RESERVE_BYTES, MemoryFit, fit_memory
 from datahall.case.question import Case
+from datahall.compute.adapters import adapters_of
 from datahall.compute.counts import ShapeCounts
 from datahall.compute.estimate import DeviceRates
+from datahall.compute.handed import trained_tensors
 from datahall.compute.memory import MemoryHabits
 from datahall.compute.numbers import PlanNumbers
 from datahall.compute.plan import ComputePlan
@@ -80,7 +82,9 @@ class Machine:
             case.application.sequence,
             device,
             links,
-            eager_habits(self._habits(compute, float(device.memory_bytes_per_s)), compute, case.model.layers, link),
+            eager_habits(
+                self._habits(case, compute, float(device.memory_bytes_per_s)), compute, case.model.layers, link
+            ),
             trainable_share=trainable_share(case),
             memory=eager_memory(self.memory_habits(compute), compute, costs),
             adapters=adapter_numbers(case),
@@ -161,7 +165,7 @@ class Machine:
         known["kernel_s"] = _EAGER_KERNELS * (known.get("kernel_s", 0.0) + known.pop("launch_s", 0.0))
         return known
 
-    def _habits(self, compute: ComputePlan, memory_bytes_per_s: float) -> StackHabits:
+    def _habits(self, case: Case, compute: ComputePlan, memory_bytes_per_s: float) -> StackHabits:
         optimiser_bytes_per_s = self._setting(compute)["optimiser_bytes_per_s"]
         noise = self.rates.get("noise", {})
         return StackHabits(
@@ -169,7 +173,7 @@ class Machine:
             update_bytes=UPDATED_BYTES * memory_bytes_per_s / optimiser_bytes_per_s,
             jitter_share=noise.get("within_run_share", 0.03),
             jitter_seen_s=noise.get("step_s", float("inf")),
-            update_s=self._setting(compute).get("update_s", 0.0),
+            update_s=self._setting(compute).get("update_tensor_s", 0.0) * _tensors(case, compute),
             input_s_per_token=self.rates.get("input", {}).get("seconds_per_token", 0.0),
             startup_s=self.rates.get("startup", {}).get("seconds", 5.0) * self.local.multipliers.get("startup", 1.0),
         )
@@ -230,6 +234,13 @@ def memory_point(machine: Machine, run: MeasuredRun) -> tuple[float, float, floa
     activations = more - first
     states = first - FIRST_PASSES * activations - FIRST_RESERVE_BYTES
     return states, activations, run.measured.metrics["peak_memory"].value
+
+
+def _tensors(case: Case, compute: ComputePlan) -> float:
+    """Tensors that one worker updates; with ZeRO stage 1 they are one flat buffer."""
+    if compute.zero_stage == 1 and compute.data > 1:
+        return 1.0
+    return trained_tensors(case.model, adapters_of(case.application)) / compute.pipeline
 
 
 def _held(machine: Machine, case: Case, compute: ComputePlan) -> float:

@@ -50,6 +50,13 @@ def language_model_inventory(shape: ModelShape) -> Inventory:
     return Inventory(tuple(block for _ in range(shape.layers)), ((shape.hidden,), *ends))
 
 
+def trained_tensors(shape: ModelShape, adapters: Adapters | None) -> int:
+    """Tensors that get gradients: the adapters' two each, or all of a model like our language model."""
+    if adapters is not None:
+        return 2 * shape.layers * len(adapters.matrices(shape))
+    return len(language_model_inventory(shape).shapes)
+
+
 def perceptron_inventory(shape: ModelShape) -> Inventory:
     """The parameters of workloads.mlp, block by block."""
     block: tuple[Shape, ...] = ((shape.ffn, shape.hidden), (shape.ffn,), (shape.hidden, shape.ffn), (shape.hidden,))

@@ -122,10 +122,16 @@ def _rates(dtype: str, findings: Findings) -> dict[str, float]:
         "memory_bytes_per_s": median(rate("add")),
         "stream_bytes_per_s": median(rate("copy")),
         "optimiser_bytes_per_s": median(rate("optimiser")),
-        "update_s": seconds("update"),
+        "update_tensor_s": _tensor_s(findings, median(rate("optimiser"))),
         "launch_s": launch_s,
         "kernel_s": max(0.0, seconds("tiny_product") - launch_s),
     }
+
+
+def _tensor_s(findings: Findings, bytes_per_s: float) -> float:
+    """What each tensor costs an update besides its bytes."""
+    update = next(f for f in findings if f["kind"] == "update")
+    return max(0.0, (update["seconds"] - update["bytes"] / bytes_per_s) / update["tensors"])
 
 
 def _product_rates(findings: Findings) -> dict[str, float]:

@@ -38,7 +38,7 @@ class StackHabits:
     last_repeated: Any = 1.0  # 0 where the compiler (XLA) leaves a layer's last product out of full recomputation
     gradient_bytes: Any = 2.0
     update_bytes: Any = 34.0
-    update_s: Any = 0.0  # of an update however few the parameters
+    update_s: Any = 0.0  # of an update besides its bytes: what each of its tensors costs
     expert_latency: Any = 1.0  # 0 where experts that a model does not have wait for no message (fits: with it)
     expert_kernels: Any = 4.0  # launches of each local expert of a layer, forward
     straggler_share: Any = 0.0  # of a step's work that is lost at each doubling of the devices

@@ -124,3 +124,18 @@ def test_a_thread_more_is_a_core_more_in_the_peak_that_mfu_is_a_share_of(case):
     compute = ComputePlan(data=1, threads=2, micro_batch=16, precision="fp32")
     plan = Plan(compute, StoragePlan(), NetworkPlan(), one.hash())
     assert 0.5 < forecast(one, plan, Machine(quick).at(one, compute)).metrics["mfu"].value <= 1.0
+
+
+def test_an_update_pays_for_each_tensor_that_is_trained(case):
+    """Adapters are many small tensors; a flat buffer (ZeRO stage 1) is one, and stages share them out."""
+    rates = {**RATES, "device": {"fp32/1 threads/1 processes": {**DEVICE, "update_tensor_s": 1e-5}}}
+    lora = replace(case, application=replace(case.application, method="lora", lora_rank=4))
+
+    def update_s(asked, **split):
+        return Machine(rates).probed(asked, ComputePlan(precision="fp32", **split)).habits.update_s
+
+    layers = case.model.layers
+    assert update_s(case) == pytest.approx(1e-5 * (layers * 9 + 3))
+    assert update_s(lora) == pytest.approx(1e-5 * layers * 4 * 2)
+    assert update_s(case, data=2, zero_stage=1) == pytest.approx(1e-5)
+    assert update_s(case, pipeline=2) == pytest.approx(1e-5 * (layers * 9 + 3) / 2)
