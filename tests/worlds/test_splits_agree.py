@@ -101,7 +101,8 @@ def test_what_is_only_planned_is_refused_before_anything_starts(case, compute, t
 @pytest.mark.parametrize("name", BRIEF)
 def test_a_split_goes_on_from_its_checkpoint(case, alone, tmp_path_factory, name):
     killed = Injection("kill-worker", rank=1, step=2)
-    run = _run(case, BRIEF[name], tmp_path_factory, storage=StoragePlan(interval_steps=1), injection=killed)
+    storage = StoragePlan(interval_steps=1, asynchronous=True)  # copied beside the next step, whatever the split
+    run = _run(case, BRIEF[name], tmp_path_factory, storage=storage, injection=killed)
     assert len(run.lost) == 1
     assert parity.between(run, alone).holds
 

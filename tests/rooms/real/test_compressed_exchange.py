@@ -56,6 +56,7 @@ def test_local_updates_go_on_from_a_checkpoint_bit_for_bit(local, tmp_path, comp
     case, plan = local
     plan = replace(plan, network=replace(plan.network, compression=compression))
     calm = training.run(case, plan, tmp_path / "calm", steps=12, keep_weights=True)
+    plan = replace(plan, storage=replace(plan.storage, asynchronous=True))  # copied beside steps that update alone
     killed = Injection("kill-worker", rank=1, step=6)
     again = training.run(case, plan, tmp_path / "killed", steps=12, injection=killed, keep_weights=True)
     assert len(again.lost) == 1
