@@ -24,6 +24,7 @@ from pathlib import Path
 import psutil
 
 from datahall.base.event import Event
+from datahall.base.score import REJECT_BELOW, coverage_p_value
 from datahall.case.local import guessed_site
 from datahall.case.model import ModelShape
 from datahall.case.question import Case, Goal, Training
@@ -38,7 +39,7 @@ from datahall.real.turns import load_average
 from datahall.storage.plan import StoragePlan
 from datahall.virtual.interruptions import run_with_failures
 
-WORKERS, STEPS, INTERVAL, CALM_RUNS, DRAWS = 2, 240, 20, 4, 4000
+WORKERS, STEPS, INTERVAL, CALM_RUNS, DRAWS = 2, 240, 20, 6, 4000
 RESTART_BAR_S = 10.0
 WARMING = 5  # steps after a start
 MOMENTS = 0.05, 0.98  # of an undisturbed run, between which a worker is killed
@@ -48,16 +49,21 @@ SHAPE = ModelShape("killed", layers=2, hidden=96, heads=4, kv_heads=2, head_dim=
 
 @dataclass(frozen=True)
 class Calm:
-    """What undisturbed runs took: seconds of the start, of a step, of a checkpoint's stall, of the whole run.
+    """What undisturbed runs took: seconds of each one's start, of a step, of a checkpoint's stall, of each whole run.
 
     `warm_s` is how much longer than others the first steps after a start take, all together.
     """
 
-    startup_s: float
+    startups_s: tuple[float, ...]
     warm_s: float
     step_s: float
     stall_s: float
     total_s: tuple[float, ...]
+
+    @property
+    def startup_s(self) -> float:
+        """The start's median."""
+        return median(self.startups_s)
 
 
 @dataclass(frozen=True)
@@ -106,7 +112,7 @@ def _calm(runs: list[Measurement]) -> Calm:
 
     trained = tuple(_trained_s(one) for one in runs)
     return Calm(
-        middle("startup"),
+        tuple(one.result.metrics["startup"].value for one in runs),
         median([_warming_s(one) for one in runs]),
         median([_steady_s(one) for one in runs]),
         middle("checkpoint"),
@@ -132,14 +138,14 @@ def _trained_s(measured: Measurement) -> float:
 
 
 def _forecast(calm: Calm) -> tuple[float, float, float]:
-    """Seconds that one kill costs: the median and a 90 % interval over moments and the spread of calm runs."""
+    """Seconds that one kill costs: the median and a 90 % interval over moments, the start again, and whole runs."""
     chance = random.Random(1)
     work, interval = STEPS * calm.step_s, INTERVAL * calm.step_s
     costs: list[float] = []
     for _ in range(DRAWS):
         moment = chance.uniform(*MOMENTS) * median(calm.total_s)
-        spread = chance.choice(calm.total_s) - median(calm.total_s)
-        restart = calm.startup_s + calm.warm_s + DETECTION_S
+        spread = _next(calm.total_s, chance) - median(calm.total_s)
+        restart = max(0.0, _next(calm.startups_s, chance)) + calm.warm_s + DETECTION_S
         if moment < calm.startup_s:
             costs.append(moment + DETECTION_S + spread)
             continue
@@ -149,6 +155,14 @@ def _forecast(calm: Calm) -> tuple[float, float, float]:
         costs.append(played.wall_s - calm_wall + spread)
     costs.sort()
     return median(costs), costs[int(0.05 * DRAWS)], costs[int(0.95 * DRAWS) - 1]
+
+
+def _next(seen: tuple[float, ...], chance: random.Random) -> float:
+    """One more of what was `seen` a few times: Student's predictive distribution, wide where few were seen."""
+    free = len(seen) - 1
+    mean = sum(seen) / len(seen)
+    spread = (sum((one - mean) ** 2 for one in seen) / free * (1 + 1 / len(seen))) ** 0.5
+    return mean + spread * chance.gauss(0, 1) / (chance.gammavariate(free / 2, 2) / free) ** 0.5
 
 
 def _killed(case: Case, plan: Plan, folder: Path, calm_run: Measurement, calm: Calm, chance: random.Random) -> Kill:
@@ -192,7 +206,7 @@ def _print(kills: list[Kill], calm: Calm, expected: tuple[float, float, float], 
     costs = [kill.wall_s - undisturbed for kill in kills]
     middle, low, high = expected
     inside = sum(low <= cost <= high for cost in costs)
-    work = STEPS * calm.step_s
+    work, accepted = STEPS * calm.step_s, coverage_p_value(inside, len(kills))
 
     def goodput(cost: float) -> str:
         return f"{work / (undisturbed + cost):.2f}"
@@ -211,7 +225,8 @@ def _print(kills: list[Kill], calm: Calm, expected: tuple[float, float, float], 
     )
     print(
         f"| seconds that a kill costs | {middle:.1f} ({low:.1f} to {high:.1f}) | {median(costs):.1f} "
-        f"({min(costs):.1f} to {max(costs):.1f}), {inside} of {len(kills)} inside | |"
+        f"({min(costs):.1f} to {max(costs):.1f}), {inside} of {len(kills)} inside, p {accepted:.2f} | "
+        f"{0.9 * len(kills):.0f} expected, p {REJECT_BELOW:g} |"
     )
     print(
         f"| goodput of the run with its kill | {goodput(middle)} ({goodput(high)} to {goodput(low)}) | "
