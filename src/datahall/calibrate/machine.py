@@ -72,6 +72,7 @@ class Machine:
         device = DeviceRates(**self._device(compute))
         counts = ShapeCounts.of(case.model)
         costs = split_costs(counts, compute, float(device.memory_bytes_per_s), float(device.kernel_s))
+        costs = replace(costs, buffer_bytes=costs.buffer_bytes * trainable_share(case))  # buckets are of gradients
         device = replace(device, fixed_s=costs.fixed_s)
         link = self.rates.get("link", {"bytes_per_s": 1e9, "latency_s": 1e-4})
         links = LinkRates(

@@ -22,6 +22,7 @@ from datahall.decisions.plan import Plan
 from datahall.network.plan import NetworkPlan
 from datahall.prove.configurations import HELD_OUT, SEEN, configurations
 from datahall.storage.plan import StoragePlan
+from datahall.virtual.calibration import trainable_share
 from datahall.virtual.training import forecast
 
 DEVICE = {
@@ -139,3 +140,15 @@ def test_an_update_pays_for_each_tensor_that_is_trained(case):
     assert update_s(lora) == pytest.approx(1e-5 * layers * 4 * 2)
     assert update_s(case, data=2, zero_stage=1) == pytest.approx(1e-5)
     assert update_s(case, pipeline=2) == pytest.approx(1e-5 * (layers * 9 + 3) / 2)
+
+
+def test_frozen_weights_have_no_buckets(case):
+    lora = replace(case, application=replace(case.application, method="lora", lora_rank=4))
+    alone, together = ComputePlan(precision="fp32"), ComputePlan(data=2, precision="fp32")
+
+    def reserved(asked, plan):
+        return Machine(RATES).probed(asked, plan).memory.reserved_bytes
+
+    full, adapted = (reserved(asked, together) - reserved(asked, alone) for asked in (case, lora))
+    assert full > 4 * case.model.parameters()
+    assert adapted == pytest.approx(full * trainable_share(lora))
