@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,7 @@ from datahall.base.errors import Refused, UsageError, WorldFailed
 from datahall.real.job import Job
 from datahall.real.launch import LOST_NODE, Start, worker_environment
 
+ANSWER_TIMEOUT_S = 5.0
 PLACE_TIMEOUT_S = 120.0  # a dead node is noticed within half a minute; another may have to join first
 # What Ray reads when it is imported.  A cluster of our own stays on 127.0.0.1: Ray has a switch for that, named after
 # the systems that it was made for.  A token of the user's would turn authentication on for a cluster that nobody else
@@ -46,6 +48,7 @@ def on_ray(address: str = "", placement: RayPlacement | None = None) -> Iterator
     The cluster is joined by the first workers, so that a run's start-up holds what Ray takes; `ray.jsonl` in the run's
     folder says how much.  UsageError where Ray is not installed, WorldFailed where no cluster answers.
     """
+    _check_address(address)
     ray = import_ray(loopback=not address)
     ours = not ray.is_initialized()
 
@@ -75,6 +78,21 @@ def import_ray(*, loopback: bool) -> Any:
             "running on Ray needs ray, which is not installed.", where="--on ray", hint="Install datahall[ray]."
         ) from error
     return ray
+
+
+def _check_address(address: str) -> None:
+    """Ray itself tries an address where nobody listens for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon:
+        return  # none, or a word such as "auto"
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), ANSWER_TIMEOUT_S).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise WorldFailed(
+            f"no Ray cluster answers at {address}: {error}.",
+            where="--address",
+            hint="Give HOST:PORT of a head node (`ray status` there shows it), or leave it out.",
+        ) from error
 
 
 def _connect(ray: Any, address: str) -> None:
