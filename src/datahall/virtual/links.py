@@ -36,7 +36,7 @@ class LinkRates:
             self.up_bytes_per_s,
             self.out_bytes_per_s,
             self.oversubscription,
-            ranks_inside(ranks, stride, self.pod),
+            np.maximum(1.0, self.pod / stride),
         )
         return rate, group_latency_s(ranks, inside, self.up_latency_s, self.out_latency_s)
 
