@@ -174,8 +174,8 @@ def _killed(case: Case, plan: Plan, folder: Path, calm_run: Measurement, calm: C
         workers = [one for one in psutil.Process().children() if "datahall.real.worker" in one.cmdline()]
         victims = [one for one in workers if one.cmdline()[-1] == str(rank)]
         if victims:
-            os.kill(victims[0].pid, signal.SIGKILL)
             told["killed"] = time.monotonic() - told["origin"]
+            os.kill(victims[0].pid, signal.SIGKILL)
 
     def hear(event: Event) -> None:
         if event.kind == "launched" and "origin" not in told:
@@ -183,12 +183,12 @@ def _killed(case: Case, plan: Plan, folder: Path, calm_run: Measurement, calm: C
             threading.Timer(moment, kill).start()
 
     measured = _run(case, plan, folder, hear)
-    if not measured.lost:  # it was over before its moment
+    again = [event.time_s for event in read_kind(folder, "step") if event.data["attempt"] == 1]
+    if not again:  # its steps were over before its moment
         return _killed(case, plan, folder.with_name(folder.name + "-again"), calm_run, calm, chance)
     expected = [sample for step in sorted(calm_run.samples) for sample in calm_run.samples[step]]
     read = [sample for step in sorted(measured.samples) for sample in measured.samples[step]]
     found = parity.between(measured, calm_run)
-    again = min(event.time_s for event in read_kind(folder, "step") if event.data["attempt"] == 1)
     return Kill(
         measured.lost[0].rank,
         measured.lost[0].step,
@@ -196,7 +196,7 @@ def _killed(case: Case, plan: Plan, folder: Path, calm_run: Measurement, calm: C
         len(read) - len(set(read)),
         found.weights_share,
         found.weights_max,
-        again - told["killed"],
+        min(again) - told["killed"],
         _trained_s(measured),
     )
 
