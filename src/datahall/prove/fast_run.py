@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from datahall.base.label import Label
 from datahall.base.metric import exactly
 from datahall.base.result import Result
 from datahall.case.question import Case
@@ -85,8 +84,8 @@ def with_losses(done: FastRun) -> Result:
     if not done.measured.lost:
         return result
     metrics = dict(result.metrics)
-    metrics[OF_A_LOSS[0]] = exactly(OF_A_LOSS[0], "seconds", done.longest_step_s, Label.MEASURED)
+    metrics[OF_A_LOSS[0]] = exactly(OF_A_LOSS[0], "seconds", done.longest_step_s)
     if len(done.measured.steps[-1].workers) == workers:
         each = done.dropped_samples / len(done.measured.lost)
-        metrics[OF_A_LOSS[1]] = exactly(OF_A_LOSS[1], "count", each, Label.MEASURED)
+        metrics[OF_A_LOSS[1]] = exactly(OF_A_LOSS[1], "count", each)
     return replace(result, metrics=metrics)
