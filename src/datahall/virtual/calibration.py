@@ -5,6 +5,7 @@ A calibration turns a case and a plan into `StepInputs` and says how far to trus
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 from datahall.base.errors import Incompatible
@@ -41,10 +42,19 @@ class Calibration(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
 class Uncalibrated:
-    """Data sheets and typical shares only: wide intervals, label `catalogue`."""
+    """Data sheets and typical shares only: wide intervals, label `catalogue`.
 
-    label = Label.CATALOGUE
+    `slowest` is the upper end of a step's interval: processors, of which no published run was compared, have another.
+    """
+
+    slowest: float = 1.5
+
+    @property
+    def label(self) -> Label:
+        """Nothing was measured."""
+        return Label.CATALOGUE
 
     def inputs(self, case: Case, plan: ComputePlan) -> StepInputs:
         """Inputs from the site's own figures."""
@@ -57,7 +67,8 @@ class Uncalibrated:
 
     def spread(self, component: str) -> tuple[float, float]:
         """Half and double for parts; the total of published families left out lay within 0.65 to 1.5."""
-        return (0.65, 1.5) if component in {"step_time", "tokens_per_s", "mfu"} else (0.5, 2.0)
+        whole = component in {"step_time", "tokens_per_s", "mfu"}
+        return (0.65, self.slowest) if whole else (0.5, max(2.0, self.slowest))
 
 
 def trainable_share(case: Case) -> float:

@@ -94,6 +94,8 @@ def forecast(case: Case, plan: Plan, calibration: Calibration | None = None, own
     metrics["cost"] = _with_prices(metrics["cost"], case.site.accelerator)
     metrics["goodput"] = _goodput(run, calibration, label)
     notes = _notes(case, plan, run, inputs, own)
+    if calibration.label is Label.CATALOGUE:
+        notes = (f"No measured run on a {case.site.accelerator.name} or its like stands behind these seconds.", *notes)
     counts = _counts(case, plan) if own is None else _own_counts(case, plan, own)
     return Result("virtual", MappingProxyType(metrics), MappingProxyType(counts), notes)
 

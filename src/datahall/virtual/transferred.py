@@ -26,6 +26,7 @@ from datahall.virtual.traits import StackTraits, traits_of
 _WHOLE = {"step_time", "tokens_per_s", "mfu", "total_time", "energy", "cost"}
 _NEW_ACCELERATOR_WIDER = 1.3  # of which no published run was fitted, under a stack that is not stated either
 _PARTS_WIDER = 2.0  # times the width of the whole: published runs say little about their parts
+_PROCESSOR_SLOWEST = 3.0  # their data sheets' peaks are of units that training seldom fills; nobody's run narrows it
 _MEMORY = (0.9, 1.12)
 
 
@@ -73,7 +74,7 @@ def default_calibration(case: Case) -> Calibration:
     """The shipped calibration where it holds for the site, else the data sheet alone."""
     accelerator = case.site.accelerator
     if accelerator.kind not in {"gpu", "tpu"} or not accelerator.architecture:
-        return Uncalibrated()
+        return Uncalibrated(_PROCESSOR_SLOWEST) if accelerator.kind == "cpu" else Uncalibrated()
     data = _shipped()
     traits = traits_of(case.site.stack, accelerator.kind, architecture=accelerator.architecture)
     known = traits.family in data["validity"]["stacks"] and accelerator.name in data["validity"]["accelerators"]

@@ -54,5 +54,5 @@ def test_the_forecast_grows_by_what_is_agreed_and_its_parts_still_make_the_step(
     for name in ("agreeing", "longest_step", "dropped_per_loss", "goodput", "total_time"):
         metric = said.metrics[name]
         assert metric.low <= metric.value <= metric.high, name
-        assert metric.label >= Uncalibrated.label
+        assert metric.label >= Uncalibrated().label
     assert said.metrics["dropped_per_loss"].low >= case.application.global_batch / 2

@@ -123,6 +123,20 @@ def test_a_catalogue_site_is_forecast_by_transferred_constants_and_slower_than_t
     assert step.value > ideal_run_s(flops, 16, 989.5e12)
 
 
+def test_a_processor_of_the_catalogue_says_that_no_run_stands_behind_it() -> None:
+    said = {}
+    for name in ("8xXeon-8480", "8xA40"):
+        case = from_model_and_site("llama-3.2-1b", name)
+        cut = ComputePlan(data=8, zero_stage=3, accumulation=case.application.global_batch // 8)
+        said[name] = forecast(case, Plan(cut, StoragePlan(), NetworkPlan(), case.hash()))
+    processor, card = said.values()
+    assert any("No measured run on a Xeon-8480" in note for note in processor.notes)
+    assert not any("No measured run" in note for note in card.notes)
+    step = processor.metrics["step_time"]
+    assert step.high == pytest.approx(3 * step.value)
+    assert processor.metrics["mfu"].low < 0.2  # what processors are known to reach is inside
+
+
 def test_a_pipeline_over_two_nodes_pays_for_the_network_between_them() -> None:
     case = from_model_and_site("llama-3.1-8b", "2x8xA40", tokens=1e9)
     plan = ComputePlan(data=2, context=2, pipeline=4, virtual_stages=4, zero_stage=1, accumulation=64)
