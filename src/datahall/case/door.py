@@ -16,13 +16,14 @@ from typing import Any
 from datahall.base import units
 from datahall.base.errors import CaseError, UnknownName, UsageError
 from datahall.case import hf, lines
+from datahall.case.data import UNDECIDED, CacheWish, Data, described
 from datahall.case.form_errors import check, shown
 from datahall.case.lines import Document
 from datahall.case.model import LatentAttention, ModelShape
 from datahall.case.named_model import sequence_of, shape_of
 from datahall.case.question import Case, Goal, Training
 from datahall.case.quick import check_precision, labels, training_defaults
-from datahall.case.schema import CaseForm, FileModelForm, GoalForm, NamedForm, ShapeForm, TrainingForm
+from datahall.case.schema import CaseForm, DataForm, FileModelForm, GoalForm, NamedForm, ShapeForm, TrainingForm
 from datahall.case.site import Site
 from datahall.case.stated_site import site_of
 
@@ -58,6 +59,7 @@ def resolve(document: Document, folder: Path, name: str) -> Case:
     model, longest, model_note = _model(form.model, document, folder)
     site, site_why = site_of(form.site, document, folder)
     training, why = _training(application, model, site, longest, document)
+    training = dataclasses.replace(training, data=_data(application.data, model, document, folder))
     check_precision(training.precision, site, document.where(("application", "precision")))
     notes = {"model": model_note} if model_note else {}
     return Case(
@@ -166,6 +168,25 @@ def _training(
         why.pop("application.lora_rank", None)
     kept = {name: getattr(form, name) for name in _KEPT}
     return dataclasses.replace(training, lora_rank=form.lora_rank or training.lora_rank, **kept), why
+
+
+def _data(form: DataForm | None, model: ModelShape, document: Document, folder: Path) -> Data | None:
+    if form is None:
+        return None
+    where = document.where(("application", "data"))
+    path = form.path if "://" in form.path else str((folder / Path(form.path).expanduser()).resolve())
+    found = described(path, where)
+    if found["vocab"] > model.vocab:
+        raise CaseError(
+            f"the data have {found['vocab']:,} different tokens, the model {model.vocab:,}.",
+            where=where,
+            hint=f"Set model.vocab to {found['vocab']} or more.",
+        )
+    cache = form.cache
+    wish = CacheWish(cache.limit, cache.policy, cache.use) if cache is not None else CacheWish()
+    rate, latency = (form.tier.read, form.tier.latency) if form.tier is not None else (0.0, 0.0)
+    ahead = UNDECIDED if form.ahead is None else form.ahead
+    return Data(**found, ahead=ahead, cache=wish, read_bytes_per_s=rate, latency_s=latency)
 
 
 def _check_method(form: TrainingForm, model: ModelShape, document: Document) -> None:

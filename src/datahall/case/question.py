@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from datahall.base.label import Label
+from datahall.case.data import Data
 from datahall.case.model import ModelShape
 from datahall.case.site import Site
 
@@ -33,6 +34,7 @@ class Training:
     weights: str = ""  # what the model starts from: a folder of a Hugging Face checkpoint, or a name; empty: random
     entry: str = ""  # package.module:build of the user's own workload
     dataset: str = ""
+    data: Data | None = None  # in shards on a tier; None: what the workload builds in memory
     seed: int = 0
     lossy_checkpoint: str = ""  # bf16 | int8: what 32-bit numbers of a checkpoint may be rounded to; empty: nothing
     engine: str = ""  # pytorch | tensorflow | jax; empty: PyTorch

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from datahall.base.errors import UsageError
 from datahall.base.label import Label
+from datahall.case.data import data_from_json
 from datahall.case.model import LatentAttention, ModelShape
 from datahall.case.question import Case, Goal, Training
 from datahall.case.site import Accelerator, Disk, Link, Site
@@ -21,7 +22,7 @@ def case_from_json(data: Mapping[str, Any]) -> Case:
     try:
         plain = cast(dict[str, Any], _numbers(data))
         model = _model(plain["model"])
-        application = Training(**plain["application"])
+        application = _application(plain["application"])
         site = _site(plain["site"])
         provenance = _labels(plain.get("provenance", {}))
         return Case(
@@ -45,6 +46,12 @@ def _model(data: dict[str, Any]) -> ModelShape:
     latent = data.get("latent")
     fields: dict[str, Any] = {**data, "latent": LatentAttention(**latent) if latent else None}
     return ModelShape(**fields)
+
+
+def _application(data: dict[str, Any]) -> Training:
+    held = data.get("data")
+    fields: dict[str, Any] = {**data, "data": data_from_json(held) if held else None}
+    return Training(**fields)
 
 
 def _site(data: dict[str, Any]) -> Site:

@@ -132,6 +132,30 @@ class NamedForm(Form):
     catalog: str
 
 
+class CacheForm(Form):
+    """A cache of prepared shards that may stand before the data."""
+
+    limit: Bytes
+    policy: Literal["lru", "lfu", "fifo", "s3-fifo"] = "lru"
+    use: Literal["auto", "always", "never"] = "auto"
+
+
+class TierForm(Form):
+    """Where data lie, by the rate and latency of reading a file."""
+
+    read: Rate
+    latency: Seconds = 1e-3
+
+
+class DataForm(Form):
+    """Data in shards, as `datahall data shard` wrote them."""
+
+    path: str
+    ahead: Whole | None = None
+    cache: CacheForm | None = None
+    tier: TierForm | None = None
+
+
 class TrainingForm(Form):
     """What to train: `kind` training or fine-tuning.  `global_batch` is text or a number; `door` reads its unit."""
 
@@ -150,6 +174,7 @@ class TrainingForm(Form):
     engine: Literal["", "pytorch", "tensorflow", "jax"] = ""
     entry: str = ""
     dataset: str = ""
+    data: DataForm | None = None
     seed: Whole = 0
 
 

@@ -7,7 +7,7 @@ cores, so each plan is priced on its own by the same `virtual.training.forecast`
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from datahall.base.errors import NoPlan
 from datahall.base.result import Result
@@ -22,6 +22,7 @@ from datahall.storage.choice import CodecRate
 from datahall.storage.plan import DEFAULT_SHARDS, StoragePlan
 from datahall.virtual.calibration import Calibration
 from datahall.virtual.checkpoints import picked_codec
+from datahall.virtual.input_cache import with_reading
 from datahall.virtual.training import forecast
 
 KEPT_FOR_OTHERS = 0.1  # of the memory of the machine, for the system and other programs
@@ -97,7 +98,13 @@ def price(case: Case, plans: Sequence[Plan], calibration_at: CalibrationAt) -> l
     there = case.site.accelerator.memory_bytes * case.site.devices * (1 - KEPT_FOR_OTHERS)
     priced: list[PricedPlan] = []
     for plan in plans:
-        result = forecast(case, plan, calibration_at(case, plan.compute))
+        calibration = calibration_at(case, plan.compute)
+        result = forecast(case, plan, calibration)
+        if case.application.data is not None:
+            work_s = result.metrics["step_time"].value - result.metrics["input"].value
+            storage = with_reading(case, plan.compute, plan.storage, work_s)
+            plan = replace(plan, storage=storage)
+            result = forecast(case, plan, calibration)
         needed = result.metrics["peak_memory"].value * plan.compute.data
         priced.append(PricedPlan(plan, result, needed <= there))
     metric = GOAL_METRIC[case.goal.minimise]

@@ -37,6 +37,8 @@ from datahall.real.training import Measurement, run
 from datahall.report.comparison import Comparison, compare
 from datahall.report.comparison import Machine as ComparedMachine
 from datahall.report.data import Memory
+from datahall.storage.input_probe import probe_reads
+from datahall.storage.reading import ReadCosts
 from datahall.virtual.executors import started_on_ray
 from datahall.virtual.training import forecast, held_bytes
 
@@ -49,12 +51,13 @@ PAYLOAD_SHARE = 1448 / 1514  # of a full Ethernet frame, after its headers
 class Here:
     """This machine: its site and its rates, with a rehearsed workload where the case brings its own model.
 
-    `origin` says where they come from.
+    `origin` says where they come from; `reads` is what a shard of the case's data takes.
     """
 
     site: Site
     machine: Machine | OwnModel
     origin: str
+    reads: ReadCosts | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +112,8 @@ def sealed_run(
     """
     here = over_link(here, link) if link is not None else here
     here = rehearsed(case, plan, here, folder / "rehearsal", import_paths) if case.application.entry else here
+    if case.application.data is not None:
+        here = replace(here, reads=probe_reads(case, folder / "input-probe"))
     at = at or Placement()
     said, items = foretell(case, plan, here, steps)
     if at.start is not None:
@@ -201,7 +206,7 @@ def foretell(case: Case, plan: Plan, here: Here, steps: int | None = None) -> tu
     told = replace(case, site=here.site, application=application)
     placed = here.machine.at(told, plan.compute)
     own = placed.anatomy if isinstance(placed, OwnModel) else None
-    said = forecast(told, replace(plan, case_hash=told.hash()), placed, own)
+    said = forecast(told, replace(plan, case_hash=told.hash()), placed, own, here.reads)
     return said, memory_items(told, plan.compute, here.machine)
 
 

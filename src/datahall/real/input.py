@@ -6,14 +6,19 @@ committed one stopped.  Data in memory are one shard; a workload whose data have
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
 from datahall.base.workload import Workload
 from datahall.compute.execute import Executor
 from datahall.real.job import Job
+from datahall.storage.cache import TierCache
+from datahall.storage.eviction import eviction
 from datahall.storage.input import Pipeline, SampleReader
 from datahall.storage.order import Order
+
+CACHES = "input-cache"  # in a run's folder: the caches of its workers
 
 
 def order_of(workload: Workload, seed: int) -> Order:
@@ -29,7 +34,11 @@ def reader_of(workload: Workload) -> SampleReader | None:
 
 def open_input(job: Job, workload: Workload, executor: Executor, order: Order, position: int) -> Pipeline[Any]:
     """This worker's micro-batches from `position` up to the end of the job."""
-    size = job.plan.compute.global_batch
+    size, storage = job.plan.compute.global_batch, job.plan.storage
+    reader = reader_of(workload)
+    if reader is not None and storage.cache_bytes:
+        folder = job.folder / CACHES / str(os.getpid())
+        reader.cache = TierCache(folder, eviction(storage.cache_policy, storage.cache_bytes // executor.data_world))
     return Pipeline(
         workload.data.batch,
         order,
@@ -39,7 +48,7 @@ def open_input(job: Job, workload: Workload, executor: Executor, order: Order, p
         worker=executor.data_rank,
         workers=executor.data_world,
         pieces=job.micro_steps(),
-        ahead=job.plan.storage.ahead,
+        ahead=storage.ahead,
     )
 
 

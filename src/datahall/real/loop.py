@@ -15,7 +15,7 @@ import torch
 from datahall.base.workload import Workload
 from datahall.compute.execute import Executor
 from datahall.real.checkpoint import Checkpoints
-from datahall.real.input import open_input
+from datahall.real.input import open_input, reader_of
 from datahall.real.job import Job
 from datahall.real.observe_collectives import CollectiveCounter
 from datahall.real.record import Recorder
@@ -72,6 +72,8 @@ def train(
             recorder.mark("idle")
     recorder.event("loop_ended", step=job.stop - 1)
     pipeline.close()
+    if (reader := reader_of(workload)) is not None and executor.logs_samples:
+        recorder.event("read", opened=reader.opened, fetched=reader.fetched)
     checkpoints.finish()
 
 

@@ -50,7 +50,9 @@ def step_metrics(steps: Sequence[Step], view: int, tokens_per_step: int, period:
 
 
 def run_metrics(folder: Path, steps: Sequence[Step]) -> list[Metric]:
-    """checkpoint, checkpoint_write, checkpoint_slowing, startup and peak_memory, where the run has them."""
+    """checkpoint, checkpoint_write, checkpoint_slowing, startup, peak_memory and (of shards) input_wait, as far as the
+    run has them.
+    """
     found: list[Metric] = []
     committed = [event.data for event in read_kind(folder, "checkpoint")]
     commits = [data["seconds"] for data in committed]
@@ -61,6 +63,8 @@ def run_metrics(folder: Path, steps: Sequence[Step]) -> list[Metric]:
     if slowed:
         found.append(_median("checkpoint_slowing", slowed))
     if steps:
+        if read_kind(folder, "read"):
+            found.append(exactly("input_wait", "seconds", _longest_wait_s(steps)))
         found.append(exactly("startup", "seconds", max(worker.begin_s for worker in steps[0].workers)))
     peaks = [event.data["peak_bytes"] for event in read_kind(folder, "trained")]
     found.append(exactly("peak_memory", "bytes", max(peaks, default=0)))
@@ -118,10 +122,22 @@ def counts_of(
             counts["attention_flops"] = event.data["attention"] * len(steps)
     counts["collective_bytes"] = sum(voice(step).collective_bytes for step in steps)
     counts["collective_calls"] = sum(voice(step).collective_calls for step in steps)
+    if (read := read_kind(folder, "read")) and all(step.attempt == 0 for step in steps):
+        counts["shards_opened"] = sum(event.data["opened"] for event in read)
+        counts["cache_hits"] = sum(event.data["opened"] - event.data["fetched"] for event in read)
     committed = {event.data["step"]: event.data["bytes"] for event in read_kind(folder, "checkpoint")}
     counts["checkpoint_bytes"] = sum(committed.values())
     counts["checkpoints"] = len(committed)
     return counts
+
+
+def _longest_wait_s(steps: Sequence[Step]) -> float:
+    """Seconds of the run that the worker which waited longest for its data did so."""
+    waited: dict[int, float] = {}
+    for step in steps:
+        for worker in step.workers:
+            waited[worker.rank] = waited.get(worker.rank, 0.0) + worker.seconds["input"]
+    return max(waited.values())
 
 
 def middle_half(workers: Sequence[WorkerStep], period: int = 1) -> list[WorkerStep]:

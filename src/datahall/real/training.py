@@ -7,6 +7,7 @@ checkpoint with the same global batch, so that no sample of the committed histor
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from datahall.compute.layout import check_runnable
 from datahall.decisions.plan import Plan
 from datahall.network.execute_namespaces import INTERFACE, LinkShape, hosts
 from datahall.real.injection import Injection
+from datahall.real.input import CACHES
 from datahall.real.job import Job
 from datahall.real.launch import HANG_TIMEOUT_S, Loss, OnEvent, Start, run_attempt
 from datahall.real.measure import Step, read_kind, read_samples, read_steps
@@ -99,6 +101,7 @@ def run(
         session.start = start
         lost = session.play(hang_timeout_s, max_restarts)
         ended_s = time.monotonic() - session.origin_s
+    shutil.rmtree(folder / CACHES, ignore_errors=True)
     return measurement(case, plan, folder, lost, ended_s, (load_before, load_average()))
 
 

@@ -24,6 +24,7 @@ from datahall.virtual import training
 from datahall.virtual.calibration import Calibration
 from datahall.virtual.checkpoints import CheckpointSeconds, checkpoint_seconds, picked_codec, shards_of
 from datahall.virtual.failures import background_interval_s
+from datahall.virtual.input_cache import with_reading
 from datahall.virtual.step_time import StepInputs, step_time
 
 Numbers = NDArray[np.float64]
@@ -73,6 +74,7 @@ def whole_plan(case: Case, compute: ComputePlan, step_s: float) -> Plan:
     shards = shards_of(compute.devices)
     codec = picked_codec(case, numbers, shards)
     storage = StoragePlan(interval_steps=interval, shards=shards, codec=codec, asynchronous=True)
+    storage = with_reading(case, compute, storage, step_s)
     return Plan(compute, storage, NetworkPlan(), case.hash())
 
 

@@ -17,7 +17,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from datahall.storage.cache import TierCache
 from datahall.storage.order import MIX, Order
@@ -117,6 +117,14 @@ class Pipeline(Generic[T]):
             self._ready.put(error)
 
 
+class Numbered(Protocol):
+    """The samples of one shard, by their numbers there."""
+
+    def __getitem__(self, index: int, /) -> Any:
+        """The sample with this number."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class ShardedData:
     """A data set in shards: samples in each, the prepared bytes of a shard, their number, and the samples in them."""
@@ -124,7 +132,7 @@ class ShardedData:
     sizes: Sequence[int]
     read: Callable[[int], bytes]
     bytes_of: Callable[[int], int]
-    split: Callable[[int, bytes], Sequence[Any]]
+    split: Callable[[int, bytes], Numbered]
 
 
 class SampleReader:
@@ -137,13 +145,13 @@ class SampleReader:
         self.data, self.mix, self.cache = data, mix, cache
         self.opened = self.fetched = 0
         self._places = Order(data.sizes, 0)
-        self._held: OrderedDict[int, Sequence[Any]] = OrderedDict()
+        self._held: OrderedDict[int, Numbered] = OrderedDict()
 
     def samples(self, ids: Sequence[int]) -> list[Any]:
         """The samples with these numbers."""
         return [self._shard(place.shard)[place.index] for place in map(self._places.place, ids)]
 
-    def _shard(self, shard: int) -> Sequence[Any]:
+    def _shard(self, shard: int) -> Numbered:
         held = self._held.get(shard)
         if held is not None:
             self._held.move_to_end(shard)

@@ -18,7 +18,8 @@ class StoragePlan:
     """How checkpoints are kept, and how the data are read.
 
     `interval_steps` 0 writes none; `shards` is files of each rank, one thread each; `keep` is how many committed ones
-    stay.  `ahead` micro-batches are read before they are asked for (0: none).
+    stay.  `ahead` micro-batches are read before they are asked for (0: none);
+    `cache_bytes` of prepared shards are kept by all workers together (0: no cache), by an eviction policy.
     """
 
     interval_steps: int = 0
@@ -27,3 +28,5 @@ class StoragePlan:
     asynchronous: bool = False
     keep: int = 2
     ahead: int = 0
+    cache_bytes: int = 0
+    cache_policy: str = "lru"

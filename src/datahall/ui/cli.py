@@ -29,6 +29,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "engines": ("datahall.ui.engines:engines", "one training on three engines, one worker against several"),
     "validate": ("datahall.ui.validate:validate", "forecasts beside published measurements, scored"),
     "report": ("datahall.ui.report:report", "write the page and the trace of a run again"),
+    "data": ("datahall.ui.data:data", "cut a text into shards that a case can name"),
     "store": ("datahall.ui.store:store", "list, verify, clean, export checkpoint stores"),
     "compare": ("datahall.ui.compare:compare_log", "a training log beside the forecast of its plan"),
     "export": ("datahall.ui.export:export", "a plan as a job script, a manifest or engine flags"),

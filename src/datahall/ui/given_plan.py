@@ -9,11 +9,15 @@ from dataclasses import replace
 
 from datahall.base.errors import UsageError
 from datahall.case.question import Case
+from datahall.compute.numbers import PlanNumbers
 from datahall.compute.plan import ComputePlan
 from datahall.decisions.plan import Plan
 from datahall.network.compress import codec_of
 from datahall.network.plan import NetworkPlan
 from datahall.storage.plan import StoragePlan
+from datahall.virtual.input_cache import with_reading
+from datahall.virtual.step_time import step_time
+from datahall.virtual.transferred import default_calibration
 
 
 def shortened(case: Case, steps: int | None) -> Case:
@@ -58,7 +62,11 @@ def given_plan(
             where="--split, --workers",
             hint="Workers are data x tensor x pipeline.",
         )
-    return Plan(compute, StoragePlan(interval_steps=checkpoint_every), network, case.hash())
+    storage = StoragePlan(interval_steps=checkpoint_every)
+    if case.application.data is not None:
+        step = step_time(default_calibration(case).inputs(case, compute), PlanNumbers.of(compute))
+        storage = with_reading(case, compute, storage, float(step.total))
+    return Plan(compute, storage, network, case.hash())
 
 
 def network_of(exchange: tuple[str, ...]) -> NetworkPlan:

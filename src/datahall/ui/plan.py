@@ -22,6 +22,7 @@ from datahall.search.engines import ENGINES
 from datahall.search.rank import Ranking, search
 from datahall.search.why import Flip, Loss, explain, flips, losses, memory_items, step_items
 from datahall.virtual.calibration import Calibration
+from datahall.virtual.input_cache import CacheVerdict, cache_verdict
 from datahall.virtual.transferred import default_calibration
 
 FORMAT_VERSION = 1
@@ -144,6 +145,7 @@ def plan_json(ranking: Ranking, others: list[Loss], changes: list[Flip]) -> dict
         "plans": {"searched": len(ranking.space), "qualified": len(ranking.order), "reasons": dict(ranking.reasons)},
         "splits": [_split_json(ranking, loss) for loss in others],
         "front": [_point_json(ranking, place) for place in ranking.front()],
+        "cache": None if (verdict := cache_of(ranking)) is None else verdict.to_json(),
         "flips": [
             {
                 "change": flip.change,
@@ -154,6 +156,14 @@ def plan_json(ranking: Ranking, others: list[Loss], changes: list[Flip]) -> dict
             for flip in changes
         ],
     }
+
+
+def cache_of(ranking: Ranking) -> CacheVerdict | None:
+    """What the cache that the case allows before its data does for the chosen plan."""
+    if ranking.case.application.data is None:
+        return None
+    plan = ranking.plan()
+    return cache_verdict(ranking.case, plan.compute, plan.storage, float(ranking.prices.step_s[ranking.order[0]]))
 
 
 def _split_json(ranking: Ranking, loss: Loss) -> dict[str, Any]:

@@ -28,10 +28,13 @@ from datahall.compute.mfu import step_mfu
 from datahall.compute.numbers import PlanNumbers
 from datahall.compute.step import step_table
 from datahall.decisions.plan import Plan
+from datahall.storage.reading import ReadCosts
 from datahall.virtual.calibration import Calibration, peak_flops_per_s
 from datahall.virtual.checkpoints import CheckpointSeconds, checkpoint_bytes, checkpoint_seconds, codec_sentence
 from datahall.virtual.failures import daly_interval_s, wall_over_work
 from datahall.virtual.gradient_plan import exchanged, is_plain, optimisers, special, with_exchange
+from datahall.virtual.input_cache import reading_notes
+from datahall.virtual.reading import read_beside, wait_metrics
 from datahall.virtual.step_time import StepInputs, StepSeconds, step_time
 from datahall.virtual.transferred import default_calibration
 
@@ -62,10 +65,17 @@ class RunSeconds:
         return self.steps / self.total
 
 
-def forecast(case: Case, plan: Plan, calibration: Calibration | None = None, own: Anatomy | None = None) -> Result:
+def forecast(
+    case: Case,
+    plan: Plan,
+    calibration: Calibration | None = None,
+    own: Anatomy | None = None,
+    costs: ReadCosts | None = None,
+) -> Result:
     """What playing `plan` for `case` will give, each metric with a 90 % interval and the weakest label of its inputs.
 
-    `own` is the anatomy of a model that the case brings with it; its calibration knows what a step of it takes.  Raises
+    `own` is the anatomy of a model that the case brings with it; its calibration knows what a step of it takes.
+    `costs` are of a shard of the case's data, where somebody measured them.  Raises
     UsageError where the plan does not belong to the case or needs other devices than the site has (where its
     calibration does not know how workers share them), Incompatible where the accelerator lacks the precision.
     """
@@ -81,7 +91,11 @@ def forecast(case: Case, plan: Plan, calibration: Calibration | None = None, own
         )
     seconds = step_time(inputs, numbers)
     written = _written(case, plan, seconds, inputs, own)
-    run = run_seconds(case, plan, float(seconds.total), float(written.cost), float(inputs.habits.startup_s))
+    read = None if case.application.data is None else read_beside(case, plan, seconds, costs)
+    mean = seconds if read is None else replace(seconds, input=read.waited().mean_s)
+    run = run_seconds(case, plan, float(mean.total), float(written.cost), float(inputs.habits.startup_s))
+    if read is not None:
+        seconds = replace(seconds, input=read.waited().usual_s)
     values = _values(case, plan, inputs, seconds, run, written)
     if own is None:
         values |= _mfu(case, plan, inputs, float(seconds.total))
@@ -93,10 +107,16 @@ def forecast(case: Case, plan: Plan, calibration: Calibration | None = None, own
     }
     metrics["cost"] = _with_prices(metrics["cost"], case.site.accelerator)
     metrics["goodput"] = _goodput(run, calibration, label)
+    if read is not None:
+        metrics |= wait_metrics(read, calibration.spread("step_time"), label)
     notes = _notes(case, plan, run, inputs, own)
     if calibration.label is Label.CATALOGUE:
         notes = (f"No measured run on a {case.site.accelerator.name} or its like stands behind these seconds.", *notes)
+    if read is not None:
+        notes += reading_notes(case, plan, read, costs)
     counts = _counts(case, plan) if own is None else _own_counts(case, plan, own)
+    if read is not None and read.whole:
+        counts |= {"shards_opened": read.opened, "cache_hits": read.hits}
     return Result("virtual", MappingProxyType(metrics), MappingProxyType(counts), notes)
 
 

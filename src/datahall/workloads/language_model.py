@@ -14,11 +14,11 @@ from torch import nn
 from torch.nn import functional
 
 from datahall.base.errors import Refused, UsageError
-from datahall.base.workload import Workload
+from datahall.base.workload import Samples, Workload
 from datahall.case.model import ModelShape
 from datahall.case.question import Case
 from datahall.workloads.lora import add_adapters
-from datahall.workloads.text import VOCABULARY, TextSamples, held_out_text, training_text
+from datahall.workloads.text import VOCABULARY, samples_of
 
 ROTARY_BASE = 10_000.0
 _NORM_EPSILON = 1e-5
@@ -40,18 +40,17 @@ TENSOR_CUTS = {
 
 def build(case: Case) -> Workload:
     """The language model of the case on Python's standard library.  Refused for shapes that it cannot run."""
-    sequence, dataset = case.application.sequence, case.application.dataset
     torch.manual_seed(case.application.seed)
     model = LanguageModel(case.model)
     add_adapters(model, case.application)
-    return language_workload(case, model, training_text(sequence, dataset), held_out_text(sequence, dataset))
+    return language_workload(case, model, *samples_of(case.application))
 
 
 def language_workload(
     case: Case,
     model: LanguageModel,
-    samples: TextSamples,
-    held_out: TextSamples,
+    samples: Samples,
+    held_out: Samples,
     optimiser: Callable[[Any], torch.optim.Optimizer] | None = None,
     validated: int = _VALIDATION_SAMPLES,
 ) -> Workload:
@@ -90,7 +89,7 @@ def token_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Te
 
 
 @torch.no_grad()
-def validation_loss(model: nn.Module, samples: TextSamples, most: int = _VALIDATION_SAMPLES) -> float:
+def validation_loss(model: nn.Module, samples: Samples, most: int = _VALIDATION_SAMPLES) -> float:
     """Loss on up to `most` held-out samples, spread evenly over the held-out text."""
     count = min(most, len(samples))
     ids = [index * len(samples) // count for index in range(count)]

@@ -1,4 +1,4 @@
-"""Real text that every machine has: the source of Python's standard library, as bytes cut into numbered samples.
+"""Text as numbered samples: a case's shards, or what every machine has, the source of Python's standard library.
 
 Tests of the standard library and installed packages are left out, since not every distribution ships them.  The text
 differs between Python versions, so its digest belongs beside every loss.
@@ -12,11 +12,15 @@ import sysconfig
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from datahall.base.errors import UsageError, WorldFailed
+from datahall.case.question import Training
+from datahall.storage.input import SampleReader, ShardedData
+from datahall.storage.shards import open_shards
 
 VOCABULARY = 256  # one token per byte
 HELD_OUT_SHARE = 0.02  # the end of the text, for the validation loss
@@ -54,6 +58,29 @@ def held_out_text(sequence: int, dataset: str = "") -> TextSamples:
     """Text that training never sees, as samples."""
     text = _text(dataset)
     return TextSamples(text[_boundary(text) :], sequence)
+
+
+class ShardedText:
+    """Samples of a data set in shards, read when they are asked for; the shards themselves are `reader`'s."""
+
+    def __init__(self, data: ShardedData) -> None:
+        self.reader = SampleReader(data)
+
+    def __len__(self) -> int:
+        return sum(self.reader.data.sizes)
+
+    def batch(self, ids: Sequence[int]) -> torch.Tensor:
+        """Token ids, shape (len(ids), sequence + 1)."""
+        return torch.from_numpy(np.stack(self.reader.samples(ids)).astype(np.int64))
+
+
+def samples_of(application: Training) -> tuple[Any, Any]:
+    """What a case trains on and what it holds out: its shards, or else its text in memory."""
+    sequence = application.sequence
+    if application.data is None:
+        return training_text(sequence, application.dataset), held_out_text(sequence, application.dataset)
+    found = open_shards(application.data.path)
+    return ShardedText(found.training(sequence)), ShardedText(found.held(sequence))
 
 
 def raw_text(dataset: str = "") -> bytes:
