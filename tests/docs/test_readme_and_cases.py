@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,18 @@ def datahall(*arguments, cwd=ROOT):
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=200, check=False)
 
 
+def case_at(name, folder):
+    """The case as it lies in the checkout; where its head says what to run first, a copy for which that was run."""
+    first = re.findall(r"^#   datahall (data .+)$", (ROOT / "cases" / name).read_text(), re.MULTILINE)
+    if not first:
+        return ROOT / "cases" / name
+    (folder / "cases").mkdir()
+    for line in first:
+        done = datahall(*shlex.split(line), cwd=folder)
+        assert done.returncode == 0, done.stderr
+    return shutil.copy(ROOT / "cases" / name, folder / "cases")
+
+
 def test_every_command_of_the_readme_runs(tmp_path):
     furnish(tmp_path)
     lines = re.findall(r"^    datahall (.+)$", (ROOT / "README.md").read_text(), re.MULTILINE)
@@ -40,7 +53,7 @@ def test_every_command_of_the_readme_runs(tmp_path):
 
 @pytest.mark.parametrize("name", CASES)
 def test_every_case_can_be_planned(name, tmp_path):
-    done = datahall("plan", ROOT / "cases" / name, cwd=tmp_path)
+    done = datahall("plan", case_at(name, tmp_path), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Run it as" in done.stdout
 
@@ -59,7 +72,7 @@ def test_every_case_for_this_machine_runs(name, tmp_path):
                  "kv_heads": shape.kv_heads, "ffn": shape.ffn, "vocab": shape.vocab}  # fmt: skip
         changed = [f"--set=model.inline.{field}={size}" for field, size in sizes.items()]
         changed.append(f"--set=application.weights={tmp_path / 'weights'}")
-    done = datahall("run", ROOT / "cases" / name, "--steps", 3, "--no-forecast", *changed, cwd=tmp_path)
+    done = datahall("run", case_at(name, tmp_path), "--steps", 3, "--no-forecast", *changed, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "step_time" in done.stdout
 

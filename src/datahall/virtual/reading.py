@@ -25,6 +25,7 @@ from datahall.storage.reading import Opened, ReadCosts, Seconds, shards_opened, 
 from datahall.virtual.step_time import StepSeconds
 
 _OPEN_S = 1e-4  # of a file on a local disk, its digest aside
+_HANDED_S = 1e-4  # of a micro-batch from the thread that reads ahead to the loop, both of them busy
 _MOST_SAMPLES = 400_000  # that are replayed; longer runs are this part again and again
 _MOST_WORKERS = 8  # that are replayed; more open the same shards
 _LOAD_FACTORS = (0.6, 1.7)  # before any run: what a shard takes, as a share of its forecast
@@ -66,7 +67,9 @@ class Reading:
 
     def waited(self, load_factor: float = 1.0, work_factor: float = 1.0) -> Waited:
         """What of the reading is waited for, with loads and work so many times as long."""
-        by_piece = waits(load_factor * self.load_s, work_factor * self.work_s / self.pieces, self.ahead)
+        handed_s = _HANDED_S if self.ahead else 0.0
+        load_s = load_factor * self.load_s
+        by_piece = waits(load_s, work_factor * self.work_s / self.pieces, self.ahead) + load_factor * handed_s
         by_step = by_piece.reshape(-1, self.pieces).sum(axis=1)
         steady = np.sort(by_step[_WARM_UP:] if len(by_step) > _WARM_UP else by_step)
         aside = len(steady) // 4
