@@ -77,7 +77,7 @@ def test_killed_resumed_and_on_fewer_workers_every_sample_is_computed_once(obser
         import_paths=[str(folder)],
         count_flops=False,
     )
-    assert [loss.rank for loss in run.lost] == [1]
+    assert [loss.rank for loss in run.lost] == [1], run.lost
     assert [len(step.workers) for step in run.steps] == [2] * 8 + [1] * 4
     processes = seen_by_process(folder)
     assert len(processes) == 5

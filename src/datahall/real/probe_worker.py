@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 
 from datahall.catalog import codecs
+from datahall.real.group import leave_together
 from datahall.real.probe_kernels import kernels
 from datahall.real.probe_timing import time_together
 from datahall.real.process import die_with_parent
@@ -74,7 +75,7 @@ def _measure(job: dict[str, Any], rank: int, teller: _Teller) -> None:
         teller.tell(finding, processes=job["processes"])
     for finding in _disk(disk, job["processes"], quick):
         teller.tell(finding)
-    dist.barrier()
+    leave_together()
 
 
 def _together(quick: bool, budget_s: float) -> Iterator[dict[str, Any]]:

@@ -30,6 +30,7 @@ from datahall.real import loop
 from datahall.real.checkpoint import Checkpoints
 from datahall.real.device_clock import CudaClock
 from datahall.real.exchange import TimedExchange
+from datahall.real.group import leave_together, lost_peer
 from datahall.real.injection import disturbed
 from datahall.real.input import micro_batches, order_of
 from datahall.real.job import EXIT_LOST_PEER, Job, load_job
@@ -53,7 +54,7 @@ def main(path: str, rank: int, elsewhere: Sequence[str] = ()) -> int:
         _run(job, rank)
     except Exception as error:
         traceback.print_exc()
-        if _lost_peer(error):
+        if lost_peer(error):
             return EXIT_LOST_PEER
         tell_failure(job.folder, rank, error)
         return 1
@@ -84,9 +85,7 @@ def _run(job: Job, rank: int) -> None:
     recorder.event("trained", peak_bytes=memory.peak_bytes())
     recorder.mark("observe")
     _observe(job, workload, executor, recorder)
-    if dist.is_initialized():
-        dist.barrier()
-        dist.destroy_process_group()
+    leave_together()
     recorder.close()
 
 
@@ -156,12 +155,6 @@ def _count_flops(job: Job, workload: Workload, executor: execute.Executor, recor
     batches = [workload.data.batch(ids) for ids in micro_batches(job, order, executor, position)]
     flops = count_flops(lambda: executor.rehearse(batches))
     recorder.event("flops", matmul=flops.matmul, attention=flops.attention)
-
-
-def _lost_peer(error: Exception) -> bool:
-    text = str(error)
-    signs = ("closed by peer", "reset by peer", "Broken pipe", "Timed out waiting", "Socket closed")
-    return isinstance(error, RuntimeError) and any(sign in text for sign in signs)
 
 
 def tell_failure(folder: Path, rank: int, error: Exception) -> None:
