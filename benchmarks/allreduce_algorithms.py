@@ -2,9 +2,9 @@
 
     python benchmarks/allreduce_algorithms.py > docs/tables/allreduce.md
 
-Plain TCP sockets on loopback, 2 and 4 processes; beside them gloo's own all-reduce, whose algorithm is decided by the
-library and is not forecast.  One set of constants per number of processes; the lower quartile over
-rounds of the slowest rank, since other load only adds.
+Plain TCP sockets on loopback, 2, 4 and 8 processes; beside them gloo's own all-reduce, whose algorithm is decided by
+the library and is not forecast.  One set of constants per number of processes; the lower quartile over rounds of the
+slowest rank, since other load only adds.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from datahall.network.links_estimate import load
 NAMES = ("ring", "tree", "doubling", "halving-doubling")
 SIZES = [2**power for power in range(6, 22)]  # elements of 4 bytes
 REPEATS = 24
+RANKS = (2, 4, 8)
 Times = dict[tuple[str, int], float]
 
 
@@ -138,5 +139,5 @@ def report(ranks: int) -> None:
 if __name__ == "__main__":
     print("# All-reduce algorithms over sockets: forecast on sizes that the fit did not see\n")
     print("Printed by `benchmarks/allreduce_algorithms.py`; a machine shared with other work, so expect noise.")
-    for count in (2, 4):
+    for count in RANKS:
         report(count)

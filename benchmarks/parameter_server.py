@@ -2,9 +2,10 @@
 
     python benchmarks/parameter_server.py > docs/tables/parameter-server.md
 
-Two workers and one server as processes on this machine over loopback sockets.  Sparse: an embedding table of which a
-step touches few rows.  Dense: every row each step.  The probe measures one small and one large request and the ring's
-own constants; forecasts are printed beside the medians.  The journal's fsync is part of the server's time.
+Two workers, first with one server, then with two, as processes on this machine over loopback sockets.  Sparse: an
+embedding table of which a step touches few rows.  Dense: every row each step.  The probe measures one small and one
+large request to as many servers and the ring's own constants; forecasts are printed beside the medians.  The journal's
+fsync is part of a server's time.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -32,6 +34,7 @@ from datahall.network.parameter_server import (
 )
 
 WIDTH, WORKERS, STEPS = 16, 2, 30
+SERVERS = (1, 2)
 CASES = [("sparse", 200_000, 256), ("dense", 20_000, 20_000)]  # name, rows of the table, rows touched a step
 PROBE_ROWS = (64, 4_096)
 
@@ -41,11 +44,11 @@ def worker(rank: int, pipe: Connection) -> None:
     listener = listen()
     pipe.send(listener.getsockname())
     mesh = socket_mesh(rank, pipe.recv(), listener)
-    for kind, plan, address, touched, first_clock in iter(pipe.recv, None):
+    for kind, plan, addresses, touched, first_clock in iter(pipe.recv, None):
         if kind == "ring":
             pipe.send(_ring_seconds(rank, plan, mesh))
         else:
-            pipe.send(_server_seconds(rank, plan, address, touched, first_clock, mesh))
+            pipe.send(_server_seconds(rank, plan, addresses, touched, first_clock, mesh))
 
 
 def _ring_seconds(rank: int, plan: ServerPlan, mesh: SocketTransport) -> float:
@@ -55,9 +58,9 @@ def _ring_seconds(rank: int, plan: ServerPlan, mesh: SocketTransport) -> float:
 
 
 def _server_seconds(
-    rank: int, plan: ServerPlan, address: tuple[str, int], touched: int, first_clock: int, mesh: SocketTransport
+    rank: int, plan: ServerPlan, addresses: list[tuple[str, int]], touched: int, first_clock: int, mesh: SocketTransport
 ) -> tuple[float, int, int]:
-    client = Client(plan, rank, [address])
+    client = Client(plan, rank, addresses)
     chance = np.random.default_rng(rank)
     gradient = np.ones((touched, plan.width), dtype=np.float32)
     seconds = []
@@ -85,28 +88,29 @@ def main() -> None:
     addresses = [pipe.recv() for pipe in pipes]
     for pipe in pipes:
         pipe.send(addresses)
-    constants = _probe(pipes)
     print("# Parameter server against ring all-reduce\n")
-    print("Printed by `benchmarks/parameter_server.py`: 2 workers, 1 server, loopback, synchronous.\n")
-    print("| case | rows touched of | server bytes a step, formula | counted | ring bytes a worker ", end="")
+    print("Printed by `benchmarks/parameter_server.py`: 2 workers, loopback, synchronous; bytes of all servers.\n")
+    print("| case | servers | rows touched of | server bytes a step, formula | counted | ring bytes a worker ", end="")
     print("| server ms, forecast | measured | ring ms, forecast | measured | forecast's pick | faster |")
-    print("|---|---:|---:|---:|---:|---:|---:|---:|---:|---|---|")
-    for name, rows, touched in CASES:
-        _print_case(name, ServerPlan(rows, WIDTH, WORKERS), touched, pipes, constants)
-    few = break_even_rows(CASES[0][1], WIDTH, WORKERS, 1)
-    print(f"\nBy bytes alone the server wins below {few:,.0f} touched rows a worker of {CASES[0][1]:,}.")
+    print("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|---|")
+    for servers in SERVERS:
+        constants = _probe(pipes, servers)
+        for name, rows, touched in CASES:
+            _print_case(name, ServerPlan(rows, WIDTH, WORKERS, servers), touched, pipes, constants)
+    few = (f"{break_even_rows(CASES[0][1], WIDTH, WORKERS, servers):,.0f} ({servers})" for servers in SERVERS)
+    print(f"\nBy bytes alone servers win below so many touched rows a worker of {CASES[0][1]:,}: {', '.join(few)}.")
     for pipe in pipes:
         pipe.send(None)
 
 
-def _probe(pipes: list[Connection]) -> dict[str, tuple[float, float]]:
-    """Fixed seconds and bytes/s of the server's two paths and of the ring, each from a small and a larger request."""
-    unit = server_step_s(1.0, WIDTH, WORKERS, 1, 0.0, 1.0)
+def _probe(pipes: list[Connection], servers: int) -> dict[str, tuple[float, float]]:
+    """Fixed seconds and bytes/s of the servers' two paths and of the ring, each from a small and a larger request."""
+    unit = server_step_s(1.0, WIDTH, WORKERS, servers, 0.0, 1.0)
     found: dict[str, tuple[float, float]] = {}
     for name in ("sparse", "dense"):
         tables = [20_000 if name == "sparse" else rows for rows in PROBE_ROWS]
         small, large = (
-            _serve(pipes, ServerPlan(rows, WIDTH, WORKERS), touched)[0]
+            _serve(pipes, ServerPlan(rows, WIDTH, WORKERS, servers), touched)[0]
             for rows, touched in zip(tables, PROBE_ROWS, strict=True)
         )
         rate = (PROBE_ROWS[1] - PROBE_ROWS[0]) * unit / max(large - small, 1e-6)
@@ -123,17 +127,26 @@ def _print_case(
     server_forecast = server_step_s(touched, plan.width, plan.workers, plan.servers, message_s, server_rate)
     payload = plan.rows * plan.width * 4
     ring_forecast = ring_s + 2 * (WORKERS - 1) / WORKERS * payload / ring_rate
-    carried = dense_step(plan, 0) if touched == plan.rows else sparse_step(plan, [touched] * WORKERS)
+    expected = _all_bytes(plan, touched)
     server_s, counted = _serve(pipes, plan, touched)
     ring_measured = _ring(pipes, plan)
     pick = "server" if server_forecast < ring_forecast else "ring"
     faster = "server" if server_s < ring_measured else "ring"
     print(
-        f"| {name} | {touched:,} of {plan.rows:,} | {carried.received_bytes + carried.sent_bytes:,} | "
+        f"| {name} | {plan.servers} | {touched:,} of {plan.rows:,} | {expected:,} | "
         f"{counted // STEPS:,} | {2 * (WORKERS - 1) * payload // WORKERS:,} | {1e3 * server_forecast:.2f} | "
         f"{1e3 * server_s:.2f} | {1e3 * ring_forecast:.2f} | {1e3 * ring_measured:.2f} | "
         f"{pick} | {faster} |"
     )
+
+
+def _all_bytes(plan: ServerPlan, touched: int) -> int:
+    """In and out of all servers in a step, by the formulas; frames go to every server."""
+    if touched == plan.rows:
+        each = [dense_step(plan, server) for server in range(plan.servers)]
+    else:
+        each = [sparse_step(plan, [touched] * WORKERS), *[sparse_step(plan, [0] * WORKERS)] * (plan.servers - 1)]
+    return sum(one.received_bytes + one.sent_bytes for one in each)
 
 
 def _ring(pipes: list[Connection], plan: ServerPlan) -> float:
@@ -143,19 +156,21 @@ def _ring(pipes: list[Connection], plan: ServerPlan) -> float:
 
 
 def _serve(pipes: list[Connection], plan: ServerPlan, touched: int) -> tuple[float, int]:
-    """A fresh server process, `STEPS` steps of both workers: the slower worker's median seconds, and all bytes."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "datahall.network.execute_parameter_server", "--rate", "0.1", "--servers", "1"]
-        command += ["--rows", str(plan.rows), "--width", str(plan.width), "--workers", str(plan.workers)]
-        process = subprocess.Popen(
-            [*command, "--journal", str(Path(folder) / "journal")], stdout=subprocess.PIPE, text=True
-        )
-        address = ("127.0.0.1", int(process.stdout.readline()))
+    """Fresh server processes, `STEPS` steps of both workers: the slower worker's median seconds, and all bytes."""
+    command = [sys.executable, "-m", "datahall.network.execute_parameter_server", "--rate", "0.1"]
+    command += ["--rows", str(plan.rows), "--width", str(plan.width), "--workers", str(plan.workers)]
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as ended:
+        addresses = []
+        for server in range(plan.servers):
+            which = ["--servers", str(plan.servers), "--server", str(server)]
+            journal = str(Path(folder) / f"journal-{server}")
+            process = subprocess.Popen([*command, *which, "--journal", journal], stdout=subprocess.PIPE, text=True)
+            ended.callback(process.wait)
+            ended.callback(process.kill)
+            addresses.append(("127.0.0.1", int(process.stdout.readline())))
         for pipe in pipes:
-            pipe.send(("server", plan, address, touched, 1))
+            pipe.send(("server", plan, addresses, touched, 1))
         found = [pipe.recv() for pipe in pipes]
-        process.kill()
-        process.wait()
     return max(seconds for seconds, _, _ in found), sum(sent + received for _, sent, received in found)
 
 

@@ -11,7 +11,6 @@ import shutil
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +22,10 @@ from datahall.storage.cache import CachedPlace, TierCache
 from datahall.storage.choice import CacheForecast, cache_forecast
 from datahall.storage.eviction import Spill, eviction
 from datahall.storage.execute_offload import Offload
+from datahall.storage.input_probe import costs_of
 from datahall.storage.plan import CHUNK_BYTES
 
-
-@dataclass(frozen=True)
-class Costs:
-    """Mean seconds of a fetch from the source, of a hit, and of keeping what was fetched."""
-
-    slow_s: float
-    fast_s: float
-    fill_s: float
+PROBED = range(4)  # entries that the run does not use
 
 
 def timed(action: Callable[[], Any]) -> float:
@@ -47,17 +40,6 @@ def often(action: Callable[[], Any]) -> float:
     return statistics.median(timed(action) for _ in range(5))
 
 
-def costs_of(folder: Path, fetch: Callable[[str], bytes], size: int) -> Costs:
-    """The costs of entries of `size` bytes, on four keys of their own."""
-    shutil.rmtree(folder, ignore_errors=True)
-    cache = TierCache(folder, eviction("lru", 100 * size))
-    keys = [f"probe {n}" for n in range(4)]
-    slow = sum(timed(lambda k=key: fetch(k)) for key in keys) / len(keys)
-    misses = sum(timed(lambda k=key: cache.get(k, size, lambda: fetch(k))) for key in keys) / len(keys)
-    hits = sum(timed(lambda k=key: cache.get(k, size, lambda: fetch(k))) for key in keys) / len(keys)
-    return Costs(slow, hits, max(0.0, misses - slow))
-
-
 def row(forecast: CacheForecast, cache: TierCache, gained_s: float) -> str:
     """Hits and gain, forecast and then found."""
     verdict = "use it" if forecast.pays else "**do not**"
@@ -66,7 +48,7 @@ def row(forecast: CacheForecast, cache: TierCache, gained_s: float) -> str:
 
 def run(folder: Path, fetch: Callable[[str], bytes], size: int, order: list[str], limit: int) -> str:
     """Entries of `size` bytes in a known order, through a cache of `limit` bytes and without."""
-    costs = costs_of(folder, fetch, size)
+    costs = costs_of(folder, PROBED, lambda number: fetch(f"probe {number}"), lambda _: size)
     accesses = [(key, size) for key in order]
     forecast = cache_forecast(eviction("lru", limit), accesses, costs.slow_s, costs.fast_s, costs.fill_s)
     shutil.rmtree(folder, ignore_errors=True)
@@ -82,7 +64,7 @@ def of_a_store(folder: Path, loads: int = 3) -> str:
     execute.save(folder / "store", 1, state)
     place, target = ShapedPlace(folder / "store", 100e6), {"weight": torch.zeros(8, 1 << 20)}
     slow, chunks = CHUNK_BYTES / 100e6, -(-state["weight"].nbytes // CHUNK_BYTES)
-    probe = costs_of(folder / "probe", lambda _: b"x" * CHUNK_BYTES, CHUNK_BYTES)
+    probe = costs_of(folder / "probe", PROBED, lambda _: b"x" * CHUNK_BYTES, lambda _: CHUNK_BYTES)
     accesses = [(str(n), CHUNK_BYTES) for _ in range(loads) for n in range(chunks)]
     forecast = cache_forecast(eviction("lru", 1 << 30), accesses, slow, probe.fast_s, probe.fill_s)
     without = timed(lambda: [execute.load(place, target) for _ in range(loads)])

@@ -103,7 +103,7 @@ def test_two_workers_then_one_then_two_compute_every_sample_once(observed, tmp_p
 
 def test_what_is_opened_and_found_in_the_cache_is_the_forecast(observed):
     case, plan, folder = observed
-    costs = probe_reads(case, folder / "probe")
+    costs = probe_reads(case.application.data, case.application.sequence, folder / "probe")
     said = forecast(case, plan, costs=costs)
     run = training.run(case, plan, folder / "run", steps=None, import_paths=[str(folder)], count_flops=False)
     for name in ("shards_opened", "cache_hits", "samples"):

@@ -112,8 +112,8 @@ def sealed_run(
     """
     here = over_link(here, link) if link is not None else here
     here = rehearsed(case, plan, here, folder / "rehearsal", import_paths) if case.application.entry else here
-    if case.application.data is not None:
-        here = replace(here, reads=probe_reads(case, folder / "input-probe"))
+    if (data := case.application.data) is not None:
+        here = replace(here, reads=probe_reads(data, case.application.sequence, folder / "input-probe"))
     at = at or Placement()
     said, items = foretell(case, plan, here, steps)
     if at.start is not None:

@@ -11,7 +11,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from datahall.base.workload import Workload
 from datahall.compute.execute import DataParallel
 from datahall.real.fast import EXIT_ALONE, REPLACEMENT
 from datahall.real.fast_healing import FileTransport
-from datahall.real.input import order_of
+from datahall.real.input import micro_batches, order_of
 from datahall.real.job import Job, load_job
 from datahall.real.launch import POLL_S, START_TIMEOUT_S
 from datahall.real.measure import AGREEING
@@ -141,13 +141,12 @@ class _Worker:
         self.failed = 0
         return True
 
-    def _learnt(self, number: int) -> tuple[list[list[int]], float]:
+    def _learnt(self, number: int) -> tuple[list[Sequence[int]], float]:
         """This worker's samples of step `number` by micro-batch, and their loss; gradients are there."""
         seed, compute = self.job.case.application.seed, self.job.plan.compute
         torch.manual_seed(hash((seed, number, self.rank)))
         self.recorder.mark("input")
-        mine = self.order.batch(number * compute.global_batch, compute.global_batch, self.rank, self.job.workers)
-        shares = [mine[at : at + compute.micro_batch] for at in range(0, len(mine), compute.micro_batch)]
+        shares = micro_batches(self.order, compute, number * compute.global_batch, self.rank, self.job.workers)
         batches = (self.workload.data.batch(ids) for ids in shares)
         return shares, self.inner.gradients(batches, len(shares), self.recorder.mark)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from datahall.base.workload import Workload
 from datahall.compute.execute import Executor
+from datahall.compute.plan import ComputePlan
 from datahall.real.job import Job
 from datahall.storage.cache import TierCache
 from datahall.storage.eviction import eviction
@@ -52,9 +53,7 @@ def open_input(job: Job, workload: Workload, executor: Executor, order: Order, p
     )
 
 
-def micro_batches(job: Job, order: Order, executor: Executor, position: int) -> list[Sequence[int]]:
-    """The numbers of this worker's samples in the global batch at `position`, by micro-batch."""
-    size = job.plan.compute.global_batch
-    mine = order.batch(position, size, executor.data_rank, executor.data_world)
-    piece = job.plan.compute.micro_batch
-    return [mine[at : at + piece] for at in range(0, len(mine), piece)]
+def micro_batches(order: Order, compute: ComputePlan, position: int, rank: int, world: int) -> list[Sequence[int]]:
+    """The numbers of a worker's samples in the global batch at `position`, by micro-batch."""
+    mine = order.batch(position, compute.global_batch, rank, world)
+    return [mine[at : at + compute.micro_batch] for at in range(0, len(mine), compute.micro_batch)]

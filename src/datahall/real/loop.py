@@ -36,37 +36,13 @@ def train(
     micro_steps = job.micro_steps()
     pipeline = open_input(job, workload, executor, checkpoints.order, checkpoints.position)
     for step in range(first, job.stop):
-        calls, handed, blocked_s, cpu_s = counter.calls, counter.bytes, counter.blocked_s, time.process_time()
-        counter.by_kind.clear()
         torch.manual_seed(hash((job.case.application.seed, step, executor.data_rank)))
-        recorder.mark("input")
-        phases = _Phases(recorder, counter)
-        loss = executor.gradients(_batches(pipeline, micro_steps, executor, recorder), micro_steps, phases.mark)
-        if checkpoints.copying:
-            phases.mark("copying")
-            checkpoints.before_update()
-        phases.mark("optimiser")
-        updating_s = counter.blocked_s
-        executor.update()
-        recorder.mark("idle")
-        seen = {
-            "calls": counter.calls - calls,
-            "bytes": counter.bytes - handed,
-            "kinds": dict(counter.by_kind),
-            "blocked_s": round(phases.computed_s - blocked_s, 6),
-            "update_blocked_s": round(counter.blocked_s - updating_s, 6),
-        }
+        seen = _step(executor, recorder, counter, checkpoints, pipeline, micro_steps)
         due = checkpoints.due(step + 1)
         if due:
             recorder.mark("checkpoint")
         # Before the commit: what a checkpoint has behind it is on record, whoever is killed when.
-        recorder.end_step(
-            loss=loss,
-            **seen,
-            group=executor.group_key,
-            blocked_in=executor.blocked_in,
-            cpu_s=round(time.process_time() - cpu_s, 6),
-        )
+        recorder.end_step(**seen, group=executor.group_key, blocked_in=executor.blocked_in)
         if due:
             checkpoints.commit(step + 1, pipeline.position)
             recorder.mark("idle")
@@ -75,6 +51,38 @@ def train(
     if (reader := reader_of(workload)) is not None and executor.logs_samples:
         recorder.event("read", opened=reader.opened, fetched=reader.fetched)
     checkpoints.finish()
+
+
+def _step(
+    executor: Executor,
+    recorder: Recorder,
+    counter: CollectiveCounter,
+    checkpoints: Checkpoints,
+    pipeline: Pipeline[Any],
+    micro_steps: int,
+) -> dict[str, Any]:
+    """One optimiser step, its phases marked; its loss, what was handed over in it, and what it was blocked by."""
+    calls, handed, blocked_s, cpu_s = counter.calls, counter.bytes, counter.blocked_s, time.process_time()
+    counter.by_kind.clear()
+    recorder.mark("input")
+    phases = _Phases(recorder, counter)
+    loss = executor.gradients(_batches(pipeline, micro_steps, executor, recorder), micro_steps, phases.mark)
+    if checkpoints.copying:
+        phases.mark("copying")
+        checkpoints.before_update()
+    phases.mark("optimiser")
+    updating_s = counter.blocked_s
+    executor.update()
+    recorder.mark("idle")
+    return {
+        "loss": loss,
+        "calls": counter.calls - calls,
+        "bytes": counter.bytes - handed,
+        "kinds": dict(counter.by_kind),
+        "blocked_s": round(phases.computed_s - blocked_s, 6),
+        "update_blocked_s": round(counter.blocked_s - updating_s, 6),
+        "cpu_s": round(time.process_time() - cpu_s, 6),
+    }
 
 
 class _Phases:

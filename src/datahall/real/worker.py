@@ -152,7 +152,8 @@ def _count_flops(job: Job, workload: Workload, executor: execute.Executor, recor
     """FLOPs of one more forward and backward pass over this worker's share, without exchange or update."""
     order = order_of(workload, job.case.application.seed)
     position = job.stop * job.plan.compute.global_batch
-    batches = [workload.data.batch(ids) for ids in micro_batches(job, order, executor, position)]
+    shares = micro_batches(order, job.plan.compute, position, executor.data_rank, executor.data_world)
+    batches = [workload.data.batch(ids) for ids in shares]
     flops = count_flops(lambda: executor.rehearse(batches))
     recorder.event("flops", matmul=flops.matmul, attention=flops.attention)
 

@@ -8,8 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
 
-from datahall.base.errors import UsageError
-from datahall.case.question import Case
+from datahall.case.data import Data
 from datahall.storage.cache import TierCache
 from datahall.storage.eviction import eviction
 from datahall.storage.reading import ReadCosts
@@ -18,18 +17,15 @@ from datahall.storage.shards import open_shards
 _SHARDS = 6
 
 
-def probe_reads(case: Case, folder: Path) -> ReadCosts:
-    """Of the case's data, with the cache in `folder` (removed afterwards), by a single reader.
+def probe_reads(data: Data, sequence: int, folder: Path) -> ReadCosts:
+    """Of `data` in samples of `sequence` tokens, by a single reader with the cache in `folder` (removed afterwards).
 
     Files that the system holds in memory are read from there, as the run will read them.
     """
-    application = case.application
-    if application.data is None:
-        raise UsageError("the case names no data in shards.", where="application.data")
-    data = open_shards(application.data.path).training(application.sequence)
-    several = range(min(_SHARDS, len(data.sizes)))
+    shards = open_shards(data.path).training(sequence)
+    several = range(min(_SHARDS, len(shards.sizes)))
     try:
-        return costs_of(folder, several, data.read, data.bytes_of)
+        return costs_of(folder, several, shards.read, shards.bytes_of)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

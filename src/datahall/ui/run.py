@@ -79,18 +79,18 @@ def run(
     and compared at the end.  A killed worker is replaced from the last checkpoint (--recovery exact), or while the
     others go on (fast: what it would have read is dropped and counted).  Everything stays in runs/<time>-<name>/.
     """
-    if what.suffix == ".json":
-        if sets or split or exchange or micro_batch or checkpoint_every or workers > 1:
-            raise UsageError(
-                "a plan file says already how the case is cut and what is written.",
-                where=str(what),
-                hint="Give a case with these options, or plan again with --set.",
-            )
-        proposal = load_proposal(what)
-        case, plan = proposal.case, proposal.plan
-    else:
+    if what.suffix != ".json":
         case = shortened(load(what, sets), steps)
         plan = given_plan(case, workers, micro_batch, checkpoint_every, split, exchange)
+    elif sets or split or exchange or micro_batch or checkpoint_every or workers > 1:
+        raise UsageError(
+            "a plan file says already how the case is cut and what is written.",
+            where=str(what),
+            hint="Give a case with these options, or plan again with --set.",
+        )
+    else:
+        proposal = load_proposal(what)
+        case, plan = proposal.case, proposal.plan
     link = LinkShape(case.site.scale_out.bytes_per_s * 8, 2 * case.site.scale_out.latency_s) if on_link else None
     _check(case, plan, link, recovery)
     folder = new_folder(runs, case.name)

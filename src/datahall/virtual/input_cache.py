@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
+from datahall.base.result import Result
 from datahall.base.units import human
 from datahall.case.data import UNDECIDED
 from datahall.case.question import Case
@@ -18,7 +20,7 @@ from datahall.decisions.plan import Plan
 from datahall.storage.order import MIX
 from datahall.storage.plan import StoragePlan
 from datahall.storage.reading import ReadCosts
-from datahall.virtual.reading import Reading, data_of, read_costs, reading
+from datahall.virtual.reading import Reading, data_of, read_costs, reading, wait_metrics
 
 _MOST_AHEAD = 64
 _WORTH_SHARE = 0.005  # of the run's steps: a cache that saves less is not worth its disk
@@ -109,7 +111,21 @@ def cache_verdict(
     )
 
 
-def reading_notes(case: Case, plan: Plan, read: Reading, costs: ReadCosts | None) -> tuple[str, ...]:
+def result_with_reading(
+    result: Result, case: Case, plan: Plan, read: Reading, costs: ReadCosts | None, step_spread: tuple[float, float]
+) -> Result:
+    """A forecast with what it reads: the waits, shards opened and hits where all were replayed, how and why so."""
+    metrics = {**result.metrics, **wait_metrics(read, step_spread, result.metrics["input"].label)}
+    opened = {"shards_opened": read.opened, "cache_hits": read.hits} if read.whole else {}
+    return replace(
+        result,
+        metrics=MappingProxyType(metrics),
+        counts=MappingProxyType({**result.counts, **opened}),
+        notes=(*result.notes, *_notes(case, plan, read, costs)),
+    )
+
+
+def _notes(case: Case, plan: Plan, read: Reading, costs: ReadCosts | None) -> tuple[str, ...]:
     """How the plan reads the case's shards, and the verdict on the cache that the case allows."""
     ahead = f"{plan.storage.ahead} micro-batches ahead" if plan.storage.ahead else "not ahead"
     waited, read_s = (human(seconds, "seconds") for seconds in (read.waited().run_s, read.read_s))

@@ -18,23 +18,22 @@ from datahall.base.formula import formula
 from datahall.base.label import Label, weakest
 from datahall.base.metric import Metric
 from datahall.base.result import Result
-from datahall.base.step_table import Component
 from datahall.case.question import Case
 from datahall.case.site import Accelerator, Site
-from datahall.compute.adapters import adapter_parameters, adapters_of
+from datahall.compute.adapters import adapter_parameters
 from datahall.compute.anatomy import Anatomy
 from datahall.compute.memory import MemoryBytes, memory
 from datahall.compute.mfu import step_mfu
 from datahall.compute.numbers import PlanNumbers
-from datahall.compute.step import step_table
 from datahall.decisions.plan import Plan
 from datahall.storage.reading import ReadCosts
 from datahall.virtual.calibration import Calibration, peak_flops_per_s
-from datahall.virtual.checkpoints import CheckpointSeconds, checkpoint_bytes, checkpoint_seconds, codec_sentence
+from datahall.virtual.checkpoints import CheckpointSeconds, checkpoint_seconds, codec_sentence
 from datahall.virtual.failures import daly_interval_s, wall_over_work
-from datahall.virtual.gradient_plan import exchanged, is_plain, optimisers, special, with_exchange
-from datahall.virtual.input_cache import reading_notes
-from datahall.virtual.reading import read_beside, wait_metrics
+from datahall.virtual.gradient_plan import is_plain, optimisers, with_exchange
+from datahall.virtual.input_cache import result_with_reading
+from datahall.virtual.reading import Waited, read_beside
+from datahall.virtual.run_counts import run_counts
 from datahall.virtual.step_time import StepInputs, StepSeconds, step_time
 from datahall.virtual.transferred import default_calibration
 
@@ -92,10 +91,8 @@ def forecast(
     seconds = step_time(inputs, numbers)
     written = _written(case, plan, seconds, inputs, own)
     read = None if case.application.data is None else read_beside(case, plan, seconds, costs)
-    mean = seconds if read is None else replace(seconds, input=read.waited().mean_s)
+    mean, seconds = (seconds, seconds) if read is None else _beside_reading(seconds, read.waited())
     run = run_seconds(case, plan, float(mean.total), float(written.cost), float(inputs.habits.startup_s))
-    if read is not None:
-        seconds = replace(seconds, input=read.waited().usual_s)
     values = _values(case, plan, inputs, seconds, run, written)
     if own is None:
         values |= _mfu(case, plan, inputs, float(seconds.total))
@@ -107,17 +104,14 @@ def forecast(
     }
     metrics["cost"] = _with_prices(metrics["cost"], case.site.accelerator)
     metrics["goodput"] = _goodput(run, calibration, label)
-    if read is not None:
-        metrics |= wait_metrics(read, calibration.spread("step_time"), label)
-    notes = _notes(case, plan, run, inputs, own)
-    if calibration.label is Label.CATALOGUE:
-        notes = (f"No measured run on a {case.site.accelerator.name} or its like stands behind these seconds.", *notes)
-    if read is not None:
-        notes += reading_notes(case, plan, read, costs)
-    counts = _counts(case, plan) if own is None else _own_counts(case, plan, own)
-    if read is not None and read.whole:
-        counts |= {"shards_opened": read.opened, "cache_hits": read.hits}
-    return Result("virtual", MappingProxyType(metrics), MappingProxyType(counts), notes)
+    notes = _notes(case, plan, run, inputs, own, calibration.label)
+    counts = run_counts(case, plan, own)
+    result = Result("virtual", MappingProxyType(metrics), MappingProxyType(counts), notes)
+    return (
+        result
+        if read is None
+        else result_with_reading(result, case, plan, read, costs, calibration.spread("step_time"))
+    )
 
 
 @formula(
@@ -160,6 +154,11 @@ def held_bytes(inputs: StepInputs, plan: PlanNumbers) -> MemoryBytes:
     """What the fullest device holds at the peak of a step, item by item."""
     share, adapters = inputs.trainable_share, inputs.adapters
     return memory(inputs.counts, inputs.sequence, plan, inputs.memory, trainable_share=share, adapters=adapters)
+
+
+def _beside_reading(seconds: StepSeconds, waited: Waited) -> tuple[StepSeconds, StepSeconds]:
+    """A mean step and a usual one with what they wait for data."""
+    return replace(seconds, input=waited.mean_s), replace(seconds, input=waited.usual_s)
 
 
 def _written(
@@ -256,52 +255,12 @@ def _goodput(run: RunSeconds, calibration: Calibration, label: Label) -> Metric:
     return Metric("goodput", "share", float(run.goodput_share), low, high, label)
 
 
-def _counts(case: Case, plan: Plan) -> dict[str, int]:
-    steps = case.application.steps
-    adapters = adapters_of(case.application)
-    table = step_table(case.model, case.application.sequence, plan.compute, adapters=adapters)
-    core = sum(row.flops for row in table.rows if row.name.startswith("attention core"))
-    handed = sum(row.messages for row in table.rows) * steps, steps * table.total_bytes(Component.TRANSFER)
-    if special(plan):
-        handed = exchanged(case, plan).counts(steps)
-    flops = steps * (table.total_flops() - core), steps * core
-    return _all_counts(case, plan, flops, handed, checkpoint_bytes(case, None, optimisers(plan)))
-
-
-def _own_counts(case: Case, plan: Plan, own: Anatomy) -> dict[str, int]:
-    """Those of the worker that speaks for the run, on the last stage."""
-    steps, compute = case.application.steps, plan.compute
-    found = own.handed_over(compute, compute.pipeline - 1).values()
-    handed = steps * sum(calls for calls, _ in found), steps * sum(size for _, size in found)
-    if special(plan):
-        handed = exchanged(case, plan, own).counts(steps)
-    times = steps * compute.accumulation
-    flops = times * own.matmul_flops, times * own.attention_flops
-    return _all_counts(case, plan, flops, handed, checkpoint_bytes(case, own, optimisers(plan)))
-
-
-def _all_counts(
-    case: Case, plan: Plan, flops: tuple[int, int], handed: tuple[int, int], checkpoint: int
-) -> dict[str, int]:
-    """`flops` of products and of the attention core, calls and bytes `handed` over, bytes of one `checkpoint`."""
-    steps = case.application.steps
-    samples = steps * plan.compute.global_batch
-    checkpoints = steps // plan.storage.interval_steps if plan.storage.interval_steps else 0
-    return {
-        "samples": samples,
-        "tokens": samples * case.application.sequence,
-        "steps": steps,
-        "matmul_flops": flops[0],
-        "attention_flops": flops[1],
-        "collective_bytes": handed[1],
-        "collective_calls": handed[0],
-        "checkpoint_bytes": checkpoints * checkpoint,
-        "checkpoints": checkpoints,
-    }
-
-
-def _notes(case: Case, plan: Plan, run: RunSeconds, inputs: StepInputs, own: Anatomy | None) -> tuple[str, ...]:
+def _notes(
+    case: Case, plan: Plan, run: RunSeconds, inputs: StepInputs, own: Anatomy | None, label: Label
+) -> tuple[str, ...]:
     notes: list[str] = []
+    if label is Label.CATALOGUE:
+        notes.append(f"No measured run on a {case.site.accelerator.name} or its like stands behind these seconds.")
     if not is_plain(plan.network):
         notes.append("A lossy or rarer exchange may need more steps to the same loss: see `datahall exchange`.")
     if plan.storage.interval_steps:
