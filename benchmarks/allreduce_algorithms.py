@@ -1,6 +1,6 @@
 """All-reduce algorithms between processes on this machine: fitted on every other size, judged on the rest.
 
-    python benchmarks/allreduce_algorithms.py > docs/tables/allreduce.md
+    python benchmarks/allreduce_algorithms.py > docs/tables/allreduce-algorithms.md
 
 Plain TCP sockets on loopback, 2, 4 and 8 processes; beside them gloo's own all-reduce, whose algorithm is decided by
 the library and is not forecast.  One set of constants per number of processes; the lower quartile over rounds of the
