@@ -82,25 +82,17 @@ def run(
     same `folder` and reach each other over the network device `interface`.  UsageError for a plan of another case;
     WorldFailed when the world does not hold; the user's own error comes back with the place of the worker's output.
     """
-    plan.check_belongs_to(case)
-    check_runnable(plan.compute)
-    check_batches(plan, [plan.compute.devices, *(workers_from or {}).values()])
-    check_exchange(plan, workers_from)
-    stop = steps if steps is not None else case.application.steps
+    sizes = _checked_sizes(case, plan, workers_from)
     load_before = load_average()
-    most = max(plan.compute.devices, *(workers_from or {}).values(), 1)
-    with turn(lambda: _say(on_event, Event(0.0, "waiting_for_turn"))), _on_hosts(most, link) as placed:
-        session = _Session(case, plan, _made(folder), stop, injection, on_event, dict(workers_from or {}))
-        session.options = {
-            "import_paths": tuple(import_paths),
-            "keep_weights": keep_weights,
-            "count_flops": count_flops,
-            "interface": interface,
-            **placed,
-        }
-        session.start = start
-        lost = session.play(hang_timeout_s, max_restarts)
-        ended_s = time.monotonic() - session.origin_s
+    with turn(lambda: _say(on_event, Event(0.0, "waiting_for_turn"))), _hosts(sizes, link) as names:
+        first = Job(
+            case, plan, _made(folder), case.application.steps if steps is None else steps, plan.compute.devices,
+            attempt=0, origin_s=time.monotonic(), parent=os.getpid(), rendezvous="",
+            interface=INTERFACE if names else interface, hosts=names, injection=injection,
+            import_paths=tuple(import_paths), keep_weights=keep_weights, count_flops=count_flops,
+        )  # fmt: skip
+        lost = _Session(first, sizes, on_event, start).play(hang_timeout_s, max_restarts)
+        ended_s = time.monotonic() - first.origin_s
     shutil.rmtree(folder / CACHES, ignore_errors=True)
     return measurement(case, plan, folder, lost, ended_s, (load_before, load_average()))
 
@@ -164,35 +156,35 @@ def measurement(
     return Measurement(result, steps, losses, samples, tuple(lost), metrics, view, load[0], load[1], folder)
 
 
-class _Session:
-    """One run: its attempts one after the other."""
+def _checked_sizes(case: Case, plan: Plan, workers_from: Mapping[int, int] | None) -> dict[int, int]:
+    """The numbers of workers by the step from which each holds; raises what `run` refuses."""
+    plan.check_belongs_to(case)
+    check_runnable(plan.compute)
+    sizes = dict(sorted({0: plan.compute.devices, **(workers_from or {})}.items()))
+    check_batches(plan, list(sizes.values()))
+    check_exchange(plan, workers_from)
+    return sizes
 
-    def __init__(
-        self,
-        case: Case,
-        plan: Plan,
-        folder: Path,
-        stop: int,
-        injection: Injection | None,
-        on_event: OnEvent | None,
-        workers_from: dict[int, int],
-    ) -> None:
-        self.case, self.plan, self.folder, self.stop = case, plan, folder, stop
-        self.injection, self.on_event = injection, on_event
-        self.sizes = sorted({0: plan.compute.devices, **workers_from}.items())
-        self.origin_s = time.monotonic()
-        self.options: dict[str, object] = {}
-        self.start: Start | None = None
+
+@dataclass(frozen=True, slots=True)
+class _Session:
+    """One run: its attempts one after the other, each the job of the `first` with what has changed."""
+
+    first: Job
+    sizes: Mapping[int, int]
+    on_event: OnEvent | None
+    start: Start | None
 
     def play(self, hang_timeout_s: float, max_restarts: int) -> list[Loss]:
         lost: list[Loss] = []
         attempt = 0
-        stops = [begin for begin, _ in self.sizes[1:] if begin < self.stop] + [self.stop]
-        for (_, workers), stop in zip(self.sizes, stops, strict=False):
+        last = self.first.stop
+        stops = [begin for begin in self.sizes if 0 < begin < last] + [last]
+        for workers, stop in zip(self.sizes.values(), stops, strict=False):
             while True:
                 job = self._job(attempt, workers, stop)
                 self._say("launched", attempt=attempt, workers=workers)
-                disturbance = self.injection if not lost else None
+                disturbance = self.first.injection if not lost else None
                 loss = run_attempt(
                     job, self.on_event, disturbance=disturbance, hang_timeout_s=hang_timeout_s, start=self.start
                 )
@@ -202,38 +194,33 @@ class _Session:
                 lost.append(loss)
                 self._say("lost", worker=loss.rank, step=loss.step, how=loss.how)
                 if len(lost) > max_restarts:
-                    raise _given_up(loss, len(lost), self.folder)
+                    raise _given_up(loss, len(lost), self.first.folder)
         self._say("finished", attempts=attempt)
         return lost
 
     def _job(self, attempt: int, workers: int, stop: int) -> Job:
-        job = Job(
-            case=self.case,
-            plan=self.plan,
-            folder=self.folder,
+        return replace(
+            self.first,
             stop=stop,
             workers=workers,
             attempt=attempt,
-            origin_s=self.origin_s,
-            parent=os.getpid(),
-            rendezvous=f"file://{self.folder.resolve() / f'rendezvous-{attempt}'}",
-            injection=self.injection,
-            checkpoint_at_stop=stop != self.stop,
+            rendezvous=f"file://{self.first.folder.resolve() / f'rendezvous-{attempt}'}",
+            checkpoint_at_stop=stop != self.first.stop,
         )
-        return replace(job, **self.options)  # pyright: ignore[reportArgumentType]
 
     def _say(self, kind: str, **data: object) -> None:
-        _say(self.on_event, Event(time.monotonic() - self.origin_s, kind, dict(data)))
+        _say(self.on_event, Event(time.monotonic() - self.first.origin_s, kind, dict(data)))
 
 
 @contextmanager
-def _on_hosts(workers: int, link: LinkShape | None) -> Iterator[dict[str, object]]:
-    """Where the workers of a job are: on this machine's own network, or each on a host with such a link."""
+def _hosts(sizes: Mapping[int, int], link: LinkShape | None) -> Iterator[tuple[str, ...]]:
+    """Hosts with such a link, one for each worker; none where all are on this machine's own network."""
     if link is None:
-        yield {}
+        yield ()
         return
+    workers = max(sizes.values())
     with hosts(workers, link) as made:
-        yield {"hosts": tuple(made.name(rank) for rank in range(workers)), "interface": INTERFACE}
+        yield tuple(made.name(rank) for rank in range(workers))
 
 
 def _own(event: Event) -> dict[str, float]:
