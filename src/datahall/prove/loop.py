@@ -84,31 +84,15 @@ def prove(case: Case, settings: Settings) -> Proof:
     chosen, priced = _plan(case, precisions, machine, settings)
     digest = _seal(case, chosen, settings)
     baseline, measured = _run(case, _baseline_plan(case, precisions), chosen, settings)
-    memory_of = Memory(
-        memory_items(case, chosen.plan.compute, machine), (measured[0].result.metrics["peak_memory"].value,)
-    )
-    write_json(settings.folder / "memory.json", memory_of.to_json())
+    _memory(case, chosen, measured[0], machine, settings)
     settings.tell("stage", name="compare")
     split = _split_plan(priced)
     same = _parity(case, split, settings)
-    recovered = recovery.kill_and_resume(case, split, settings.folder / "kill", _quiet, settings.import_paths)
-    write_json(settings.folder / "recovery.json", recovered.to_json())
-    settings.tell("recovery", **recovered.to_json())
+    recovered = _recovery(case, split, settings)
     fitted, scores = _calibrate(case, precisions, machine, settings)
     again = _choose_again(case, precisions, fitted, chosen.plan, settings)
     trials = _blind(case, split, fitted, probed, settings)
-    comparison = compare(
-        chosen.forecast,
-        measured[0].result,
-        noise_share(probed.rates),
-        checkpoint_every_steps=chosen.plan.storage.interval_steps,
-        seal_sha256=digest,
-        machine=ComparedMachine(
-            os.cpu_count() or 1, load_before, measured[0].load_during, probed.site.accelerator.name
-        ),
-        parity=ParityRecord(**same),
-        heldout=scores["step_time"],
-    )
+    comparison = _compare(chosen, measured[0], probed, load_before, digest, same, scores["step_time"])
     seal.check(settings.folder)
     write_json(settings.folder / "comparison.json", comparison.to_json())
     _carry_over(scores["step_time"], settings)
@@ -206,6 +190,12 @@ def _run(
     return measured["baseline"], measured["real"]
 
 
+def _memory(case: Case, chosen: PricedPlan, measured: Measurement, machine: Machine, settings: Settings) -> None:
+    items = memory_items(case, chosen.plan.compute, machine)
+    compared = Memory(items, (measured.result.metrics["peak_memory"].value,))
+    write_json(settings.folder / "memory.json", compared.to_json())
+
+
 def _split_plan(priced: Sequence[PricedPlan]) -> Plan:
     """The best plan with several workers, for parity, the kill and the blind trials; with one core, the best plan."""
     several = [one for one in priced if one.plan.compute.data > 1 and one.fits]
@@ -222,6 +212,13 @@ def _parity(case: Case, split: Plan, settings: Settings) -> dict[str, Any]:
     ).to_json()
     write_json(settings.folder / "parity.json", found)
     settings.tell("parity", **found)
+    return found
+
+
+def _recovery(case: Case, split: Plan, settings: Settings) -> recovery.Recovery:
+    found = recovery.kill_and_resume(case, split, settings.folder / "kill", _quiet, settings.import_paths)
+    write_json(settings.folder / "recovery.json", found.to_json())
+    settings.tell("recovery", **found.to_json())
     return found
 
 
@@ -256,6 +253,28 @@ def _blind(case: Case, split: Plan, fitted: Machine, probed: Probed, settings: S
     trials = blind.blind_trials(case, split, fitted, noise, settings.effort, where, settings.on_event)
     write_json(settings.folder / "blind.json", {"trials": [trial.to_json() for trial in trials]})
     return trials
+
+
+def _compare(
+    chosen: PricedPlan,
+    measured: Measurement,
+    probed: Probed,
+    load_before: float,
+    digest: str,
+    same: dict[str, Any],
+    heldout: HeldOutScore,
+) -> Comparison:
+    name = probed.site.accelerator.name
+    return compare(
+        chosen.forecast,
+        measured.result,
+        noise_share(probed.rates),
+        checkpoint_every_steps=chosen.plan.storage.interval_steps,
+        seal_sha256=digest,
+        machine=ComparedMachine(os.cpu_count() or 1, load_before, measured.load_during, name),
+        parity=ParityRecord(**same),
+        heldout=heldout,
+    )
 
 
 def _carry_over(score: HeldOutScore, settings: Settings) -> None:

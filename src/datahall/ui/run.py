@@ -79,35 +79,40 @@ def run(
     and compared at the end.  A killed worker is replaced from the last checkpoint (--recovery exact), or while the
     others go on (fast: what it would have read is dropped and counted).  Everything stays in runs/<time>-<name>/.
     """
-    if what.suffix != ".json":
-        case = shortened(load(what, sets), steps)
-        plan = given_plan(case, workers, micro_batch, checkpoint_every, split, exchange)
-    elif sets or split or exchange or micro_batch or checkpoint_every or workers > 1:
-        raise UsageError(
-            "a plan file says already how the case is cut and what is written.",
-            where=str(what),
-            hint="Give a case with these options, or plan again with --set.",
-        )
-    else:
-        proposal = load_proposal(what)
-        case, plan = proposal.case, proposal.plan
+    case, plan = _case_and_plan(what, steps, sets, workers, micro_batch, checkpoint_every, split, exchange)
     link = LinkShape(case.site.scale_out.bytes_per_s * 8, 2 * case.site.scale_out.latency_s) if on_link else None
     _check(case, plan, link, recovery)
     folder = new_folder(runs, case.name)
     write_json(folder / "case.json", case.to_json())
     write_json(folder / "plan.json", plan.to_json())
     paths = [str(what.resolve().parent)]
-    why = _no_forecast(case) if forecast else ""
-    if why:
-        click.echo(f"no forecast: {why}", err=True)
     asked = _Asked(case, plan, folder, steps, link, paths, address if place == "ray" else None, interface)
-    if recovery == "fast":
-        _fast(asked, forecast=forecast and not why)
-    elif forecast and not why:
-        _sealed(asked)
-    else:
-        _unforecast(asked)
+    _carry_out(asked, recovery, forecast)
     click.echo(folder)
+
+
+def _case_and_plan(
+    what: Path,
+    steps: int | None,
+    sets: tuple[str, ...],
+    workers: int,
+    micro_batch: int | None,
+    checkpoint_every: int,
+    split: tuple[str, ...],
+    exchange: tuple[str, ...],
+) -> tuple[Case, Plan]:
+    """Those of a plan file, or a case with the plan that the options give it."""
+    if what.suffix != ".json":
+        case = shortened(load(what, sets), steps)
+        return case, given_plan(case, workers, micro_batch, checkpoint_every, split, exchange)
+    if sets or split or exchange or micro_batch or checkpoint_every or workers > 1:
+        raise UsageError(
+            "a plan file says already how the case is cut and what is written.",
+            where=str(what),
+            hint="Give a case with these options, or plan again with --set.",
+        )
+    proposal = load_proposal(what)
+    return proposal.case, proposal.plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +157,18 @@ def _check(case: Case, plan: Plan, link: LinkShape | None, recovery: str) -> Non
         if link is not None:
             raise UsageError("fast recovery runs on this machine's own network only.", where="--on-link")
         check_fast(plan)
+
+
+def _carry_out(asked: _Asked, recovery: str, forecast: bool) -> None:
+    why = _no_forecast(asked.case) if forecast else ""
+    if why:
+        click.echo(f"no forecast: {why}", err=True)
+    if recovery == "fast":
+        _fast(asked, forecast=forecast and not why)
+    elif forecast and not why:
+        _sealed(asked)
+    else:
+        _unforecast(asked)
 
 
 def _no_forecast(case: Case) -> str:
