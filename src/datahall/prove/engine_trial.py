@@ -118,10 +118,7 @@ def try_engines(
         options: dict[str, Any] = {"threads": threads, "port": port, "open_ports": open_ports}
         costs = _probed(case, engines, workers, max(images), folder, options, say)
         forecasts = {one: engine_costs.forecast(costs[one.engine, one.workers], one.batch) for one in settings}
-        picks = {
-            batch: max((one for one in settings if one.batch == batch), key=lambda one: forecasts[one].value)
-            for batch in images
-        }
+        picks = {batch: _best([one for one in settings if one.batch == batch], forecasts) for batch in images}
         sealed = seal.seal(folder, _forecast_json(case, images, costs, forecasts, picks))
         say("sealed", sha256=sealed)
         asked = list(picks.values()) if only_pick else settings
@@ -131,6 +128,10 @@ def try_engines(
     trial = Trial(tuple(costs.values()), rows, picks, sealed, (before, load_average()), folder)
     write_json(folder / "measured.json", trial.to_json())
     return trial
+
+
+def _best(settings: Sequence[Setting], forecasts: dict[Setting, Metric]) -> Setting:
+    return max(settings, key=lambda one: forecasts[one].value)
 
 
 def _probed(

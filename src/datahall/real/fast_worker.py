@@ -125,21 +125,24 @@ class _Worker:
             self.failed += 1
             return True
         recorder.step = manager.current_step() - 1  # a worker that was healed is where the others are
-        if took_part:
-            for ids in shares:
-                recorder.loaded(ids)
-        recorder.mark("idle")
-        recorder.end_step(
-            loss=loss if took_part else None,
+        self._log(shares if took_part else [], loss if took_part else None, handed, began_cpu_s)
+        return True
+
+    def _log(self, shares: Sequence[Sequence[int]], loss: float | None, handed: int, began_cpu_s: float) -> None:
+        """Write down a step that counts: the samples that this worker had in it, and how many tries it took."""
+        for ids in shares:
+            self.recorder.loaded(ids)
+        self.recorder.mark("idle")
+        self.recorder.end_step(
+            loss=loss,
             calls=1,
             bytes=handed,
             group=0,
             cpu_s=round(time.process_time() - began_cpu_s, 6),
-            participants=manager.num_participants(),
+            participants=self.manager.num_participants(),
             failed=self.failed,
         )
         self.failed = 0
-        return True
 
     def _learnt(self, number: int) -> tuple[list[Sequence[int]], float]:
         """This worker's samples of step `number` by micro-batch, and their loss; gradients are there."""

@@ -53,12 +53,18 @@ def run_with_failures(
         pending = None
         reached = min(target, done + max(0.0, fails_at - wall))
         repeated += reached - committed
-        wall, done = fails_at, committed
-        failures += 1
-        fails_at = wall + next(until_failure_s)
-        while wall + restart_s > fails_at:
-            failures += 1
-            wall = fails_at
-            fails_at = wall + next(until_failure_s)
-        wall += restart_s
+        done = committed
+        wall, fails_at, times = _restarted(fails_at, restart_s, until_failure_s)
+        failures += times
     return Interrupted(wall, failures, repeated)
+
+
+def _restarted(failed_at: float, restart_s: float, until_failure_s: Iterator[float]) -> tuple[float, float, int]:
+    """When work goes on after the failure at `failed_at`, when the next one comes, and failures until then."""
+    times = 1
+    fails_at = failed_at + next(until_failure_s)
+    while failed_at + restart_s > fails_at:
+        times += 1
+        failed_at = fails_at
+        fails_at = failed_at + next(until_failure_s)
+    return failed_at + restart_s, fails_at, times

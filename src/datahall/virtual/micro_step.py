@@ -56,39 +56,30 @@ def micro_step(
     layers = np.ceil(counts.layers / chunk) * plan.virtual_stages
     mixture = layers * counts.moe_layers / counts.layers
     grads = np.where(np.asarray(adapters.rank) > 0, 1.0, 2.0)  # products backward: inputs', and weights' if trained
-    linear, linear_launch = _linear_s(counts, tokens, layers, mixture, rates, plan)
+    dense = _linear_s(counts, tokens, layers, mixture, rates, plan)
     experts, permute = _experts_s(counts, tokens, mixture, rates, plan)
     core = _attention_s(counts, sequence, tokens, layers, rates, plan)
     heads = layers * plan.micro_batch * counts.heads / plan.tensor
     attend = core + heads * rates.attention_head_s
     element = _element_s(counts, tokens, layers, mixture, rates, plan)
     thin = layers * _adapter_s(tokens, rates, plan, adapters)
-    logits = _logits_s(counts, tokens, rates, plan, grads) * np.where(
-        np.asarray(plan.pipeline) > 1, habits.head_exposed, 1.0
-    )
+    exposed = np.where(np.asarray(plan.pipeline) > 1, habits.head_exposed, 1.0)
     attend_back = core / rates.attention_backward_share * 2.5 + heads * rates.attention_head_backward_s
     again_linear, again_core = (_repeated(share, plan) for share in (habits.selective_linear, habits.selective_core))
     spared = np.where(np.asarray(plan.recompute) >= 2, (1.0 - habits.last_repeated) * last_share(counts), 0.0)
-    again = again_linear * ((1.0 - spared) * (linear + linear_launch) + experts + permute + element)
+    again = again_linear * ((1.0 - spared) * dense + experts + permute + element)
     recompute = again + again_core * attend
-    apart = mixture * habits.expert_kernels * _local_experts(counts, plan)
-    collectives = 2.0 * rates.collective_kernels * np.minimum(plan.tensor - 1.0, 1.0)
-    kernels = layers * (_LAYER_KERNELS + collectives + 4.0 * adapters.matrices) + mixture * _MIXTURE_KERNELS + apart
+    kernels = _forward_kernels(counts, layers, mixture, rates, habits, plan, adapters)
     return MicroStep(
-        linear=(1.0 + grads) * (linear + linear_launch) + 3.0 * thin,
+        linear=(1.0 + grads) * dense + 3.0 * thin,
         attention=attend + attend_back,
         elementwise=3.0 * element,
         experts=(1.0 + grads) * experts + 2.0 * permute,
-        logits=logits,
+        logits=_logits_s(counts, tokens, rates, plan, grads) * exposed,
         recompute=recompute,
         host=kernels * (3.0 + again_linear) * rates.launch_s,
-        forward=linear + linear_launch + thin + attend + element + experts + permute,
-        backward=grads * (linear + linear_launch + experts)
-        + 2.0 * thin
-        + attend_back
-        + 2.0 * element
-        + permute
-        + recompute,
+        forward=dense + thin + attend + element + experts + permute,
+        backward=grads * (dense + experts) + 2.0 * thin + attend_back + 2.0 * element + permute + recompute,
     )
 
 
@@ -104,9 +95,24 @@ def _repeated(selective_share: Any, plan: PlanNumbers) -> Any:
     return np.where(mode >= 2, 1.0, np.where(mode >= 1, selective_share, 0.0))
 
 
+def _forward_kernels(
+    counts: ShapeCounts,
+    layers: Any,
+    mixture: Any,
+    rates: DeviceRates,
+    habits: StackHabits,
+    plan: PlanNumbers,
+    adapters: AdapterNumbers,
+) -> Any:
+    """Kernels that the host issues for one pass forward."""
+    apart = mixture * habits.expert_kernels * _local_experts(counts, plan)
+    collectives = 2.0 * rates.collective_kernels * np.minimum(plan.tensor - 1.0, 1.0)
+    return layers * (_LAYER_KERNELS + collectives + 4.0 * adapters.matrices) + mixture * _MIXTURE_KERNELS + apart
+
+
 def _linear_s(
     counts: ShapeCounts, tokens: Any, layers: Any, mixture: Any, rates: DeviceRates, plan: PlanNumbers
-) -> tuple[Any, Any]:
+) -> Any:
     """Forward seconds of the dense products and of what comes with each (kernel ramps, casts)."""
     dense = layers - mixture
     attention, mlp = counts.attention_weights / plan.tensor, counts.dense_weights / plan.tensor
@@ -126,7 +132,7 @@ def _linear_s(
         total = total + count * product_s(2.0 * tokens * weights, moved, rate, rates.memory_bytes_per_s)
         cast = cast + count * narrow * rates.cast_passes * (touched * (rates.word_bytes + operand) + weights * operand)
     kernels = 2.0 * layers + counts.mlp_matrices * dense
-    return total, kernels * rates.kernel_s + cast / rates.memory_bytes_per_s
+    return total + (kernels * rates.kernel_s + cast / rates.memory_bytes_per_s)
 
 
 def _narrow(hidden: Any, width: Any, rates: DeviceRates) -> Any:

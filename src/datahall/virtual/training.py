@@ -74,21 +74,15 @@ def forecast(
     """What playing `plan` for `case` will give, each metric with a 90 % interval and the weakest label of its inputs.
 
     `own` is the anatomy of a model that the case brings with it; its calibration knows what a step of it takes.
-    `costs` are of a shard of the case's data, where somebody measured them.  Raises
-    UsageError where the plan does not belong to the case or needs other devices than the site has (where its
-    calibration does not know how workers share them), Incompatible where the accelerator lacks the precision.
+    `costs` are of a shard of the case's data, where somebody measured them.  Raises UsageError where the plan does not
+    belong to the case or needs other devices than the site has (where its calibration does not know how workers share
+    them), Incompatible where the accelerator lacks the precision.
     """
     plan.check_belongs_to(case)
     calibration = calibration or default_calibration(case)
-    compute = plan.compute
-    numbers = PlanNumbers.of(compute)
-    inputs = with_exchange(case, plan, calibration.inputs(case, compute), own)
-    if compute.processors > case.site.devices and np.isinf(inputs.cores):
-        raise UsageError(
-            f"the plan needs {compute.processors} devices and {case.site.name} has {case.site.devices}.",
-            where="plan.compute",
-        )
-    seconds = step_time(inputs, numbers)
+    inputs = with_exchange(case, plan, calibration.inputs(case, plan.compute), own)
+    _check_devices(case, plan, inputs)
+    seconds = step_time(inputs, PlanNumbers.of(plan.compute))
     written = _written(case, plan, seconds, inputs, own)
     read = None if case.application.data is None else read_beside(case, plan, seconds, costs)
     mean, seconds = (seconds, seconds) if read is None else _beside_reading(seconds, read.waited())
@@ -97,21 +91,14 @@ def forecast(
     if own is None:
         values |= _mfu(case, plan, inputs, float(seconds.total))
     label = _label(case, calibration)
-    # Joules and dollars rest on figures that no fit and no probe has touched.
-    priced = {name: weakest([label, case.site.label(path)]) for name, path in _PRICED.items()}
-    metrics = {
-        name: _metric(name, unit, value, calibration, priced.get(name, label)) for name, (unit, value) in values.items()
-    }
-    metrics["cost"] = _with_prices(metrics["cost"], case.site.accelerator)
+    metrics = _metrics(case, values, calibration, label)
     metrics["goodput"] = _goodput(run, calibration, label)
     notes = _notes(case, plan, run, inputs, own, calibration.label)
     counts = run_counts(case, plan, own)
     result = Result("virtual", MappingProxyType(metrics), MappingProxyType(counts), notes)
-    return (
-        result
-        if read is None
-        else result_with_reading(result, case, plan, read, costs, calibration.spread("step_time"))
-    )
+    if read is None:
+        return result
+    return result_with_reading(result, case, plan, read, costs, calibration.spread("step_time"))
 
 
 @formula(
@@ -154,6 +141,14 @@ def held_bytes(inputs: StepInputs, plan: PlanNumbers) -> MemoryBytes:
     """What the fullest device holds at the peak of a step, item by item."""
     share, adapters = inputs.trainable_share, inputs.adapters
     return memory(inputs.counts, inputs.sequence, plan, inputs.memory, trainable_share=share, adapters=adapters)
+
+
+def _check_devices(case: Case, plan: Plan, inputs: StepInputs) -> None:
+    needed = plan.compute.processors
+    if needed > case.site.devices and np.isinf(inputs.cores):
+        raise UsageError(
+            f"the plan needs {needed} devices and {case.site.name} has {case.site.devices}.", where="plan.compute"
+        )
 
 
 def _beside_reading(seconds: StepSeconds, waited: Waited) -> tuple[StepSeconds, StepSeconds]:
@@ -227,6 +222,19 @@ def _label(case: Case, calibration: Calibration) -> Label:
     if calibration.label is Label.TRANSFERRED:
         labels = [label for label in labels if label is not Label.CATALOGUE]
     return weakest([calibration.label, *labels])
+
+
+def _metrics(
+    case: Case, values: dict[str, tuple[str, float]], calibration: Calibration, label: Label
+) -> dict[str, Metric]:
+    """The values with their intervals and labels."""
+    # Joules and dollars rest on figures that no fit and no probe has touched.
+    priced = {name: weakest([label, case.site.label(path)]) for name, path in _PRICED.items()}
+    metrics = {
+        name: _metric(name, unit, value, calibration, priced.get(name, label)) for name, (unit, value) in values.items()
+    }
+    metrics["cost"] = _with_prices(metrics["cost"], case.site.accelerator)
+    return metrics
 
 
 def _metric(name: str, unit: str, value: float, calibration: Calibration, label: Label) -> Metric:
