@@ -1,12 +1,11 @@
 """The commands of the page on data in shards, one after the other as it gives them; `test_readme_and_cases` runs its
 cases."""
 
-import os
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
+
+from called import datahall
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,8 +23,6 @@ def test_every_command_of_the_page_runs(tmp_path):
 
 
 def _said(words, folder):
-    environment = {**os.environ, "DATAHALL_HOME": str(folder / "home"), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "datahall.ui.cli", *words]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, (words, done.stderr)
+    done = datahall(*words, cwd=folder, DATAHALL_HOME=folder / "home")
+    assert done.code == 0, (words, done.stderr)
     return " ".join(done.stdout.split())

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from called import datahall
 from furnished import furnish
 from small_checkpoint import write_checkpoint
 
@@ -21,12 +22,6 @@ PLAYED_ELSEWHERE = {
 }
 
 
-def datahall(*arguments, cwd=ROOT):
-    command = [sys.executable, "-m", "datahall.ui.cli", *map(str, arguments)]
-    environment = {**os.environ, "DATAHALL_HOME": str(cwd / "home"), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=200, check=False)
-
-
 def case_at(name, folder):
     """The case as it lies in the checkout; where its head says what to run first, a copy for which that was run."""
     first = re.findall(r"^#   datahall (data .+)$", (ROOT / "cases" / name).read_text(), re.MULTILINE)
@@ -34,8 +29,7 @@ def case_at(name, folder):
         return ROOT / "cases" / name
     (folder / "cases").mkdir()
     for line in first:
-        done = datahall(*shlex.split(line), cwd=folder)
-        assert done.returncode == 0, done.stderr
+        assert datahall(*shlex.split(line), cwd=folder).code == 0
     return shutil.copy(ROOT / "cases" / name, folder / "cases")
 
 
@@ -47,14 +41,16 @@ def test_every_command_of_the_readme_runs(tmp_path):
     for words in commands:
         if words[0] == "prove":
             continue  # four minutes; tests/worlds/test_proof.py plays a small one whole
-        done = datahall(*(NAMED.get(word, word) for word in words), cwd=tmp_path)
+        command = [sys.executable, "-m", "datahall.ui.cli", *(NAMED.get(word, word) for word in words)]
+        environment = {**os.environ, "DATAHALL_HOME": str(tmp_path / "home")}
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, (words, done.stderr)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_every_case_can_be_planned(name, tmp_path):
-    done = datahall("plan", case_at(name, tmp_path), cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    done = datahall("plan", case_at(name, tmp_path), cwd=tmp_path, DATAHALL_HOME=tmp_path / "home")
+    assert done.code == 0, done.stderr
     assert "Run it as" in done.stdout
 
 
@@ -73,7 +69,7 @@ def test_every_case_for_this_machine_runs(name, tmp_path):
         changed = [f"--set=model.inline.{field}={size}" for field, size in sizes.items()]
         changed.append(f"--set=application.weights={tmp_path / 'weights'}")
     done = datahall("run", case_at(name, tmp_path), "--steps", 3, "--no-forecast", *changed, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.stderr
     assert "step_time" in done.stdout
 
 

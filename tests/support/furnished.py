@@ -2,9 +2,9 @@
 
 import csv
 import json
-import subprocess
-import sys
 from pathlib import Path
+
+from called import datahall
 
 from datahall.catalog import published_runs
 
@@ -28,8 +28,7 @@ def furnish(room: Path) -> None:
     (room / "cases").mkdir()
     (room / "cases" / "first.yaml").write_text("model: gpt2\nsite: 8xA40\napplication: {kind: training}\n")
     asked = ["plan", "--model", "llama-3.1-8b", "--site", "8xA40", "--out", "plan.json", "--json"]
-    command = [sys.executable, "-m", "datahall.ui.cli", *asked]
-    planned = json.loads(subprocess.run(command, cwd=room, check=True, capture_output=True, text=True).stdout)
+    planned = json.loads(datahall(*asked, cwd=room, DATAHALL_HOME=room / "home").stdout)
     step = next(metric["value"] for metric in planned["forecast"]["metrics"] if metric["name"] == "step_time")
     tokens_per_s = planned["case"]["application"]["global_batch"] * planned["case"]["application"]["sequence"] / step
     lines = [

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import pytest
+from called import datahall
 from click.testing import CliRunner
 
 from datahall.ui.catalog import TABLES, catalog
@@ -49,9 +48,8 @@ def test_whole_figures_are_written_in_full() -> None:
 
 
 def test_an_unknown_name_ends_with_2() -> None:
-    command = [sys.executable, "-m", "datahall.ui.cli", "catalog", "accelerators", "A41"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
+    done = datahall("catalog", "accelerators", "A41")
+    assert done.code == 2
     assert "A40" in done.stderr
     assert done.stdout == ""
 

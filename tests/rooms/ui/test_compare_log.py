@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from called import Said
+from called import datahall as called
 
 from datahall.base.errors import UsageError
 from datahall.compute.plan import ComputePlan
@@ -55,11 +54,8 @@ def test_a_log_of_another_batch_is_refused(make_proposal: Make, tmp_path: Path) 
 
 
 def test_the_command_remembers_and_the_next_forecast_uses_it(tmp_path: Path) -> None:
-    environment = {**os.environ, "DATAHALL_HOME": str(tmp_path / "home")}
-
-    def datahall(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "datahall.ui.cli", *arguments]
-        return subprocess.run(command, env=environment, capture_output=True, text=True)
+    def datahall(*arguments: str) -> Said:
+        return called(*arguments, DATAHALL_HOME=str(tmp_path / "home"))
 
     asked = ["plan", "--model", "llama-3.1-8b", "--site", "8xA40", "--set", "application.tokens=1e9", "--json"]
     plan = tmp_path / "plan.json"
@@ -69,7 +65,7 @@ def test_the_command_remembers_and_the_next_forecast_uses_it(tmp_path: Path) -> 
     log = log_of(tmp_path, megatron_lines(seconds=1.3 * forecast, batch=batch))
     compared = datahall("compare", "--log", str(log), str(plan), "--json")
     answer = json.loads(compared.stdout)
-    assert compared.returncode == 0
+    assert compared.code == 0
     assert answer["program"] == "megatron-lm"
     assert 1.15 < answer["next"]["factor"] < 1.3
     after = json.loads(datahall(*asked).stdout)
@@ -81,7 +77,7 @@ def test_the_command_remembers_and_the_next_forecast_uses_it(tmp_path: Path) -> 
     again = json.loads(datahall("compare", "--log", str(log), str(plan), "--json").stdout)
     assert again["next"]["comparisons"] == 1  # the same log is one comparison
     slow = log_of(tmp_path, megatron_lines(seconds=5 * forecast, batch=batch))
-    assert datahall("compare", "--log", str(slow), str(plan), "--no-ledger").returncode == 4
+    assert datahall("compare", "--log", str(slow), str(plan), "--no-ledger").code == 4
 
 
 def _metric(answer: dict, name: str) -> dict:

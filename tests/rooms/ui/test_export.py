@@ -7,12 +7,12 @@ import os
 import shlex
 import stat
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from called import datahall
 from ruamel.yaml import YAML
 
 from datahall.base.errors import Incompatible
@@ -147,18 +147,17 @@ def test_what_an_engine_cannot_do_is_refused(make_proposal: Make, target: str, p
 def test_the_command_writes_files_and_prints(make_proposal: Make, tmp_path: Path) -> None:
     plan = tmp_path / "plan.json"
     make_proposal(PLAN, storage=StoragePlan(interval_steps=100, asynchronous=True)).save(plan)
-    command = [sys.executable, "-m", "datahall.ui.cli", "export", str(plan), "--to"]
-    printed = subprocess.run([*command, "slurm"], capture_output=True, text=True, check=True)
+    printed = datahall("export", plan, "--to", "slurm")
+    assert printed.code == 0
     assert printed.stdout.startswith("#!/bin/bash\n#SBATCH")
-    subprocess.run([*command, "megatron", "--out", str(tmp_path / "out")], check=True, capture_output=True)
+    assert datahall("export", plan, "--to", "megatron", "--out", tmp_path / "out").code == 0
     script = tmp_path / "out" / "megatron.sh"
     assert os.stat(script).st_mode & stat.S_IXUSR
     assert "--async-save" in script.read_text()
-    wrong = subprocess.run([*command, "deepspeed", "--out", "/proc/no"], capture_output=True, text=True)
-    assert wrong.returncode == 1
+    wrong = datahall("export", plan, "--to", "deepspeed", "--out", "/proc/no")
+    assert wrong.code == 1
     assert "cannot write" in wrong.stderr
-    none = subprocess.run([*command[:-2], "no.json", "--to", "slurm"], capture_output=True, text=True)
-    assert none.returncode == 2
+    assert datahall("export", "no.json", "--to", "slurm", cwd=tmp_path).code == 2
 
 
 @pytest.mark.parametrize("engine", ["torchtitan", "megatron"])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from called import Said
+from called import datahall as called
 
 OWN_MODEL = str(Path(__file__).parents[3] / "cases" / "own-model.yaml")
 SITE = ("--model", "llama-3.1-8b", "--site", "8xA40")
@@ -20,10 +21,9 @@ def _own_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATAHALL_HOME", str(tmp_path / "home"))
 
 
-def datahall(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "datahall.ui.cli", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "60"})
-    assert done.returncode == code, done.stderr
+def datahall(*arguments: str, code: int = 0) -> Said:
+    done = called(*arguments, COLUMNS="60")
+    assert done.code == code, done.stderr
     return done
 
 
