@@ -69,14 +69,11 @@ def engines(
     from datahall.prove.engine_trial import try_engines  # only here: it needs NumPy
 
     case = load(case_file, sets)
-    chosen = _chosen(case, engines)
     size = batch or case.application.global_batch
-    folder = new_folder(runs, f"{case.name}-engines")
-    write_json(folder / "case.json", case.to_json())
     trial = try_engines(
         case,
-        chosen,
-        folder,
+        _chosen(case, engines),
+        _folder(case, runs),
         workers=sorted({1, workers}),
         images={size: case.application.tokens},
         rounds=rounds,
@@ -89,8 +86,7 @@ def engines(
     if as_json:
         json.dump(trial.to_json(), sys.stdout, indent=2)
         return
-    click.echo("\n".join([*table(trial), "", *sentences(trial, size)]))
-    click.echo(folder)
+    click.echo("\n".join([*table(trial), "", *sentences(trial, size), str(trial.folder)]))
 
 
 def table(trial: Trial) -> list[str]:
@@ -125,6 +121,12 @@ def _chosen(case: Case, engines: tuple[str, ...]) -> list[str]:
             f"{case.application.entry} trains on PyTorch only.", where="application.entry", hint="Use `datahall run`."
         )
     return chosen
+
+
+def _folder(case: Case, runs: Path) -> Path:
+    folder = new_folder(runs, f"{case.name}-engines")
+    write_json(folder / "case.json", case.to_json())
+    return folder
 
 
 def _line(row: Row, picked: bool) -> str:

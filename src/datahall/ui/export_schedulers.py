@@ -62,22 +62,10 @@ def slurm_script(proposal: Proposal, request: Request, command: list[str]) -> st
 def jobset_manifest(proposal: Proposal, request: Request, command: list[str]) -> str:
     """A JobSet (jobset.x-k8s.io/v1alpha2) that Kueue admits as a gang, as YAML text."""
     name = _name(proposal)
-    resources = {"cpu": str(request.cores_per_node), "memory": f"{-(-request.host_memory_bytes // 2**20)}Mi"}
-    if request.accelerated:
-        resources[_resource(proposal.case.site.accelerator)] = str(request.devices_per_node)
     started = shlex.split(_launched(request, command, f"{name}-workers-0-0.{name}", name))
-    container = {
-        "name": "train",
-        "image": "IMAGE",
-        "command": started,
-        "env": [{"name": "OMP_NUM_THREADS", "value": str(max(1, proposal.plan.compute.threads))}],
-        "ports": [{"containerPort": _PORT}],
-        "resources": {"requests": dict(resources), "limits": dict(resources)},
-        "volumeMounts": [{"name": "shared-memory", "mountPath": "/dev/shm"}],  # noqa: S108 - a path inside the container
-    }
     pod = {
         "restartPolicy": "Never",
-        "containers": [container],
+        "containers": [_container(proposal, request, started)],
         "volumes": [{"name": "shared-memory", "emptyDir": {"medium": "Memory"}}],
     }
     job = {
@@ -117,6 +105,21 @@ def _about(proposal: Proposal, request: Request) -> list[str]:
         f"# Forecast {human_time(request.median_s)} ({label}); asked for: its p90, {human_time(request.time_s)}.",
         f"# Peak on one device, 90th percentile: {peak} of {memory}.  Host memory is assumed, not measured.",
     ]
+
+
+def _container(proposal: Proposal, request: Request, started: list[str]) -> dict[str, object]:
+    resources = {"cpu": str(request.cores_per_node), "memory": f"{-(-request.host_memory_bytes // 2**20)}Mi"}
+    if request.accelerated:
+        resources[_resource(proposal.case.site.accelerator)] = str(request.devices_per_node)
+    return {
+        "name": "train",
+        "image": "IMAGE",
+        "command": started,
+        "env": [{"name": "OMP_NUM_THREADS", "value": str(max(1, proposal.plan.compute.threads))}],
+        "ports": [{"containerPort": _PORT}],
+        "resources": {"requests": dict(resources), "limits": dict(resources)},
+        "volumeMounts": [{"name": "shared-memory", "mountPath": "/dev/shm"}],  # noqa: S108 - a path inside the container
+    }
 
 
 def _launched(request: Request, command: list[str], head: str, run: str) -> str:

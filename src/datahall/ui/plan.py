@@ -66,16 +66,15 @@ def plan(
     --ask exchange    compressed or rarer exchange of gradients, by time to the same loss
     --ask checkpoint  how often to write checkpoints
     """
-    started = time.perf_counter()
+    started_s = time.perf_counter()
     asked = asked_case(case, model, site, sets)
     _warn_of_own_model(asked)
-    calibration = calibration_of(asked)
     if ask is not None:
         from datahall.ui.plan_ask import answer
 
-        answer(ask, asked, calibration, as_json=as_json)
+        answer(ask, asked, calibration_of(asked), as_json=as_json)
         return
-    ranking = search(asked, calibration, engine=engine or "")
+    ranking = search(asked, calibration_of(asked), engine=engine or "")
     forecast, others, changes = explain(ranking), losses(ranking, top), flips(ranking)
     if out is not None:
         Proposal(asked, ranking.plan(), forecast).save(out)
@@ -86,7 +85,7 @@ def plan(
     from datahall.report.terminal import show
     from datahall.ui.plan_text import told
 
-    show(told(ranking, forecast, others, changes, time.perf_counter() - started))
+    show(told(ranking, forecast, others, changes, time.perf_counter() - started_s))
 
 
 def asked_case(case: Path | None, model: str | None, site: str | None, sets: tuple[str, ...]) -> Case:
