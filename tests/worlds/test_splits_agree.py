@@ -24,6 +24,7 @@ from datahall.workloads import entry
 
 STEPS = 3
 COUNTED = ("samples", "tokens", "steps", "matmul_flops", "attention_flops", "collective_bytes", "collective_calls")
+ALONE = ComputePlan(micro_batch=8, precision="fp32")
 BRIEF = {
     "zero1": ComputePlan(data=2, zero_stage=1, micro_batch=2, accumulation=2, precision="fp32"),
     "zero3": ComputePlan(data=2, zero_stage=3, micro_batch=2, accumulation=2, precision="fp32"),
@@ -65,7 +66,11 @@ def case():
 
 @pytest.fixture(scope="module")
 def alone(case, tmp_path_factory):
-    return _run(case, ComputePlan(micro_batch=8, precision="fp32"), tmp_path_factory)
+    return _run(case, ALONE, tmp_path_factory)
+
+
+def test_one_process_counts_as_was_forecast(case, alone):
+    _counts_agree(case, ALONE, alone)
 
 
 @pytest.mark.parametrize("name", [*BRIEF, *[pytest.param(name, marks=pytest.mark.soak) for name in LONG]])
@@ -113,7 +118,7 @@ def other(request, tmp_path_factory):
     shape = replace(SHAPE, layers=4, vocab=10 if request.param == "mlp" else 1000)
     case = small_case(shape, entry=f"datahall.workloads.{request.param}:build")
     case = replace(case, site=replace(case.site, nodes=4))
-    one = _run(case, ComputePlan(micro_batch=8, precision="fp32"), tmp_path_factory, steps=STEPS)
+    one = _run(case, ALONE, tmp_path_factory, steps=STEPS)
     return request.param, case, one
 
 
