@@ -42,9 +42,9 @@ class FileTransport(CheckpointTransport):
     def recv_checkpoint(self, src_rank: int, metadata: str, step: int, timeout: timedelta) -> dict[str, Any]:
         """Read what the other wrote for `step`; TimeoutError when it does not come."""
         path = Path(f"{metadata}-{step}.safetensors")
-        until = time.monotonic() + timeout.total_seconds()
+        until_s = time.monotonic() + timeout.total_seconds()
         while not path.exists():
-            if time.monotonic() > until:
+            if time.monotonic() > until_s:
                 raise TimeoutError(f"no state of step {step} from {metadata}")
             time.sleep(_POLL_S)
         state = load_file(path)

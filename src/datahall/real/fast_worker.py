@@ -26,9 +26,9 @@ from datahall.base.workload import Workload
 from datahall.compute.execute import DataParallel
 from datahall.real.fast import EXIT_ALONE, REPLACEMENT
 from datahall.real.fast_healing import FileTransport
+from datahall.real.group import begin_together
 from datahall.real.input import micro_batches, order_of
 from datahall.real.job import Job, load_job
-from datahall.real.launch import POLL_S, START_TIMEOUT_S
 from datahall.real.measure import AGREEING
 from datahall.real.observe import MemoryWatch
 from datahall.real.process import die_with_parent
@@ -64,7 +64,7 @@ def _run(job: Job, rank: int, replacement: bool) -> int:
     recorder.event("ready", step=0, idle_bytes=memory.idle_bytes, memory_exact=memory.exact)
     worker = _Worker(job, rank, workload, inner, manager, recorder)
     if not replacement:
-        _begin_together(job, rank)
+        begin_together(job.folder / "workers", rank, job.workers)
     while manager.current_step() < job.stop:
         if not worker.step(first=replacement):
             return EXIT_ALONE
@@ -73,18 +73,6 @@ def _run(job: Job, rank: int, replacement: bool) -> int:
     _observe(job, workload, inner, recorder)
     recorder.close()
     return 0
-
-
-def _begin_together(job: Job, rank: int) -> None:
-    """Wait until every worker has started, so that the first ones do not go on alone.
-
-    A worker that died before it came is not waited for longer than a start takes.
-    """
-    (job.folder / "workers" / f"here-{rank}").touch()
-    until = time.monotonic() + START_TIMEOUT_S
-    others = [job.folder / "workers" / f"here-{other}" for other in range(job.workers)]
-    while not all(path.exists() for path in others) and time.monotonic() < until:
-        time.sleep(POLL_S)
 
 
 class _Worker:

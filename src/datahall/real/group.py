@@ -1,11 +1,28 @@
-"""The end of a group of workers: how the loss of another one shows, and how all leave together.
+"""A group of workers: how all begin together, how the loss of another one shows, and how all leave together.
 
-Starting a group and what is exchanged in it are the workers' own.
+Making a group and what is exchanged in it are the workers' own.
 """
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
+
 import torch.distributed as dist
+
+from datahall.real.launch import POLL_S, START_TIMEOUT_S
+
+
+def begin_together(folder: Path, rank: int, workers: int) -> None:
+    """Wait until every worker has come so far, so that none goes on alone; files in `folder` say who is here.
+
+    A worker that died before it came is not waited for longer than a start takes.
+    """
+    (folder / f"here-{rank}").touch()
+    until_s = time.monotonic() + START_TIMEOUT_S
+    others = [folder / f"here-{other}" for other in range(workers)]
+    while not all(path.exists() for path in others) and time.monotonic() < until_s:
+        time.sleep(POLL_S)
 
 
 def lost_peer(error: Exception) -> bool:

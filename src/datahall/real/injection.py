@@ -90,9 +90,9 @@ class _SlowLoss:
         self.matrix = torch.ones(64, 64)
 
     def __call__(self, model: Any, batch: Any) -> Any:
-        began = time.monotonic()
+        began_s = time.monotonic()
         loss = self.loss(model, batch)
-        ends = time.monotonic() + self.share * 3 * (time.monotonic() - began)
-        while time.monotonic() < ends:
+        ends_s = time.monotonic() + self.share * 3 * (time.monotonic() - began_s)
+        while time.monotonic() < ends_s:
             torch.mm(self.matrix, self.matrix)
         return loss

@@ -188,9 +188,9 @@ class _Watch:
 
         Workers that only lost another one do not say why: the others have a moment to.
         """
-        until = time.monotonic() + _GRACE_S
+        until_s = time.monotonic() + _GRACE_S
         codes = [process.poll() for process in self.processes]
-        while time.monotonic() < until and None in codes and all(one in (None, 0, EXIT_LOST_PEER) for one in codes):
+        while time.monotonic() < until_s and None in codes and all(one in (None, 0, EXIT_LOST_PEER) for one in codes):
             time.sleep(POLL_S)
             codes = [process.poll() for process in self.processes]
         now_s = time.monotonic() - self.job.origin_s

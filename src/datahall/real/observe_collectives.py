@@ -91,12 +91,12 @@ class CollectiveCounter:
 
     def _timed(self, wait: Callable[..., Any]) -> Callable[..., Any]:
         def timed(*arguments: Any, **named: Any) -> Any:
-            began = time.perf_counter()
+            began_s = time.perf_counter()
             try:
                 return wait(*arguments, **named)
             finally:
                 if threading.get_ident() == self.thread:
-                    self.blocked_s += time.perf_counter() - began
+                    self.blocked_s += time.perf_counter() - began_s
 
         return timed
 

@@ -56,17 +56,17 @@ def time_call(call: Callable[[], Any], budget_s: float, setup: Callable[[], Any]
     call()
     inner = _group_size(call)
     taken: list[float] = []
-    until = time.perf_counter() + budget_s
+    until_s = time.perf_counter() + budget_s
     while True:
         if setup is not None:
             setup()
-        began = time.perf_counter()
+        began_s = time.perf_counter()
         for _ in range(inner):
             call()
-        taken.append((time.perf_counter() - began) / inner)
-        now = time.perf_counter()
-        if (len(taken) >= _FEWEST and (now > until or _known(taken))) or (
-            len(taken) >= 2 and now > until + 3 * budget_s
+        taken.append((time.perf_counter() - began_s) / inner)
+        now_s = time.perf_counter()
+        if (len(taken) >= _FEWEST and (now_s > until_s or _known(taken))) or (
+            len(taken) >= 2 and now_s > until_s + 3 * budget_s
         ):
             low, high = median_interval(taken)
             return Timing(median(taken), low, high, len(taken) * inner)
@@ -78,9 +78,9 @@ def time_together(call: Callable[[], Any], repeats: int, setup: Callable[[], Any
     for _ in range(repeats):
         if setup is not None:
             setup()
-        began = time.perf_counter()
+        began_s = time.perf_counter()
         call()
-        taken.append(time.perf_counter() - began)
+        taken.append(time.perf_counter() - began_s)
     low, high = median_interval(taken)
     return Timing(median(taken), low, high, repeats)
 
@@ -101,10 +101,10 @@ def fit_alpha_beta(sizes: Sequence[float], seconds: Sequence[float], *, refit: b
 
 
 def _group_size(call: Callable[[], Any]) -> int:
-    began = time.perf_counter()
+    began_s = time.perf_counter()
     call()
-    once = max(time.perf_counter() - began, 1e-7)
-    return max(1, min(10_000, int(1e-3 / once)))
+    once_s = max(time.perf_counter() - began_s, 1e-7)
+    return max(1, min(10_000, int(1e-3 / once_s)))
 
 
 def _known(taken: Sequence[float]) -> bool:

@@ -18,8 +18,8 @@ from datahall.base.workload import Workload
 from datahall.compute.execute import DataParallel
 from datahall.compute.execute_anatomy import read_anatomy, saved_bytes
 from datahall.real.board import Board
+from datahall.real.group import begin_together
 from datahall.real.job import Job, load_job
-from datahall.real.launch import POLL_S, START_TIMEOUT_S
 from datahall.real.observe import count_flops, resident_bytes
 from datahall.real.process import die_with_parent
 from datahall.real.worker import tell_failure
@@ -56,7 +56,7 @@ def _rehearse(job: Job, rank: int) -> dict[str, Any]:
     batch = workload.data.batch([number % most for number in range(compute.micro_batch)])
     anatomy = read_anatomy(workload, compute, batch, compute.micro_batch, _counted)
     kept = [(size, *saved_bytes(workload.model, lambda size=size: _loss(executor, workload, size))) for size in sizes]
-    _meet(job, rank)
+    begin_together(job.folder, rank, job.workers)
     board.note(rank, 0, "observe")
     timed = _timed(workload, executor, sizes)
     states = sum(tensor.numel() * tensor.element_size() for tensor in _states(executor))
@@ -78,9 +78,9 @@ def _timed(workload: Workload, executor: DataParallel, sizes: list[int]) -> dict
     seen: dict[tuple[int, int], list[float]] = {(size, 1): [] for size in sizes} | {(sizes[0], 2): []}
     updates: list[float] = []
     inputs: list[float] = []
-    until = time.monotonic() + _BUDGET_S
+    until_s = time.monotonic() + _BUDGET_S
     for number in range(_MOST_ROUNDS):
-        if number >= _LEAST_ROUNDS and time.monotonic() > until:
+        if number >= _LEAST_ROUNDS and time.monotonic() > until_s:
             break
         for (size, micro_steps), taken in seen.items():
             times = [time.perf_counter()]
@@ -120,15 +120,6 @@ def _counted(work: Callable[[], Any]) -> tuple[int, int]:
 def _states(executor: DataParallel) -> list[torch.Tensor]:
     values = [value for state in executor.optimiser.state.values() for value in state.values()]
     return [value for value in values if isinstance(value, torch.Tensor)]
-
-
-def _meet(job: Job, rank: int) -> None:
-    """Wait until every process has come so far, so that they measure side by side."""
-    (job.folder / f"here-{rank}").touch()
-    until = time.monotonic() + START_TIMEOUT_S
-    others = [job.folder / f"here-{other}" for other in range(job.workers)]
-    while not all(path.exists() for path in others) and time.monotonic() < until:
-        time.sleep(POLL_S)
 
 
 if __name__ == "__main__":
