@@ -77,7 +77,11 @@ def described(path: str, where: str) -> dict[str, Any]:
         prepare_s, vocab = float(found["prepare_s"]), int(found["vocab"])
         return {"path": path, "form": str(found["form"]), "vocab": vocab, "prepare_s": prepare_s, **lists}
     except OSError as error:
-        raise CaseError(f"there is no data set at {path} ({error.strerror}).", where=where, hint=hint) from error
+        why = error.strerror or type(error).__name__
+        raise CaseError(f"there is no data set at {path} ({why}).", where=where, hint=hint) from error
+    except ImportError as error:
+        hint = 'Install the driver (for S3: pip install "datahall[s3]").'
+        raise CaseError(f"{path} needs a driver: {error}.", where=where, hint=hint) from error
     except (KeyError, TypeError, ValueError) as error:
         raise CaseError(f"{path}/{MANIFEST} describes no data set ({error}).", where=where, hint=hint) from error
 

@@ -21,13 +21,16 @@ from datahall.decisions.plan import Plan
 from datahall.search.engines import runnable
 from datahall.search.price import Prices, price, whole_plan
 from datahall.search.space import Space, divisors, space
+from datahall.storage.plan import StoragePlan
 from datahall.virtual.calibration import Calibration
+from datahall.virtual.checkpoints import on_one_disk
 from datahall.virtual.transferred import default_calibration
 
 GOALS = ("time", "cost", "energy")
 SAME_SHARE = 0.02  # plans closer than this are one to the forecast: the simpler is taken
 _TRAINING_PRECISIONS = ("bf16", "fp16", "fp32")
 _SMALL_SITE = 64
+_KEEP = StoragePlan().keep  # committed checkpoints, of what `whole_plan` writes
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +105,7 @@ def search(
     plans = plans or space(case, precision, devices or device_counts(case), wide=wide)
     plans = plans.in_precision(precision)
     prices = price(case, plans, calibration)
-    met, reasons = _met(case, prices)
+    met, reasons = _met(case, plans, prices)
     if engine:
         able = runnable(engine, case, plans)
         reasons[f"{engine} cannot run it"] = int((met & ~able).sum())
@@ -168,20 +171,27 @@ def _check_goal(case: Case) -> None:
         )
 
 
-def _met(case: Case, prices: Prices) -> tuple[NDArray[np.bool_], Counter[str]]:
+def _met(case: Case, plans: Space, prices: Prices) -> tuple[NDArray[np.bool_], Counter[str]]:
     goal = case.goal
     fits = np.isfinite(prices.step_s)
+    keeps = on_one_disk(case, plans.numbers.devices, _KEEP) <= case.site.disk.capacity_bytes
     in_time = prices.total_s <= goal.deadline_s
     in_budget = prices.cost_usd <= goal.budget_usd
     memory = human(case.site.accelerator.memory_bytes, "bytes")
     reasons = Counter(
         {
             f"needs more than the {memory} of one {case.site.accelerator.name}": int((~fits).sum()),
-            f"takes longer than {human_time(goal.deadline_s)}": int((fits & ~in_time).sum()),
-            f"costs more than {human(goal.budget_usd, 'usd')}": int((fits & in_time & ~in_budget).sum()),
+            _full(case): int((fits & ~keeps).sum()),
+            f"takes longer than {human_time(goal.deadline_s)}": int((fits & keeps & ~in_time).sum()),
+            f"costs more than {human(goal.budget_usd, 'usd')}": int((fits & keeps & in_time & ~in_budget).sum()),
         }
     )
-    return fits & in_time & in_budget, +reasons
+    return fits & keeps & in_time & in_budget, +reasons
+
+
+def _full(case: Case) -> str:
+    capacity = human(case.site.disk.capacity_bytes, "bytes")
+    return f"keeps {_KEEP} checkpoints and writes one more, which a disk of {capacity} does not hold"
 
 
 def _ordered(
@@ -247,6 +257,9 @@ def _no_plan(case: Case, prices: Prices, reasons: Counter[str]) -> NoPlan:
         return NoPlan(
             "no plan that meets the goal can be run by this engine.", reasons=dict(reasons), hint="Leave --for out."
         )
+    if reasons.get(_full(case), 0) == np.isfinite(prices.step_s).sum():
+        what = f"{_KEEP + 1} checkpoints of {case.model.name} do not fit on the disks of {case.site.name}."
+        return NoPlan(what, reasons=dict(reasons), hint="State a disk with a larger capacity, or a shared one.")
     best = human_time(float(np.nanmin(prices.total_s)))
     cheapest = human(float(np.nanmin(prices.cost_usd)), "usd")
     what = f"no plan meets the goal: the fastest takes {best}, the cheapest costs {cheapest}."

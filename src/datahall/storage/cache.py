@@ -48,7 +48,11 @@ class TierCache:
                 return held
         data = fetch()
         if answer.admit or answer.hit:
-            self._keep(key, data)
+            try:
+                self._keep(key, data)
+            except OSError:  # a full disk, say: a cache that cannot keep is only slower
+                with self._lock:
+                    self.policy.forget(key)
         return data
 
     def _read(self, key: str, expected: str) -> bytes | None:
@@ -62,7 +66,11 @@ class TierCache:
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self._file(key)
         temporary = path.with_suffix(f".{threading.get_ident()}")
-        temporary.write_bytes(data)
+        try:
+            temporary.write_bytes(data)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
         with self._lock:
             if key in self.policy.resident:
                 os.replace(temporary, path)

@@ -17,12 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datahall.base.errors import UsageError
-from datahall.storage.faults import CorruptShard
+from datahall.storage.faults import CorruptShard, StoreFault
 from datahall.storage.lossy import bf16_decode, bf16_encode, int8_decode, int8_encode
 from datahall.storage.planes import planes_decode, planes_encode
 
 Buffer = bytes | bytearray | memoryview
 STORE_RAW_ABOVE: Final = 0.98
+LOSSY_LEAST_BYTES: Final = 1024  # less is kept exactly: counters and scalars are small, and rounding them gains nothing
 
 _WIDTH: Final = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "int64": 8, "int32": 4, "int16": 2}
 
@@ -45,22 +46,34 @@ def codec(name: str) -> Codec:
 
 
 def encode(name: str, data: memoryview, dtype: str) -> tuple[str, Buffer]:
-    """The codec that was used in the end ("none" when nothing shrank) and the stored bytes."""
+    """The codec that was used in the end ("none" when nothing shrank) and the stored bytes.
+
+    StoreFault where its library is not installed.
+    """
     chosen = codec(name)
     if name == "none" or len(data) == 0:
         return "none", data
-    if not chosen.lossless and dtype != "float32":
+    if not chosen.lossless and (dtype != "float32" or len(data) < LOSSY_LEAST_BYTES):
         return encode("planes", data, dtype)
-    stored = chosen.encode(data, dtype)
+    try:
+        stored = chosen.encode(data, dtype)
+    except ImportError as error:
+        raise _missing(name, error) from error
     return (name, stored) if len(stored) < STORE_RAW_ABOVE * len(data) else ("none", data)
 
 
 def decode(name: str, stored: memoryview, target: memoryview, dtype: str, where: str) -> None:
-    """Fill `target`; CorruptShard when the stored bytes do not decode to just as many."""
+    """Fill `target`; CorruptShard when the stored bytes do not decode to just as many, StoreFault without the codec."""
     if name not in CODECS:
-        raise CorruptShard(f"the manifest names the unknown codec {name!r}.", where=where)
+        raise StoreFault(
+            f"this version has no codec {name!r}.", where=where, hint="Read it with the version that wrote it."
+        )
     try:
         CODECS[name].decode(stored, target, dtype)
+    except ImportError as error:
+        raise _missing(name, error, where) from error
+    except MemoryError:
+        raise
     except Exception as error:  # each library has its own errors; all of them mean damage here
         raise CorruptShard(f"a chunk does not decode ({name}: {error}).", where=where) from error
 
@@ -68,6 +81,14 @@ def decode(name: str, stored: memoryview, target: memoryview, dtype: str, where:
 def width(dtype: str) -> int:
     """Bytes of an element as the shuffling codecs see it."""
     return _WIDTH.get(dtype, 1)
+
+
+def _missing(name: str, error: ImportError, where: str = "") -> StoreFault:
+    return StoreFault(
+        f"codec {name!r} needs {error.name}, which is not installed.",
+        where=where,
+        hint="Install datahall[train,codecs].",
+    )
 
 
 def _fill(target: memoryview, data: Any) -> None:

@@ -10,6 +10,7 @@ and reads what; the bytes, the manifest and the commit are ours.  `execute_async
 
 from __future__ import annotations
 
+import operator
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -25,6 +26,7 @@ from torch.distributed.checkpoint.state_dict_loader import load as planned_load
 from torch.distributed.checkpoint.state_dict_saver import save as planned_save
 from torch.optim import Optimizer
 
+from datahall.base.errors import UsageError
 from datahall.storage.codec import codec as checked_codec
 from datahall.storage.execute_planner import JsonLoadPlanner, JsonSavePlanner
 from datahall.storage.execute_reader import ShardReader
@@ -32,7 +34,7 @@ from datahall.storage.execute_writer import ShardWriter
 from datahall.storage.faults import CorruptShard, NoCheckpoint, StoreFault
 from datahall.storage.manifest import Manifest
 from datahall.storage.place import Place, open_place
-from datahall.storage.plain import to_plain
+from datahall.storage.plain import check_json
 from datahall.storage.plan import DEFAULT_SHARDS
 from datahall.storage.store import collect, committed_steps, read_manifest
 
@@ -51,12 +53,16 @@ class Saved:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """The step that was loaded, its extras, and the newer steps that were damaged (step, what was wrong)."""
+    """The step that was loaded, its extras, and the newer steps that could not be (step, what was wrong).
+
+    `unread` names what the step holds and this rank's state did not ask for.
+    """
 
     step: int
     extras: Any
     run: Mapping[str, Any]
     skipped: tuple[tuple[int, str], ...] = ()
+    unread: tuple[str, ...] = ()
 
 
 def save(
@@ -77,9 +83,10 @@ def save(
 ) -> Saved:
     """Write `state` as step `step` and return when it is committed and durable.
 
-    `shards` is files per rank; `keep` retires all but the newest few after the commit (0 keeps all); `replace` allows a
-    step that is committed already to be written anew; what `check` raises on one rank fails the save on all; seconds
-    count from `began` (by time.perf_counter).  Raises StoreFault; a failure touches nothing that is committed.
+    What is no DTensor is taken from the first rank that has its name.  `shards` is files per rank; `keep` retires all
+    but the newest few after the commit (0 keeps all); `replace` allows a step that is committed already to be written
+    anew; what `check` raises on one rank fails the save on all; seconds count from `began` (by time.perf_counter).
+    Raises StoreFault, and UsageError for a wrong argument; a failure touches nothing that is committed.
     """
     began = time.perf_counter() if began is None else began
     chosen = checked_codec(codec)
@@ -88,8 +95,10 @@ def save(
             f"codec {codec!r} loses precision.",
             hint="Pass allow_loss=True (in a case: application.lossy_checkpoint), or choose a lossless codec.",
         )
-    place = open_place(path)
-    to_plain(extras, "extras")
+    place, step = open_place(path), _checked_step(step)
+    _check_keys(state)
+    check_json(extras, "extras")
+    check_json(run, "run")
     options = {"codec": codec, "shards": shards, "replace": replace, "check": check}
     writer = ShardWriter(place, step, run=dict(run or {}), extras=extras, **options)
     try:
@@ -99,7 +108,7 @@ def save(
                 dict(state), storage_writer=writer, planner=JsonSavePlanner(), process_group=group, no_dist=_alone()
             )
     except CheckpointException as error:
-        _raise_first(error)
+        _raise_first(error, place)
     manifest = writer.manifest
     if manifest is not None and (keep or replace):
         collect(place, keep)
@@ -117,16 +126,18 @@ def load(
     the damaged step.
     """
     place = open_place(path)
+    _check_keys(state)
+    if step is not None:
+        manifest, unread = _read(place, step, state, group)
+        return Loaded(step, manifest.extras, manifest.run, unread=unread)
     skipped: list[tuple[int, str]] = []
-    for candidate in [step] if step is not None else _first_rank_says(lambda: committed_steps(place)[::-1], group):
+    while candidates := _first_rank_says(lambda: _untried(place, skipped), group):
         try:
-            manifest = _read(place, candidate, state, group)
-        except CorruptShard as error:
-            if step is not None:
-                raise
-            skipped.append((candidate, str(error)))
+            manifest, unread = _read(place, candidates[-1], state, group)
+        except (CorruptShard, NoCheckpoint) as error:  # damaged, or retired since the steps were listed
+            skipped.append((candidates[-1], str(error)))
             continue
-        return Loaded(candidate, manifest.extras, manifest.run, tuple(skipped))
+        return Loaded(candidates[-1], manifest.extras, manifest.run, tuple(skipped), unread)
     damage = "".join(f" Step {number}: {text}" for number, text in skipped)
     raise NoCheckpoint(f"there is no {'whole ' if skipped else ''}checkpoint.{damage}", where=place.name)
 
@@ -140,6 +151,25 @@ def training_state(model: nn.Module, optimiser: Optimizer) -> dict[str, Any]:
 def restore_training_state(model: nn.Module, optimiser: Optimizer, state: dict[str, Any]) -> None:
     """Give a loaded state back to model and optimiser."""
     set_state_dict(model, optimiser, model_state_dict=state["model"], optim_state_dict=state["optimiser"])
+
+
+def _checked_step(step: int) -> int:
+    try:
+        number = operator.index(step)
+    except TypeError as error:
+        raise UsageError(f"a step is a whole number, not {step!r}.", hint="Pass int(step).") from error
+    if number < 0:
+        raise UsageError(f"step {number} is below 0, where no checkpoint is found again.", hint="Count from 0.")
+    return number
+
+
+def _check_keys(state: Mapping[Any, Any]) -> None:
+    if len({type(key) for key in state}) > 1:
+        raise UsageError("the state's keys are of several types, which have no order.", hint="Use texts: str(key).")
+
+
+def _untried(place: Place, skipped: list[tuple[int, str]]) -> list[int]:
+    return sorted(set(committed_steps(place)) - {step for step, _ in skipped})
 
 
 def _alone() -> bool:
@@ -163,7 +193,11 @@ def _first_rank_says(ask: Callable[[], R], group: dist.ProcessGroup | None) -> R
     return told[0]
 
 
-def _read(place: Place, step: int, state: dict[str, Any], group: dist.ProcessGroup | None) -> Manifest:
+def _read(
+    place: Place, step: int, state: dict[str, Any], group: dist.ProcessGroup | None
+) -> tuple[Manifest, tuple[str, ...]]:
+    """Fill `state`; the step's manifest, and the names in it that `state` does not have."""
+    planner = JsonLoadPlanner()
     manifest = _first_rank_says(lambda: read_manifest(place, step), group)
     try:
         with warnings.catch_warnings():
@@ -171,18 +205,19 @@ def _read(place: Place, step: int, state: dict[str, Any], group: dist.ProcessGro
             planned_load(
                 state,
                 storage_reader=ShardReader(place, manifest),
-                planner=JsonLoadPlanner(),
+                planner=planner,
                 process_group=group,
                 no_dist=_alone(),
             )
     except CheckpointException as error:
-        _raise_first(error)
-    return manifest
+        _raise_first(error, place)
+    return manifest, planner.unread()
 
 
-def _raise_first(error: CheckpointException) -> NoReturn:
+def _raise_first(error: CheckpointException, place: Place) -> NoReturn:
     for _, (cause, _) in sorted(error.failures.items()):
         if isinstance(cause, StoreFault):
+            cause.where = cause.where or place.name
             raise cause from error
     rank, (cause, _) = min(error.failures.items())
-    raise StoreFault(f"rank {rank} failed: {type(cause).__name__}: {cause}") from error
+    raise StoreFault(f"rank {rank} failed: {type(cause).__name__}: {cause}", where=place.name) from error

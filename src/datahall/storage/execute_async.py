@@ -30,7 +30,7 @@ from torch.distributed.tensor import DTensor
 
 from datahall.storage.execute import DEFAULT_SHARDS, Saved, save
 from datahall.storage.execute_copy import Copies, memory_for
-from datahall.storage.execute_tensor import local
+from datahall.storage.execute_tensor import check_storable, local
 from datahall.storage.place import Place
 
 
@@ -168,6 +168,7 @@ class BackgroundSaver:
 
     def _staged(self, state: Mapping[str, Any]) -> tuple[dict[str, Any], Copies, Copies]:
         """The copy to be written, in memory kept from save to save, and how it is filled: at once, and later."""
+        check_storable(state)
         now, later = Copies(), Copies()
         owned = [tensor for optimiser in self._followed for tensor in _held_by(optimiser)]
         memories = {_memory(tensor) for tensor in owned}
@@ -176,7 +177,8 @@ class BackgroundSaver:
             if isinstance(value, Mapping):
                 return {key: stage(inner, f"{name}.{key}") for key, inner in value.items()}
             if isinstance(value, list | tuple):
-                return type(value)(stage(inner, f"{name}.{n}") for n, inner in enumerate(value))
+                kind = list if isinstance(value, list) else tuple
+                return kind(stage(inner, f"{name}.{n}") for n, inner in enumerate(value))
             if not isinstance(value, torch.Tensor):
                 return copy.deepcopy(value)
             held = local(value.detach())

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from datahall.base.errors import UsageError
+from datahall.base.errors import UsageError, WorldFailed
 from datahall.storage import execute
 from datahall.storage.execute_tensor import DTYPES
 from datahall.storage.manifest import Tensor
@@ -47,7 +47,10 @@ def export_safetensors(
         known = ", ".join(sorted({name.split(".")[0] + "." for name in manifest.tensors})[:8])
         raise UsageError(f"no tensor begins with {prefix!r}.", where=place.name, hint=f"The names begin with {known}.")
     groups = _groups(chosen, file_bytes)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WorldFailed(f"the folder cannot be made ({error.strerror}).", where=str(folder)) from error
     written: list[Path] = []
     where: dict[str, str] = {}
     for number, names in enumerate(groups, 1):
@@ -55,9 +58,7 @@ def export_safetensors(
         file = "model.safetensors" if last == 1 else f"model-{number:05d}-of-{last:05d}.safetensors"
         state = {n: torch.empty(chosen[n].shape, dtype=DTYPES[chosen[n].dtype]) for n in names}
         execute.load(place, state, step=step)
-        temporary = folder / f".{file}.part"
-        save_file({name.removeprefix(prefix): tensor for name, tensor in state.items()}, temporary, {"format": "pt"})
-        os.replace(temporary, folder / file)
+        _write(folder / file, {name.removeprefix(prefix): tensor for name, tensor in state.items()})
         where |= {name.removeprefix(prefix): file for name in names}
         written.append(folder / file)
     if len(groups) > 1:
@@ -66,6 +67,18 @@ def export_safetensors(
         index.write_text(json.dumps({"metadata": {"total_size": total}, "weight_map": where}, indent=2) + "\n")
         written.append(index)
     return written
+
+
+def _write(file: Path, tensors: dict[str, torch.Tensor]) -> None:
+    temporary = file.with_name(f".{file.name}.part")
+    try:
+        save_file(tensors, temporary, {"format": "pt"})
+        os.replace(temporary, file)
+    except Exception as error:  # safetensors has errors of its own
+        temporary.unlink(missing_ok=True)
+        raise WorldFailed(
+            f"writing failed: {error}.", where=str(file), hint="Make room, or choose a --prefix."
+        ) from error
 
 
 def _groups(tensors: Mapping[str, Tensor], limit: int) -> list[list[str]]:

@@ -33,13 +33,16 @@ def probe_tier(path: str | Path, probe_bytes: int = 256 << 20, rounds: int = 3) 
     writes: list[float] = []
     reads: list[float] = []
     empties: list[float] = []
-    for _ in range(rounds):
-        writes.append(execute.save(folder, 1, state, replace=True).seconds)
-        forget(folder)
-        began = time.perf_counter()
-        execute.load(folder, target)
-        reads.append(time.perf_counter() - began)
-        empties.append(execute.save(folder, 2, tiny, replace=True).seconds)
+    try:
+        for _ in range(rounds):
+            writes.append(execute.save(folder, 1, state, replace=True).seconds)
+            forget(folder)
+            began = time.perf_counter()
+            execute.load(folder, target)
+            reads.append(time.perf_counter() - began)
+            empties.append(execute.save(folder, 2, tiny, replace=True).seconds)
+            _clear(folder)
+    finally:
         _clear(folder)
     latency = statistics.median(empties)
     write, read = statistics.median(writes), statistics.median(reads)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, cast
 
 import torch
 from torch.distributed.tensor import DTensor
@@ -20,16 +21,31 @@ DTYPES: dict[str, torch.dtype] = {
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """The name in the manifest; Unsafe for a type that the store does not have."""
-    name = str(dtype).removeprefix("torch.")
-    if name not in DTYPES:
-        raise Unsafe(f"tensors of type {dtype} cannot be stored.")
-    return name
+    """The name in the manifest, of a type in DTYPES."""
+    return str(dtype).removeprefix("torch.")
+
+
+def check_storable(value: Any, name: str = "") -> None:
+    """Unsafe, with its name, for the first tensor in `value` that the store cannot hold; other values are `plain`'s."""
+    if isinstance(value, torch.Tensor):
+        _check_tensor(value, name)
+        return
+    pairs: list[tuple[Any, Any]] = []
+    if isinstance(value, Mapping):
+        pairs = list(cast("Mapping[Any, Any]", value).items())
+    elif isinstance(value, list | tuple):
+        pairs = list(enumerate(cast("list[Any]", value)))
+    for key, inner in pairs:
+        inside = f"{name}.{key}" if name else str(key)
+        if isinstance(value, tuple) and isinstance(inner, torch.Tensor):
+            raise Unsafe("a tuple that holds tensors cannot be stored.", where=inside, hint="Make it a list.")
+        check_storable(inner, inside)
 
 
 def is_plain(tensor: torch.Tensor) -> bool:
     """Whether the tensor's bytes can be used where they are."""
-    return tensor.device.type == "cpu" and tensor.is_contiguous() and tensor.layout is torch.strided
+    in_place = tensor.device.type == "cpu" and tensor.layout is torch.strided and tensor.is_contiguous()
+    return in_place and not tensor.is_conj() and not tensor.is_neg()
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:
@@ -46,4 +62,24 @@ def view_bytes(tensor: torch.Tensor) -> memoryview:
 
 def as_plain(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor itself if its bytes can be used where they are, else a contiguous copy on the CPU."""
-    return tensor.detach() if is_plain(tensor) else tensor.detach().cpu().contiguous()
+    if is_plain(tensor):
+        return tensor.detach()
+    return tensor.detach().cpu().contiguous().resolve_conj().resolve_neg()
+
+
+def _check_tensor(tensor: torch.Tensor, name: str) -> None:
+    if tensor.is_nested or tensor.layout is not torch.strided or tensor.is_quantized:
+        kind = "nested" if tensor.is_nested else "quantised" if tensor.is_quantized else "sparse"
+        raise Unsafe(
+            f"a {kind} tensor cannot be stored.", where=name, hint="Store its parts, or what it is as a dense tensor."
+        )
+    if tensor.device.type == "meta":
+        raise Unsafe(
+            "the tensor lies on the meta device and has no values.", where=name, hint="Give it memory (`to_empty`)."
+        )
+    if dtype_name(tensor.dtype) not in DTYPES:
+        raise Unsafe(
+            f"tensors of type {tensor.dtype} cannot be stored.",
+            where=name,
+            hint="Convert it, or store its bytes (`.view(torch.uint8)`).",
+        )

@@ -7,6 +7,7 @@ those that do not lie in one piece.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import math
@@ -182,10 +183,19 @@ class ShardWriter(StorageWriter):
                 pool.submit(self._write_shard, plan, planner, name, queue)
                 for name, queue in zip(names, queues, strict=True)
             ]
+        try:
             for name, task in zip(names, tasks, strict=True):
                 for job, chunk in task.result():
                     found[job.item].append((job.start, name, chunk))
+        except BaseException:
+            self._take_back(names)  # a rank that fails here keeps all from committing
+            raise
         return found
+
+    def _take_back(self, names: list[str]) -> None:
+        with contextlib.suppress(StoreFault):  # the first failure is the one to tell; `gc` finds what stays
+            for name in names:
+                self._place.remove(self._folder, name)
 
     def _write_shard(
         self, plan: SavePlan, planner: SavePlanner, name: str, queue: list[_Job]

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import xxhash
 
-from datahall.storage.faults import CorruptShard, Unsafe
+from datahall.storage.faults import CorruptShard, StoreFault, Unsafe
 
 FORMAT_VERSION: Final = 1
 MANIFEST: Final = "manifest.json"
@@ -141,11 +141,21 @@ def shard_name(token: str, rank: int, number: int) -> str:
 
 
 def parse(data: bytes, where: str) -> Manifest:
-    """The manifest in `data`; CorruptShard when a byte of it was changed, Unsafe when a name leaves the folder."""
+    """The manifest in `data`; CorruptShard when a byte of it was changed, Unsafe when a name leaves the folder.
+
+    StoreFault when another version wrote it.
+    """
     body = _checked_body(data, where)
     try:
-        manifest = _from_json(json.loads(body))
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+        found = json.loads(body)
+        if found["format_version"] != FORMAT_VERSION:
+            raise StoreFault(
+                f"the manifest has format {found['format_version']!r}, and this version reads {FORMAT_VERSION}.",
+                where=where,
+                hint="Read it with the version that wrote it.",
+            )
+        manifest = _from_json(found)
+    except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
         raise CorruptShard(f"the manifest cannot be read ({type(error).__name__}: {error}).", where=where) from error
     _check(manifest, where)
     return manifest
@@ -170,6 +180,8 @@ def _check(manifest: Manifest, where: str) -> None:
     for name, tensor in manifest.tensors.items():
         if tensor.dtype not in DTYPE_BYTES:
             raise Unsafe(f"tensor {name!r} has the unknown type {tensor.dtype!r}.", where=where)
+        if sum(math.prod(piece.sizes) for piece in tensor.pieces) < math.prod(tensor.shape):
+            raise CorruptShard(f"the pieces of {name!r} do not cover it.", where=where)
         for piece in tensor.pieces:
             held = math.prod(piece.sizes) * DTYPE_BYTES[tensor.dtype]
             if held != sum(chunk.raw for chunk in piece.chunks) or not _inside(piece, tensor.shape):
@@ -208,9 +220,6 @@ def _to_json(manifest: Manifest) -> dict[str, Any]:
 
 
 def _from_json(data: dict[str, Any]) -> Manifest:
-    if data["format_version"] != FORMAT_VERSION:
-        raise ValueError(f"format_version {data['format_version']!r}, not {FORMAT_VERSION}")
-
     def piece(one: list[Any]) -> Piece:
         return Piece(tuple(one[0]), tuple(one[1]), tuple(Chunk(*chunk) for chunk in one[2]))
 

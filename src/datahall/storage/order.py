@@ -34,7 +34,7 @@ class Order:
 
     def __init__(self, sizes: Sequence[int], seed: int, mix: int = MIX) -> None:
         if not sizes or min(sizes) < 0 or sum(sizes) == 0:
-            raise UsageError("the data set has no samples.", hint="Check the shards' sizes.")
+            raise UsageError("the data set has no samples.", hint="Choose shorter samples, or larger shards.")
         self.sizes = tuple(sizes)
         self.seed = seed
         self.mix = max(1, mix)

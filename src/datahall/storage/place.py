@@ -19,7 +19,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from datahall.storage.faults import AlreadyCommitted, NoCheckpoint, StoreFault
+from datahall.base.errors import UsageError
+from datahall.storage.faults import AlreadyCommitted, CorruptShard, NoCheckpoint, StoreFault, Unsafe
 from datahall.storage.plan import PIECE_BYTES
 from datahall.storage.sink import Sink
 
@@ -51,14 +52,17 @@ class Place(Protocol):
 
 
 def open_place(path: str | Path | Place) -> Place:
-    """The place at a local path or a URL of fsspec (s3://bucket/prefix, hdfs://host/path); a place is its own."""
+    """The place at a local path (~ is the home) or a URL of fsspec (s3://bucket/prefix, hdfs://host/path).
+
+    A place is its own.
+    """
     if not isinstance(path, str | Path):
         return path
     text = str(path)
-    if "://" not in text:
-        return LocalPlace(Path(text))
-    if text.startswith("file://"):
-        return LocalPlace(Path(text.removeprefix("file://")))
+    if not text.strip():
+        raise UsageError("the path of the store is empty.", hint="Name a folder or a URL.")
+    if "://" not in text or text.startswith("file://"):
+        return LocalPlace(Path(text.removeprefix("file://")).expanduser())
     from datahall.storage.remote import RemotePlace  # fsspec is loaded only for who has a remote store
 
     return RemotePlace(text)
@@ -73,16 +77,22 @@ class LocalPlace:
 
     def folders(self) -> list[str]:
         """Names of the folders, sorted; none if the place does not exist yet."""
-        if not self.root.is_dir():
+        try:
+            entries = list(os.scandir(self.root))
+        except FileNotFoundError:
             return []
-        return sorted(entry.name for entry in os.scandir(self.root) if entry.is_dir(follow_symlinks=False))
+        except OSError as error:
+            raise StoreFault(f"this cannot be listed ({error.strerror}).", where=self.name) from error
+        return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
 
     def files(self, folder: str) -> dict[str, tuple[int, float]]:
         """Name to (bytes, time of the last change) of a folder's files."""
         try:
-            entries = list(os.scandir(self.root / folder))
+            entries = list(os.scandir(self._inside(folder)))
         except FileNotFoundError:
             return {}
+        except OSError as error:
+            raise StoreFault(f"{folder} cannot be listed ({error.strerror}).", where=self.name) from error
         found: dict[str, tuple[int, float]] = {}
         for entry in entries:
             with contextlib.suppress(FileNotFoundError):  # another writer's temporary file may be gone by now
@@ -93,14 +103,16 @@ class LocalPlace:
 
     def create(self, folder: str, name: str) -> Sink:
         """A new file; the folder is made when it is missing."""
-        (self.root / folder).mkdir(parents=True, exist_ok=True)
-        return _LocalSink(self.root / folder / name)
+        return _LocalSink(self._made(folder) / name)
 
     def read(self, folder: str, name: str) -> bytes:
         """The whole file."""
         fd = self._open(folder, name)
-        with os.fdopen(fd, "rb") as file:
-            return file.read()
+        try:
+            with os.fdopen(fd, "rb") as file:
+                return file.read()
+        except OSError as error:
+            raise _unread(error, self.root / folder / name) from error
 
     def read_into(self, folder: str, name: str, offset: int, target: memoryview) -> int:
         """Fill `target` from `offset`."""
@@ -113,13 +125,14 @@ class LocalPlace:
                     break
                 done += got
             return done
+        except OSError as error:
+            raise _unread(error, self.root / folder / name) from error
         finally:
             os.close(fd)
 
     def commit(self, folder: str, name: str, data: bytes, replace: bool) -> None:
         """By a temporary file, synchronised, and a link or a rename."""
-        parent = self.root / folder
-        parent.mkdir(parents=True, exist_ok=True)  # a state without tensors has no shard that made it
+        parent = self._made(folder)  # a state without tensors has no shard that made it
         temporary = parent / f".{name}.{secrets.token_hex(8)}"
         sink = _LocalSink(temporary)
         try:
@@ -133,6 +146,12 @@ class LocalPlace:
             raise AlreadyCommitted(
                 f"{folder} was committed by another writer.", where=self.name, hint="Give each run a store of its own."
             ) from error
+        except OSError as error:
+            raise StoreFault(
+                f"{folder} cannot be committed ({error.strerror}).",
+                where=self.name,
+                hint="A store needs a file system with hard links, or an object store.",
+            ) from error
         finally:
             temporary.unlink(missing_ok=True)
         _sync_folder(parent)
@@ -140,7 +159,11 @@ class LocalPlace:
 
     def remove(self, folder: str, name: str) -> None:
         """Remove a file; nothing happens when it is gone."""
-        (self.root / folder / name).unlink(missing_ok=True)
+        path = self._inside(folder) / name
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise StoreFault(f"the file cannot be removed ({error.strerror}).", where=str(path)) from error
 
     def remove_folder(self, folder: str) -> None:
         """Remove an empty folder."""
@@ -149,13 +172,34 @@ class LocalPlace:
         except OSError:
             return
 
+    def _inside(self, folder: str) -> Path:
+        """The folder's path; Unsafe where it is a link, which may leave the place."""
+        path = self.root / folder
+        if path.is_symlink():
+            raise Unsafe("the folder is a link, which is not followed.", where=str(path), hint="Put a folder there.")
+        return path
+
+    def _made(self, folder: str) -> Path:
+        path = self._inside(folder)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreFault(
+                f"the folder cannot be made ({error.strerror}).",
+                where=str(path),
+                hint="Name a folder where you may write.",
+            ) from error
+        return path
+
     def _open(self, folder: str, name: str) -> int:
-        path = self.root / folder / name
+        path = self._inside(folder) / name
         try:
             return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError as error:
             raise NoCheckpoint("the file is missing.", where=str(path)) from error
         except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise CorruptShard("the file is a link, which is not followed.", where=str(path)) from error
             raise StoreFault(f"the file cannot be opened ({error.strerror}).", where=str(path)) from error
 
 
@@ -167,7 +211,10 @@ class _LocalSink:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        try:
+            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise self._failed(error) from error
         self._piece = _taken_piece()
         self._held = 0
 
@@ -215,10 +262,11 @@ class _LocalSink:
         return StoreFault(
             f"writing failed: {error.strerror}.",
             where=str(self._path),
-            hint="Nothing that was committed is touched; make room and save again.",
+            hint="Nothing that was committed is touched; " + (_MEND.get(error.errno or 0) or "save again elsewhere."),
         )
 
 
+_MEND = dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make room and save again.")
 _FREE: list[NDArray[np.uint8]] = []  # pieces of files that are closed: fresh memory can cost more than the disk
 
 
@@ -235,6 +283,12 @@ def _past_the_cache(fd: int, wanted: bool) -> None:
     flag: int = getattr(os, "O_DIRECT", 0)  # Linux has it
     flags = fcntl.fcntl(fd, fcntl.F_GETFL)
     fcntl.fcntl(fd, fcntl.F_SETFL, flags | flag if wanted else flags & ~flag)
+
+
+def _unread(error: OSError, path: Path) -> StoreFault:
+    """What a failed read means: a bad sector is damage, and so is a folder in the place of the file."""
+    damage = error.errno in {errno.EIO, errno.EISDIR}
+    return (CorruptShard if damage else StoreFault)(f"the file cannot be read ({error.strerror}).", where=str(path))
 
 
 def _sync_folder(path: Path) -> None:

@@ -6,11 +6,18 @@ Anything else is refused when it is saved, so that a checkpoint is data and noth
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, cast
 
 from datahall.storage.faults import Unsafe
 
 _TAG = "::"
+_INSTEAD = {
+    "Tensor": "Tensors belong into the state, not here.",
+    "ndarray": "Make it a tensor: torch.from_numpy.",
+    "bytes": "Make them a tensor: torch.frombuffer(bytearray(...), dtype=torch.uint8).",
+    "set": "Make it a sorted list.",
+}
 
 
 def to_plain(value: Any, where: str) -> Any:
@@ -26,11 +33,21 @@ def to_plain(value: Any, where: str) -> Any:
     if isinstance(value, dict):
         pairs = [[to_plain(k, where), to_plain(v, where)] for k, v in cast("dict[Any, Any]", value).items()]
         return {_TAG: "dict", "is": pairs}
-    raise Unsafe(
-        f"a {type(value).__name__} cannot be stored: a checkpoint holds tensors and plain values.",
-        where=where,
-        hint="Give its state as numbers, texts, lists, tuples and dictionaries.",
-    )
+    raise _refused(value, where)
+
+
+def check_json(value: Any, where: str) -> None:
+    """Unsafe, with its place, for what JSON cannot hold or would change; only that tuples become lists is allowed."""
+    if isinstance(value, Mapping):
+        for key, inner in cast("Mapping[Any, Any]", value).items():
+            if not isinstance(key, str):
+                raise Unsafe(f"the key {key!r} is no text.", where=where, hint="JSON has texts for keys: use str(key).")
+            check_json(inner, f"{where}.{key}")
+    elif isinstance(value, list | tuple):
+        for number, inner in enumerate(cast("list[Any]", value)):
+            check_json(inner, f"{where}.{number}")
+    elif not (value is None or isinstance(value, bool | int | float | str)):
+        raise _refused(value, where)
 
 
 def from_plain(value: Any) -> Any:
@@ -46,3 +63,13 @@ def from_plain(value: Any) -> Any:
     if tagged[_TAG] == "tuple":
         return tuple(from_plain(entry) for entry in inner)
     return {from_plain(k): from_plain(v) for k, v in inner}
+
+
+def _refused(value: Any, where: str) -> Unsafe:
+    kind = type(value).__name__
+    usual = "Use .item()." if hasattr(value, "item") else "Give its state as numbers, texts, lists and dictionaries."
+    return Unsafe(
+        f"a value of type {kind} cannot be stored: a checkpoint holds tensors and plain values.",
+        where=where,
+        hint=_INSTEAD.get(kind, usual),
+    )

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
+from datahall.base.errors import UsageError
 from datahall.storage.faults import AlreadyCommitted, NoCheckpoint, StoreFault
 from datahall.storage.sink import Sink
 
@@ -24,10 +25,8 @@ class RemotePlace:
     """A prefix of an object store or another fsspec file system."""
 
     def __init__(self, url: str) -> None:
-        import fsspec  # an extra: only who has remote stores needs it
-
         self._fs: Any
-        self._fs, self._root = fsspec.core.url_to_fs(url)  # pyright: ignore[reportUnknownMemberType]
+        self._fs, self._root = file_system(url)
         self.name = url
 
     def folders(self) -> list[str]:
@@ -145,6 +144,22 @@ class _RemoteSink:
             return
 
 
+def file_system(url: str) -> tuple[Any, str]:
+    """What fsspec reaches `url` by, and the path there; UsageError where the driver is missing or nobody knows it."""
+    try:
+        import fsspec  # an extra: only who has remote stores needs it
+
+        return fsspec.core.url_to_fs(url)  # pyright: ignore[reportUnknownMemberType]
+    except (ImportError, ValueError) as error:
+        raise UsageError(
+            f"no driver for this URL: {error}.",
+            where=url,
+            hint='Install it (for S3: pip install "datahall[s3]"); docs/storage.md has more.',
+        ) from error
+    except OSError as error:
+        raise StoreFault(f"the driver does not start: {error}.", where=url, hint="See docs/storage.md.") from error
+
+
 def retrying(action: Callable[[], R], where: str, wait_s: float = 0.2) -> R:
     """What `action` returns; failures of the connection are tried again, waiting twice as long each time."""
     for attempt in range(RETRIES):
@@ -155,7 +170,9 @@ def retrying(action: Callable[[], R], where: str, wait_s: float = 0.2) -> R:
         except Exception as error:  # the file system's own kinds are many: each is an OSError or a client's error
             if attempt == RETRIES - 1:
                 raise StoreFault(
-                    f"gave up after {RETRIES} attempts: {type(error).__name__}: {error}.", where=where
+                    f"gave up after {RETRIES} attempts: {type(error).__name__}: {error}.",
+                    where=where,
+                    hint="Look at the address and the credentials in the environment (docs/storage.md).",
                 ) from error
             time.sleep(wait_s * 2**attempt)
     raise AssertionError("unreachable")

@@ -88,12 +88,13 @@ def collect(
 ) -> list[Removed]:
     """Remove committed steps beyond the newest `keep` (0 keeps all) and leftovers of attempts older than `grace_s`.
 
-    A leftover is a file that no manifest names; younger ones may belong to a save in progress and stay.
+    A step with a damaged manifest, or with shards that are missing or of another size, does not count as kept.  A
+    leftover is a file that no manifest names; younger ones may belong to a save in progress and stay.
     """
     place = open_place(path)
     now_s = time.time() if now_s is None else now_s
     steps = committed_steps(place)
-    retired = set(steps[:-keep]) if keep > 0 else set[int]()
+    retired = set(steps[: _first_kept(place, steps, keep)])
     removed: list[Removed] = []
     for folder in place.folders():
         step = step_of(folder)
@@ -111,6 +112,27 @@ def collect(
         if not dry:
             place.remove_folder(folder)
     return removed
+
+
+def _first_kept(place: Place, steps: list[int], keep: int) -> int:
+    """Where in `steps` the newest `keep` begin that look whole; 0 where there are no more."""
+    if not 0 < keep < len(steps):
+        return 0
+    seen = 0
+    for number in range(len(steps) - 1, -1, -1):
+        seen += _looks_whole(place, steps[number])
+        if seen == keep:
+            return number
+    return 0
+
+
+def _looks_whole(place: Place, step: int) -> bool:
+    try:
+        shards = read_manifest(place, step).shards
+    except StoreFault:
+        return False
+    held = place.files(step_folder(step))
+    return all(held.get(shard.name, (-1, 0.0))[0] == shard.bytes for shard in shards)
 
 
 _UNKNOWN: frozenset[str] = frozenset({MANIFEST})

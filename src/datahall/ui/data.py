@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
-from datahall.base.errors import UsageError
+from datahall.base.errors import EXIT_FAILED, UsageError
 from datahall.base.units import human, parse
+from datahall.storage.faults import StoreFault
 from datahall.storage.shards import FORMS, ShardSet, open_shards, write_shards
+from datahall.storage.text_file import read_text
 
 
 @click.group()
@@ -37,12 +37,18 @@ def shard(text: str, path: str, shard: str, limit: str | None, form: str, merges
 
 @data.command()
 @click.argument("path")
-def verify(path: str) -> None:
-    """Read and prepare every shard of the data set at PATH."""
+def verify(path: str) -> int:
+    """Read and prepare every shard of the data set at PATH; names each damaged one and exits with 1."""
     found = open_shards(path)
+    faults = 0
     for one in found.shards:
-        found.prepared(one)
-    click.echo(_line(path, found))
+        try:
+            found.prepared(one)
+        except StoreFault as error:
+            faults += 1
+            click.echo(str(error))
+    click.echo(f"{path}: {faults} of {len(found.shards)} shards damaged" if faults else _line(path, found))
+    return EXIT_FAILED if faults else 0
 
 
 def _line(path: str, found: ShardSet) -> str:
@@ -55,10 +61,7 @@ def _line(path: str, found: ShardSet) -> str:
 
 def _text(text: str) -> bytes:
     if text != "stdlib":
-        try:
-            return Path(text).read_bytes()
-        except OSError as error:
-            raise UsageError(f"the text cannot be read: {error.strerror}.", where=text) from error
+        return read_text(text, "TEXT")
     try:
         from datahall.workloads.text import raw_text
     except ModuleNotFoundError as error:

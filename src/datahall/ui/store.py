@@ -35,7 +35,7 @@ def ls(path: str, as_json: bool) -> int:
         click.echo(json.dumps({"format_version": 1, "steps": rows}))
         return 0
     if not rows:
-        raise NoCheckpoint("nothing is committed here.", where=path)
+        raise _nothing(path)
     click.echo(f"{'step':>10}  {'tensors':>7}  {'shards':>6}  {'in memory':>10}  {'stored':>10}  codec")
     for row in rows:
         if "fault" in row:
@@ -57,7 +57,7 @@ def verify(path: str, step: int | None, as_json: bool) -> int:
     place = open_place(path)
     steps = [step] if step is not None else committed_steps(place)
     if not steps:
-        raise NoCheckpoint("nothing is committed here.", where=path)
+        raise _nothing(path)
     verdicts = [verify_step(place, number) for number in steps]
     if as_json:
         entries = [
@@ -132,6 +132,12 @@ def advise(path: str, reads: float, rate: str | None, mtbf: str | None, as_json:
     for line in advice.lines():
         click.echo(line)
     return 0
+
+
+def _nothing(path: str) -> NoCheckpoint:
+    return NoCheckpoint(
+        "nothing is committed here.", where=path, hint="Name the folder that holds step-00000001 and so on."
+    )
 
 
 def _row(place: Place, step: int) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from datahall.base.errors import UsageError
+from datahall.base.formula import formula
 from datahall.base.units import human
 from datahall.case.question import Case
 from datahall.catalog import codecs, links
@@ -61,6 +62,22 @@ def checkpoint_bytes(case: Case, own: Anatomy | None = None, optimisers: int = 1
         else (trained_parameters(case.model, adapters_of(case.application)), 8.0)
     )
     return round(parameters * (4.0 + optimisers * state + 4.0 * (optimisers > 1)))
+
+
+@formula(
+    equation="bytes = (keep + 1) x checkpoint / max(1, devices / devices of a disk)",
+    source="ours: the committed ones, and the one that is being written; a codec is not counted on",
+    holds="ranks hold equal shares; what else lies on the disk is not known",
+)
+def disk_bytes(checkpoint: Any, keep: int, devices: Any, devices_per_disk: Any) -> Any:
+    """Bytes that a run's checkpoints take on one disk: its capacity is a constraint, and no term of any time."""
+    return (keep + 1.0) * checkpoint / np.maximum(1.0, np.asarray(devices) / devices_per_disk)
+
+
+def on_one_disk(case: Case, devices: Any, keep: int) -> Any:
+    """`disk_bytes` of the case's checkpoints on its site."""
+    per_disk = np.inf if case.site.disk.shared else case.site.devices_per_node
+    return disk_bytes(float(checkpoint_bytes(case)), keep, devices, per_disk)
 
 
 def checkpoint_seconds(

@@ -17,10 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from datahall.base.errors import UsageError, WorldFailed
+from datahall.base.errors import WorldFailed
+from datahall.case.data import samples_in
 from datahall.case.question import Training
 from datahall.storage.input import SampleReader, ShardedData
 from datahall.storage.shards import open_shards
+from datahall.storage.text_file import read_text
 
 VOCABULARY = 256  # one token per byte
 HELD_OUT_SHARE = 0.02  # the end of the text, for the validation loss
@@ -35,7 +37,7 @@ class TextSamples:
         self.sequence = sequence
 
     def __len__(self) -> int:
-        return (len(self.text) - 1) // self.sequence
+        return samples_in(len(self.text), self.sequence)
 
     def batch(self, ids: Sequence[int]) -> torch.Tensor:
         """Token ids, shape (len(ids), sequence + 1)."""
@@ -96,15 +98,7 @@ def text_digest() -> str:
 def _text(dataset: str) -> np.ndarray:
     if dataset in ("", "stdlib"):
         return _standard_library()
-    try:
-        text = np.fromfile(dataset, dtype=np.uint8)
-    except OSError as error:
-        raise UsageError(
-            f"the text {dataset} cannot be read: {error.strerror}.",
-            where="application.dataset",
-            hint='Name a text file, or "stdlib" for the source of Python\'s standard library.',
-        ) from error
-    return text
+    return np.frombuffer(read_text(dataset, "application.dataset"), dtype=np.uint8)
 
 
 @cache

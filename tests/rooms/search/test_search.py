@@ -133,6 +133,11 @@ def test_no_plan_lists_what_stood_in_the_way() -> None:
     with pytest.raises(NoPlan, match="the fastest takes") as raised:
         search(replace(case, goal=Goal(deadline_s=1.0)))
     assert sum(raised.value.reasons.values()) > 1000
+    small = replace(case, site=replace(case.site, disk=replace(case.site.disk, capacity_bytes=2e11)))
+    with pytest.raises(NoPlan, match=r"3 checkpoints of .* do not fit") as raised:
+        search(small)
+    assert any("a disk of 186 GiB does not hold" in reason for reason in raised.value.reasons)
+    assert search(replace(case, site=replace(case.site, disk=replace(case.site.disk, capacity_bytes=3e11))))
     with pytest.raises(UsageError, match="cannot minimise"):
         search(replace(case, goal=Goal("beauty")))
 

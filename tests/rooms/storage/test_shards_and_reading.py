@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datahall.base.errors import UsageError
+from datahall.case.data import MANIFEST
 from datahall.storage import byte_pairs
 from datahall.storage.cache import TierCache
 from datahall.storage.estimate import input_wait_s
 from datahall.storage.eviction import eviction
-from datahall.storage.faults import CorruptShard, NoCheckpoint
+from datahall.storage.faults import CorruptShard, NoCheckpoint, StoreFault
 from datahall.storage.input import Pipeline, SampleReader, ShardedData
 from datahall.storage.order import Order
+from datahall.storage.place import LocalPlace
 from datahall.storage.reading import ReadCosts, shards_opened, through, waits
 from datahall.storage.shards import open_shards, write_shards
+from datahall.ui.data import data
 
 TEXT = b"".join(b"%08d" % number for number in range(600))
 
@@ -75,11 +80,97 @@ def test_a_damaged_a_missing_and_a_second_data_set_are_told(tmp_path: Path) -> N
     write_shards(path, TEXT, 500)
     with pytest.raises(UsageError, match="already"):
         write_shards(path, TEXT, 500)
-    broken = tmp_path / "data" / "shard-00003.bin"
+    broken = next((tmp_path / "data").glob("shard-00003-*.bin"))
     broken.write_bytes(b"x" + broken.read_bytes()[1:])
     found = open_shards(path)
     with pytest.raises(CorruptShard, match="shard-00003"):
         found.prepared(found.shards[3])
+    told = CliRunner().invoke(data, ["verify", path], standalone_mode=False)
+    assert told.return_value == 1
+    assert "shard-00003" in told.output
+    assert f"1 of {len(found.shards)} shards damaged" in told.output
+
+
+def test_any_changed_byte_of_the_description_is_found(tmp_path: Path) -> None:
+    path = str(tmp_path / "data")
+    write_shards(path, TEXT, 500)
+    file = tmp_path / "data" / MANIFEST
+    whole = file.read_bytes()
+    for at in range(0, len(whole), 7):
+        file.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with pytest.raises(StoreFault, match="data"):
+            open_shards(path)
+    file.write_bytes(whole)
+    assert open_shards(path).shards
+    without = json.loads(whole)
+    del without["digest"]
+    file.write_text(json.dumps(without))
+    assert open_shards(path).shards  # as the first versions wrote it
+
+
+def test_a_writing_that_fails_leaves_nothing_and_leftovers_are_in_nobodys_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(tmp_path / "data")
+    commit = LocalPlace.commit
+
+    def full(self: LocalPlace, *arguments: object, **options: object) -> None:
+        raise StoreFault("the disk is full.")
+
+    monkeypatch.setattr(LocalPlace, "commit", full)
+    with pytest.raises(StoreFault, match="full"):
+        write_shards(path, TEXT, 500)
+    assert not (tmp_path / "data").exists()
+    monkeypatch.setattr(LocalPlace, "commit", commit)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "shard-00000-01234567.bin").write_bytes(b"of a process that was killed")
+    write_shards(path, TEXT, 500)
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "data")
+    assert len(open_shards(str(link)).shards) == len(open_shards(path).shards)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "is empty"),
+        (b"a", "one shard"),
+        (b"PAR1\x15\x04 PAR1" * 9, "begins like Parquet"),
+        (b"\x1f\x8b\x08" * 9, "gunzip"),
+        ("text ".encode("utf-16") * 9, "iconv"),
+        (None, "Is a directory"),
+    ],
+)
+def test_a_file_that_is_no_text_is_refused_with_what_to_do(tmp_path: Path, content: bytes | None, told: str) -> None:
+    file, path = tmp_path / "book.txt", tmp_path / "data"
+    if content is None:
+        file.mkdir()
+    else:
+        file.write_bytes(content)
+    refused = CliRunner().invoke(data, ["shard", str(file), str(path), "--shard", "8 B"], standalone_mode=False)
+    assert isinstance(refused.exception, UsageError)
+    assert told in str(refused.exception)
+    assert not path.exists()
+
+
+def test_any_text_is_bytes_and_comes_back_whatever_its_encoding(tmp_path: Path) -> None:
+    for number, text in enumerate((b"one\r\ntwo\r\n" * 9, "na\xefve caf\xe9 ".encode("latin-1") * 9)):
+        (tmp_path / "book.txt").write_bytes(text)
+        path = str(tmp_path / f"data {number}")
+        made = CliRunner().invoke(data, ["shard", str(tmp_path / "book.txt"), path, "--shard", "16 B"])
+        assert made.exit_code == 0, made.output
+        found = open_shards(path)
+        assert b"".join(found.prepared(shard) for shard in found.shards) == text
+
+
+def test_a_data_set_needs_a_folder_of_its_own(tmp_path: Path) -> None:
+    for path in ("s3://bucket", "/", ""):
+        with pytest.raises(UsageError, match="folder of its own"):
+            write_shards(path, TEXT, 500)
+    with pytest.raises(UsageError, match="at least one byte"):
+        write_shards(str(tmp_path / "data"), TEXT, 0)
+    with pytest.raises(NoCheckpoint, match="datahall data shard"):
+        open_shards(str(tmp_path / "nowhere"))
 
 
 @pytest.mark.parametrize(("policy", "workers", "pieces"), [("lru", 1, 1), ("s3-fifo", 2, 2), ("lfu", 3, 4)])

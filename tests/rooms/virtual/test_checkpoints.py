@@ -20,6 +20,8 @@ from datahall.virtual.checkpoints import (
     checkpoint_bytes,
     checkpoint_seconds,
     codec_sentence,
+    disk_bytes,
+    on_one_disk,
     picked_codec,
     staged_bytes,
 )
@@ -105,3 +107,13 @@ def test_workers_with_local_updates_keep_an_optimiser_each_and_a_momentum_togeth
     parameters = checkpoint_bytes(case) // 12
     assert checkpoint_bytes(case, None, 1) == 12 * parameters
     assert checkpoint_bytes(case, None, 4) == (4 + 4 * 8 + 4) * parameters
+
+
+def test_a_disk_holds_what_is_kept_and_one_more_of_its_own_node() -> None:
+    case = a_case(Disk(5e8, 5e8, 0.01))
+    whole = float(checkpoint_bytes(case))
+    shared = replace(case, site=replace(case.site, disk=replace(case.site.disk, shared=True)))
+    devices = np.array([4, 8, 16])
+    assert on_one_disk(case, devices, 2) == pytest.approx([3 * whole, 3 * whole, 1.5 * whole])
+    assert on_one_disk(shared, devices, 2) == pytest.approx(3 * whole)
+    assert disk_bytes(whole, 1, 16, 8) == on_one_disk(case, 16, 1)

@@ -1,0 +1,359 @@
+"""What people really hand to a store: odd tensors, keys, values and paths come back, or are refused by name."""
+
+from __future__ import annotations
+
+import builtins
+import errno
+import json
+import os
+from collections import namedtuple
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from datahall.base.errors import UsageError  # noqa: E402
+from datahall.storage import execute  # noqa: E402
+from datahall.storage.cache import TierCache  # noqa: E402
+from datahall.storage.codec import encode  # noqa: E402
+from datahall.storage.eviction import eviction  # noqa: E402
+from datahall.storage.execute_async import BackgroundSaver  # noqa: E402
+from datahall.storage.execute_probe import probe_tier  # noqa: E402
+from datahall.storage.faults import CorruptShard, NoCheckpoint, StoreFault, Unsafe  # noqa: E402
+from datahall.storage.manifest import MANIFEST, Manifest, parse, step_folder  # noqa: E402
+from datahall.storage.place import LocalPlace, open_place  # noqa: E402
+from datahall.storage.remote import RemotePlace  # noqa: E402
+from datahall.storage.store import collect, committed_steps, read_manifest, verify  # noqa: E402
+
+ONES = torch.ones(3)
+
+
+def files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def test_odd_tensors_come_back_as_they_were(tmp_path: Path) -> None:
+    turned = torch.tensor([1 + 2j, 3 - 4j])
+    state = {
+        "conjugated": turned.conj(),
+        "negated": torch._neg_view(torch.arange(4.0)),
+        "spread out": torch.arange(3.0).expand(2, 3),
+        "every other": torch.arange(10)[::2],
+        "none": torch.empty(3, 0),
+        "single": torch.tensor(2**40),
+        "a/b/../c": ONES,
+        "..": ONES,
+        "Ümläut ☃": ONES,
+        "e8m0 as bytes": torch.ones(4).to(torch.float8_e8m0fnu).view(torch.uint8),
+    }
+    execute.save(tmp_path, 0, state)
+    found = {name: torch.zeros(tensor.shape, dtype=tensor.dtype) for name, tensor in state.items()}
+    assert execute.load(tmp_path, found).step == 0
+    for name, tensor in state.items():
+        assert found[name].tolist() == tensor.tolist(), name
+    assert verify(tmp_path, 0).faults == ()
+
+
+@pytest.mark.parametrize(
+    ("odd", "told"),
+    [
+        (torch.empty(3, device="meta"), "meta device"),
+        (torch.eye(3).to_sparse(), "sparse tensor cannot"),
+        (torch.eye(3).to_sparse_csr(), "sparse tensor cannot"),
+        (torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]), "nested tensor cannot"),
+        (torch.quantize_per_tensor(torch.ones(4), 0.1, 0, torch.qint8), "quantised tensor cannot"),
+        (torch.ones(3).to(torch.float8_e4m3fnuz), "float8_e4m3fnuz cannot"),
+        ((ONES, ONES), "Make it a list"),
+        (np.ones(3), "torch.from_numpy"),
+        (np.int64(3), "item"),
+        (b"bytes", "torch.frombuffer"),
+        ({1, 2}, "sorted list"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_what_cannot_be_stored_is_named_and_nothing_is_written(tmp_path: Path, odd: Any, told: str) -> None:
+    with pytest.raises(Unsafe, match=told) as refused:
+        execute.save(tmp_path, 1, {"fine": torch.ones(1000), "layers": [{"odd": odd}]})
+    assert "layers.0.odd" in str(refused.value)
+    assert files(tmp_path) == []
+    saver = BackgroundSaver(tmp_path)
+    with pytest.raises(Unsafe, match=told):
+        _ = saver.save(1, {"odd": odd}).wait()
+    assert files(tmp_path) == []
+
+
+def test_numbers_as_keys_are_filled_in_place(tmp_path: Path) -> None:
+    net = torch.nn.Linear(2, 2)
+    optimiser = torch.optim.SGD(net.parameters(), lr=0.1)
+    net(torch.ones(1, 2)).sum().backward()
+    optimiser.step()
+    saved = {"optimiser": optimiser.state_dict(), "deep": {0: {1: "x"}, "2": 3}}
+    saved["optimiser"]["state"] = {0: {"momentum_buffer": None, "sum": ONES}, 1: {"momentum_buffer": 2.5}}
+    execute.save(tmp_path, 1, saved)
+    found: dict[Any, Any] = {"optimiser": optimiser.state_dict(), "deep": {0: {1: None}, "2": None}}
+    found["optimiser"]["state"] = {0: {"momentum_buffer": 1, "sum": torch.zeros(3)}, 1: {"momentum_buffer": None}}
+    execute.load(tmp_path, found)
+    state = found["optimiser"]["state"]
+    assert list(state) == [0, 1]
+    assert (state[0]["momentum_buffer"], state[1]) == (None, {"momentum_buffer": 2.5})
+    assert torch.equal(state[0]["sum"], ONES)
+    assert found["deep"] == {0: {1: "x"}, "2": 3}
+    for wrong in (execute.save, lambda store, _, state: execute.load(store, state)):
+        with pytest.raises(UsageError, match="several types"):
+            wrong(tmp_path, 2, {"a": ONES, 7: ONES})
+
+
+def test_what_nobody_asked_for_is_told(tmp_path: Path) -> None:
+    execute.save(tmp_path, 1, {"model": {"w": ONES}, "optimiser": {"state": {0: {"m": ONES}}, "lr": 1}})
+    found = {"model": {"w": torch.zeros(3)}, "optimiser": {"state": {}, "lr": None}}
+    assert execute.load(tmp_path, found).unread == ("optimiser.state.0.m",)
+    assert execute.load(tmp_path, found, step=1).unread == ("optimiser.state.0.m",)
+
+
+@pytest.mark.parametrize(
+    ("state", "told"),
+    [
+        ({"weihgt": torch.zeros(3)}, "no 'weihgt'.*nearest name there is 'weight'"),
+        ({"weight": torch.zeros(4)}, r"shape \(3,\) in the checkpoint and \(4,\) in the state"),
+        ({"weight": None}, "a tensor in the checkpoint and a NoneType"),
+        ({"weight": torch.zeros(3, device="meta")}, "meta device"),
+    ],
+)
+def test_a_state_that_does_not_fit_is_told_why(tmp_path: Path, state: dict[str, Any], told: str) -> None:
+    execute.save(tmp_path, 1, {"weight": ONES})
+    with pytest.raises(StoreFault, match=told):
+        execute.load(tmp_path, state)
+
+
+def test_steps_extras_and_run_are_checked_before_anything_is_written(tmp_path: Path) -> None:
+    for step in (-1, 1.0, "1", None):
+        with pytest.raises(UsageError, match="step"):
+            execute.save(tmp_path, step, {"w": ONES})
+    for wrong in ({(1, 2): 3}, {1: 3}, {"deep": [object()]}):
+        with pytest.raises(Unsafe, match="extras"):
+            execute.save(tmp_path, 1, {"w": ONES}, extras=wrong)
+        with pytest.raises(Unsafe, match="run"):
+            execute.save(tmp_path, 1, {"w": ONES}, run={"wrong": wrong})
+    assert files(tmp_path) == []
+    execute.save(tmp_path, np.int64(3), {"w": ONES})
+    execute.save(tmp_path, torch.tensor(4), {"w": ONES})
+    assert committed_steps(open_place(tmp_path)) == [3, 4]
+
+
+def test_named_tuples_are_saved_in_the_background_too(tmp_path: Path) -> None:
+    point = namedtuple("point", "x y")(1, 2)
+    saver = BackgroundSaver(tmp_path)
+    saver.save(1, {"at": point, "w": ONES})
+    saver.finish()
+    found = {"at": None, "w": torch.zeros(3)}
+    execute.load(tmp_path, found)
+    assert found["at"] == (1, 2)
+
+
+def test_counters_stay_exact_where_weights_are_rounded(tmp_path: Path) -> None:
+    state = {"weight": torch.randn(1000), "step": torch.tensor(1001.0), "few": torch.full((7,), 1 / 3)}
+    for step, codec in enumerate(("lossy-bf16", "lossy-int8")):
+        execute.save(tmp_path, step, state, codec=codec, allow_loss=True)
+        found = {name: torch.zeros_like(tensor) for name, tensor in state.items()}
+        execute.load(tmp_path, found)
+        assert not torch.equal(found["weight"], state["weight"])
+        assert torch.equal(found["step"], state["step"])
+        assert torch.equal(found["few"], state["few"])
+
+
+def test_a_missing_library_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    execute.save(tmp_path, 1, {"w": torch.zeros(3)})
+    execute.save(tmp_path, 2, {"w": torch.zeros(1000)}, codec="lz4")
+    imported = builtins.__import__
+
+    def without_lz4(name: str, *arguments: Any) -> Any:
+        if name.startswith("lz4"):
+            raise ModuleNotFoundError("No module named 'lz4'", name="lz4")
+        return imported(name, *arguments)
+
+    monkeypatch.setattr(builtins, "__import__", without_lz4)
+    with pytest.raises(StoreFault, match="needs lz4") as told:
+        execute.load(tmp_path, {"w": torch.zeros(1000)})
+    assert not isinstance(told.value, CorruptShard)
+    with pytest.raises(StoreFault, match="Install"):
+        encode("lz4", memoryview(bytes(9000)), "float32")
+
+
+def test_a_manifest_of_another_version_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = Manifest(1, "0" * 16, "none", {}, None, (), {}).dumps().encode()
+    monkeypatch.setattr("datahall.storage.manifest.FORMAT_VERSION", 2)
+    with pytest.raises(StoreFault, match="format 1") as told:
+        parse(text, "here")
+    assert not isinstance(told.value, CorruptShard)
+
+
+def test_a_failed_save_takes_back_what_it_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = os.write
+
+    def full(fd: int, data: Any) -> int:
+        if len(data) > 5000:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(fd, data)
+
+    monkeypatch.setattr(os, "write", full)
+    state = {"large": torch.zeros(9000), "small": torch.zeros(100), "smaller": torch.zeros(10)}
+    with pytest.raises(StoreFault, match="make room"):
+        execute.save(tmp_path, 1, state)
+    assert files(tmp_path) == []
+
+
+def test_a_bad_sector_and_a_folder_in_the_place_of_a_shard_are_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in (1, 2):
+        execute.save(tmp_path, step, {"w": torch.full((3,), float(step))})
+    shard = next((tmp_path / step_folder(2)).glob("*.shard"))
+    read = os.preadv
+
+    def bad(fd: int, *arguments: Any) -> int:
+        if os.readlink(f"/proc/self/fd/{fd}") == str(shard):
+            raise OSError(errno.EIO, "Input/output error")
+        return read(fd, *arguments)
+
+    monkeypatch.setattr(os, "preadv", bad)
+    for _ in range(2):
+        assert shard.name in verify(tmp_path, 2).faults[0]
+        loaded = execute.load(tmp_path, {"w": torch.zeros(3)})
+        assert loaded.step == 1
+        assert shard.name in loaded.skipped[0][1]
+        monkeypatch.undo()
+        if shard.is_file():
+            shard.unlink()
+            shard.mkdir()
+
+
+def test_links_are_not_followed_inside_a_store_but_a_store_may_be_one(tmp_path: Path) -> None:
+    real, linked = tmp_path / "with a space", tmp_path / "link"
+    execute.save(real, 1, {"w": ONES})
+    execute.save(real, 2, {"w": ONES})
+    linked.symlink_to(real)
+    assert execute.load(linked, {"w": torch.zeros(3)}).step == 2
+    shard = next((real / step_folder(2)).glob("*.shard"))
+    shard.rename(tmp_path / "elsewhere")
+    shard.symlink_to(tmp_path / "elsewhere")
+    assert execute.load(real, {"w": torch.zeros(3)}).step == 1
+    (real / step_folder(1)).rename(tmp_path / "moved")
+    (real / step_folder(1)).symlink_to(tmp_path / "moved")
+    before = sorted((tmp_path / "moved").iterdir())
+    with pytest.raises(Unsafe, match="link"):
+        execute.load(real, {"w": torch.zeros(3)}, step=1)
+    with pytest.raises(Unsafe, match="link"):
+        execute.save(real, 1, {"w": ONES}, replace=True)
+    collect(real, 1, grace_s=-1)
+    assert sorted((tmp_path / "moved").iterdir()) == before
+
+
+def test_paths_of_people(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    execute.save("~/home", 1, {"w": ONES})
+    assert committed_steps(open_place(tmp_path / "home")) == [1]
+    assert not Path("~").exists()
+    execute.save("relative", 1, {"w": ONES})
+    assert verify(f"file://{tmp_path}/relative", 1).faults == ()
+    (tmp_path / "file").write_text("no folder")
+    for call in (
+        lambda: execute.save(tmp_path / "file", 1, {"w": ONES}),
+        lambda: execute.load(tmp_path / "file", {"w": ONES}),
+        lambda: collect(tmp_path / "file", 1),
+    ):
+        with pytest.raises(StoreFault, match="Not a directory"):
+            call()
+    with pytest.raises(UsageError, match="empty"):
+        open_place("")
+    for url in ("nosuch://bucket/prefix", "hdfs+:///x"):
+        with pytest.raises(UsageError, match="driver"):
+            RemotePlace(url)
+
+
+def test_a_folder_that_may_not_be_written_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    execute.save(tmp_path, 1, {"w": ONES})
+
+    def refused(*_: Any, **__: Any) -> Any:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", refused)
+    with pytest.raises(StoreFault, match=r"step-00000002.*Permission denied.*may write"):
+        execute.save(tmp_path, 2, {"w": ONES})
+    monkeypatch.undo()
+    monkeypatch.setattr(Path, "unlink", refused)
+    with pytest.raises(StoreFault, match="cannot be removed"):
+        open_place(tmp_path).remove(step_folder(1), MANIFEST)
+    monkeypatch.undo()
+    monkeypatch.setattr(os, "link", refused)
+    with pytest.raises(StoreFault, match="hard links"):
+        execute.save(tmp_path, 2, {"w": ONES})
+    assert committed_steps(open_place(tmp_path)) == [1]
+
+
+def test_damaged_steps_do_not_count_as_kept(tmp_path: Path) -> None:
+    for step in (1, 2, 3, 4):
+        execute.save(tmp_path, step, {"w": ONES})
+    next((tmp_path / step_folder(4)).glob("*.shard")).unlink()
+    (tmp_path / step_folder(3) / MANIFEST).write_text("{}")
+    collect(tmp_path, 1)
+    assert committed_steps(open_place(tmp_path)) == [2, 3, 4]
+    assert execute.load(tmp_path, {"w": torch.zeros(3)}).step == 2
+
+
+class _Retiring(LocalPlace):
+    """A place whose only step is retired, and another committed, between the list and the look."""
+
+    def read(self, folder: str, name: str) -> bytes:
+        if folder == step_folder(1):
+            execute.save(self.root, 2, {"w": ONES}, keep=1)
+        return super().read(folder, name)
+
+
+def test_a_step_retired_while_it_was_chosen_is_passed_over(tmp_path: Path) -> None:
+    execute.save(tmp_path, 1, {"w": torch.zeros(3)})
+    found = {"w": torch.zeros(3)}
+    assert execute.load(_Retiring(tmp_path), found).step == 2
+    assert torch.equal(found["w"], ONES)
+    with pytest.raises(NoCheckpoint, match="step 1 is not committed"):
+        execute.load(tmp_path, found, step=1)
+
+
+def test_a_manifest_whose_pieces_leave_a_hole_is_refused(tmp_path: Path) -> None:
+    execute.save(tmp_path, 1, {"w": ONES})
+    honest = read_manifest(open_place(tmp_path), 1)
+    body = json.loads(honest.dumps())["manifest"]
+    assert body["tensors"]["w"][2]
+    tensor = honest.tensors["w"]
+    holed = Manifest(1, honest.token, "none", {}, None, honest.shards, {"w": type(tensor)("float32", (3,), ())})
+    with pytest.raises(CorruptShard, match="do not cover"):
+        parse(holed.dumps().encode(), "here")
+
+
+def test_a_cache_on_a_full_disk_is_only_slower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = TierCache(tmp_path, eviction("lru", 100))
+
+    def full(*_: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    assert [cache.get("a", 3, lambda: b"abc") for _ in range(2)] == [b"abc"] * 2
+    assert (cache.policy.hits, cache.policy.resident_bytes) == (0, 0)
+    monkeypatch.undo()
+    fetched: list[int] = []
+    for _ in range(2):
+        assert cache.get("a", 3, lambda: fetched.append(1) or b"abc") == b"abc"
+    assert (cache.policy.hits, fetched) == (1, [1])
+
+
+def test_an_interrupted_probe_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise StoreFault("the disk is gone.")
+
+    monkeypatch.setattr("datahall.storage.execute_probe.execute.load", broken)
+    with pytest.raises(StoreFault, match="gone"):
+        probe_tier(tmp_path, probe_bytes=1000, rounds=1)
+    assert files(tmp_path) == []
