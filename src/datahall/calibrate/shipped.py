@@ -29,6 +29,13 @@ def shipped_runs() -> tuple[tuple[PublishedRun, ...], tuple[Refusal, ...]]:
 
 
 @cache
+def unseen_runs() -> tuple[tuple[PublishedRun, ...], tuple[Refusal, ...]]:
+    """The runs collected after the fit, and those that cannot be read; never fitted to."""
+    runs, refused = read_runs(published_runs.unseen_rows())
+    return tuple(runs), tuple(refused)
+
+
+@cache
 def load() -> Trained:
     """The shipped calibration of training steps."""
     data, runs = calibrations.calibration(NAME), shipped_runs()[0]

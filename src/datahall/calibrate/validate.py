@@ -10,18 +10,22 @@ from datahall.calibrate.forecasting import forecast_runs
 from datahall.calibrate.holdout import accelerator_of, group_of, left_out_forecasts
 from datahall.calibrate.judge import Judgement
 from datahall.calibrate.published import PublishedRun, Refusal, read_rows, read_runs
-from datahall.calibrate.shipped import load, shipped_runs
+from datahall.calibrate.shipped import load, shipped_runs, unseen_runs
 from datahall.calibrate.shot import MOST_ROWS
 
 _KEYS = {"group": group_of, "accelerator": accelerator_of}
 
 
-def judge_rows(file: Path | None, few: Path | None = None, leave_out: str = "") -> Judgement:
+def judge_rows(
+    file: Path | None, few: Path | None = None, leave_out: str = "", *, unseen: bool = False
+) -> Judgement:
     """The judgement of the rows of `file` (None: those that ship), corrected by those of `few`.
 
     `leave_out` is group, accelerator or empty (the shipped fit).  Rows of `few` that `file` has too are not scored.
+    `unseen` without a file: the shipped runs that were collected after the fit.
     """
-    runs, refused = shipped_runs() if file is None else read_runs(read_rows(file))
+    shipped = unseen_runs if unseen else shipped_runs
+    runs, refused = shipped() if file is None else read_runs(read_rows(file))
     shown, unread = read_runs(read_rows(few)) if few else ([], [])
     seen = first_rows(shown)
     known = {_identity(run) for run in seen}

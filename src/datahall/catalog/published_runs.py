@@ -1,7 +1,8 @@
 """Published training runs that ship with datahall: figures that others measured, restated, each with its source.
 
 `published/runs-*.csv` hold one run a row, `published/shapes.csv` the models, `published/sources.csv` where each figure
-stands.  Rows are handed out under the column names of common tables of measurements; blank means not stated.
+stands; `published/unseen.csv` are runs that were collected after the fit and that nothing is ever fitted to.  Rows are
+handed out under the column names of common tables of measurements; blank means not stated.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from importlib import resources
 RUN_COLUMNS: Mapping[str, str] = {
     "key": "id",
     "model": "model",
+    "task": "task",
     "accelerator": "accelerator",
     "devices": "n_devices",
     "devices_per_node": "devices_per_node",
@@ -65,25 +67,36 @@ def sources() -> Mapping[str, str]:
 
 @cache
 def rows() -> tuple[Mapping[str, str], ...]:
-    """All shipped runs, with the columns of common tables."""
-    shapes = {row["model"]: row for row in _read("shapes.csv")}
+    """All shipped runs that constants are fitted to, with the columns of common tables."""
     found: list[Mapping[str, str]] = []
     for path in sorted(_folder().iterdir(), key=lambda entry: entry.name):
-        if not path.name.startswith("runs-"):
-            continue
-        group = path.name.removeprefix("runs-").removesuffix(".csv")
-        for row in _read(path.name):
-            shape = shapes.get(row["model"], {})
-            known = {common: shape.get(own, "") for own, common in SHAPE_COLUMNS.items()}
-            known |= {common: row.get(own, "") for own, common in RUN_COLUMNS.items()}
-            known["source"] = sources().get(known["source"], known["source"])
-            found.append({**known, "group": group})
+        if path.name.startswith("runs-"):
+            group = path.name.removeprefix("runs-").removesuffix(".csv")
+            found += [_common(row, group) for row in _read(path.name)]
     return tuple(found)
+
+
+@cache
+def unseen_rows() -> tuple[Mapping[str, str], ...]:
+    """Runs collected after the fit, with the same columns; for scoring alone."""
+    return tuple(_common(row, row["group"]) for row in _read("unseen.csv"))
+
+
+def _common(row: Mapping[str, str], group: str) -> Mapping[str, str]:
+    shape = _shapes().get(row["model"], {})
+    known = {common: shape.get(own, "") for own, common in SHAPE_COLUMNS.items()}
+    known |= {common: row.get(own, "") for own, common in RUN_COLUMNS.items()}
+    return {**known, "source": sources().get(known["source"], known["source"]), "group": group}
+
+
+@cache
+def _shapes() -> Mapping[str, Mapping[str, str]]:
+    return {row["model"]: row for row in _read("shapes.csv")}
 
 
 def _read(name: str) -> list[dict[str, str]]:
     text = (_folder() / name).read_text(encoding="utf-8")
-    return list(csv.DictReader(text.splitlines()))
+    return list(csv.DictReader(line for line in text.splitlines() if not line.startswith("#")))
 
 
 def _folder():

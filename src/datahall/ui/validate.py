@@ -40,24 +40,33 @@ _COLUMNS: Mapping[str, str] = {
     type=click.Choice(["group", "accelerator"]),
     help="Forecast each group or accelerator from a fit to all others, instead of with the shipped fit.",
 )
+@click.option(
+    "--unseen", is_flag=True, help="Score the shipped runs that were collected after the fit; nothing is fitted to them."
+)
 @click.option("--rows", "each", is_flag=True, help="Also print every row.")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON to standard output.")
-def validate(file: Path | None, few: Path | None, leave_out: str | None, each: bool, as_json: bool) -> None:
+def validate(
+    file: Path | None, few: Path | None, leave_out: str | None, unseen: bool, each: bool, as_json: bool
+) -> None:
     """Score forecasts against the measured runs of FILE, or against those that ship with datahall.
 
     FILE has one run a row, with the columns that docs/accuracy.md lists.  A row that cannot be forecast is refused with
     its reason.  Runs that ship are among those that the shipped constants were fitted to, so without a FILE they are
     forecast with their own group left out.
     """
+    from datahall.base.errors import UsageError
     from datahall.calibrate.validate import judge_rows
 
-    judgement = judge_rows(file, few, leave_out or ("" if file else "group"))
+    if unseen and file:
+        raise UsageError("--unseen scores runs that ship; give it or a file.", hint=f"datahall validate {file}")
+    judgement = judge_rows(file, few, leave_out or ("" if file or unseen else "group"), unseen=unseen)
     for note in judgement.notes:
         click.echo(note, err=True)
     if as_json:
         click.echo(json.dumps(judgement.to_json()))
     else:
-        _print(judgement, each, "the shipped figures" if file is None else file.name)
+        title = "runs collected after the fit" if unseen else "the shipped figures"
+        _print(judgement, each, title if file is None else file.name)
 
 
 def _print(judgement: Judgement, each: bool, title: str) -> None:
