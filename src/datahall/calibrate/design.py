@@ -6,13 +6,14 @@ A run with several readings is several elements; its forecast is their weighted 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
 
 from datahall.calibrate.published import PublishedRun
 from datahall.case.named_site import accelerator_of
+from datahall.compute.adapters import AdapterNumbers, trained_parameters
 from datahall.compute.counts import ShapeCounts, stack_counts
 from datahall.compute.numbers import PlanNumbers, stack_plans
 from datahall.virtual.links import LinkRates
@@ -30,6 +31,8 @@ class Design:
     sequence: Floats
     plans: PlanNumbers
     setting: Setting
+    adapters: AdapterNumbers  # all zero where the whole model is trained
+    trainable_share: Floats
     owner: NDArray[np.int64]
     weight: Floats
     scale: Floats  # the run's batch over the variant's
@@ -41,7 +44,8 @@ class Design:
 
     def steps(self, constants: Mapping[str, float]) -> StepSeconds:
         """Forecast of each variant, by component."""
-        return step_time(step_inputs(self.counts, self.sequence, self.setting, constants), self.plans)
+        known = step_inputs(self.counts, self.sequence, self.setting, constants, self.trainable_share, self.adapters)
+        return step_time(known, self.plans)
 
     def mean(self, values: Floats) -> Floats:
         """The weighted mean over each run's variants."""
@@ -61,6 +65,8 @@ def design(runs: Sequence[PublishedRun]) -> Design:
     counts: list[ShapeCounts] = []
     settings: list[Setting] = []
     plans, owner, weight, scale, sequence = [], [], [], [], []
+    adapters: list[AdapterNumbers] = []
+    trainable: list[float] = []
     for index, run in enumerate(runs):
         one = cached.setdefault(hash(run.shape), ShapeCounts.of(run.shape))
         links = LinkRates(
@@ -71,7 +77,11 @@ def design(runs: Sequence[PublishedRun]) -> Design:
             run.links.out_latency_s,
         )
         setting = setting_of(accelerator_of(run.accelerator), run.variants[0].plan.precision, run.traits, links)
+        beside = run.adapters.numbers(run.shape) if run.adapters else AdapterNumbers()
+        share = trained_parameters(run.shape, run.adapters) / run.shape.parameters()
         for variant in run.variants:
+            adapters.append(beside)
+            trainable.append(share)
             counts.append(one)
             settings.append(setting)
             plans.append(variant.plan)
@@ -84,8 +94,19 @@ def design(runs: Sequence[PublishedRun]) -> Design:
         np.array(sequence),
         stack_plans(plans),
         stack_settings(settings),
+        _stack_adapters(adapters),
+        np.array(trainable),
         np.array(owner, dtype=np.int64),
         np.array(weight),
         np.array(scale),
         len(runs),
+    )
+
+
+def _stack_adapters(several: Sequence[AdapterNumbers]) -> AdapterNumbers:
+    return AdapterNumbers(
+        **{
+            field.name: np.array([float(getattr(one, field.name)) for one in several])
+            for field in fields(AdapterNumbers)
+        }
     )

@@ -8,6 +8,7 @@ forecast here.
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +19,19 @@ from datahall.calibrate.published_shape import Cells, shape_of_row, whole
 from datahall.calibrate.published_site import LinkFigures, link_figures, precision_of
 from datahall.case.model import ModelShape
 from datahall.catalog.accelerators import AcceleratorEntry, accelerator_described
+from datahall.compute.adapters import Adapters
 from datahall.virtual.traits import StackTraits, traits_of
 
 _COLUMNS = {"model", "accelerator", "n_devices"}
+_USUAL_RANK = 16  # of adapters where nobody states it; a step hardly depends on it
 
 
 @dataclass(frozen=True, slots=True)
 class PublishedRun:
-    """`step_s` is the measurement; `metric` what was really measured; `memory_bytes` 0 if unknown."""
+    """`step_s` is the measurement; `metric` what was really measured; `memory_bytes` 0 if unknown.
+
+    With `adapters` (LoRA) the model itself is frozen.
+    """
 
     key: str
     group: str
@@ -42,6 +48,7 @@ class PublishedRun:
     step_s: float
     metric: str
     memory_bytes: float = 0.0
+    adapters: Adapters | None = None
 
     @property
     def stack(self) -> str:
@@ -107,7 +114,10 @@ def _run(cells: Cells, index: int) -> PublishedRun:
     variants = variants_of(cells, shape, devices, precision, traits, figures)
     batch = variants[0].plan.global_batch
     seconds, metric = _measured(cells, shape, sequence, batch, devices)
-    _check_possible(6.0 * shape.active_parameters() * batch * sequence / devices, seconds, card, precision)
+    adapters = _adapters(cells)
+    _check_possible(
+        (4.0 if adapters else 6.0) * shape.active_parameters() * batch * sequence / devices, seconds, card, precision
+    )
     return PublishedRun(
         key=cells.text("id") or f"row {index + 1}",
         group=cells.text("group") or traits.family,
@@ -124,7 +134,19 @@ def _run(cells: Cells, index: int) -> PublishedRun:
         step_s=seconds,
         metric=metric,
         memory_bytes=(cells.number("memory_gb_per_device") or 0.0) * 2**30,
+        adapters=adapters,
     )
+
+
+def _adapters(cells: Cells) -> Adapters | None:
+    """The adapters that the task of a row names, None where the whole model is trained."""
+    task = cells.text("task").lower()
+    if re.search(r"qlora|q-lora|4.?bit", task):
+        raise UsageError("frozen weights in 4 bits, which have to be widened before each product, are not forecast.")
+    if not re.search(r"lora|adapter|peft", task):
+        return None
+    rank = re.search(r"rank\D{0,3}(\d+)", f"{task} {cells.text('note').lower()}")
+    return Adapters(int(rank[1]) if rank else _USUAL_RANK)
 
 
 def _measured(cells: Cells, shape: ModelShape, sequence: int, batch: int, devices: int) -> tuple[float, str]:

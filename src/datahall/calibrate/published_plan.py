@@ -83,15 +83,17 @@ def _sharding(text: str, figures: LinkFigures, tensor: int) -> tuple[int, int]:
         return 3, max(1, figures.domain // tensor)
     if "in node" in low:
         return 3, 8
+    within = re.search(r"within (\d+)", low)
+    group = int(within[1]) if within else 0
     stage = re.search(r"zero(?:[-_ ]?stage)?[-_ ]?([0-3])", low)
     if re.search(r"hsdp|hybrid[-_ ]?shard", low):
         return 3, max(1, figures.domain // tensor)
     if (stage and stage[1] == "2") or re.search(r"no reshard|shard[-_ ]?grad[-_ ]?op", low):
-        return 2, 0
+        return 2, group
     if (stage and stage[1] == "1") or re.search(r"dist(?:ributed)?[-_ ]?opt", low):
-        return 1, 0
+        return 1, group
     if (stage and stage[1] == "3") or re.search(r"fsdp|full[-_ ]?shard", low):
-        return 3, 0
+        return 3, group
     return 0, 0
 
 

@@ -16,9 +16,7 @@ from datahall.calibrate.shot import MOST_ROWS
 _KEYS = {"group": group_of, "accelerator": accelerator_of}
 
 
-def judge_rows(
-    file: Path | None, few: Path | None = None, leave_out: str = "", *, unseen: bool = False
-) -> Judgement:
+def judge_rows(file: Path | None, few: Path | None = None, leave_out: str = "", *, unseen: bool = False) -> Judgement:
     """The judgement of the rows of `file` (None: those that ship), corrected by those of `few`.
 
     `leave_out` is group, accelerator or empty (the shipped fit).  Rows of `few` that `file` has too are not scored.

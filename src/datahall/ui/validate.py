@@ -41,7 +41,9 @@ _COLUMNS: Mapping[str, str] = {
     help="Forecast each group or accelerator from a fit to all others, instead of with the shipped fit.",
 )
 @click.option(
-    "--unseen", is_flag=True, help="Score the shipped runs that were collected after the fit; nothing is fitted to them."
+    "--unseen",
+    is_flag=True,
+    help="Score the shipped runs that were collected after the fit; nothing is fitted to them.",
 )
 @click.option("--rows", "each", is_flag=True, help="Also print every row.")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON to standard output.")

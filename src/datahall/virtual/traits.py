@@ -49,12 +49,14 @@ _OLD_MEGATRON = StackTraits(
 _BEFORE_FUSED_ATTENTION = r"pascal|volta|turing|ampere"
 _CORE = StackTraits("megatron-bridge", "fused", recent_attention=1.0, overlap=1.0, interleaves=True)
 _STACKS: tuple[tuple[str, StackTraits], ...] = (
+    (r"neuron", StackTraits("xla", "xla")),  # whatever it is a port of
+    (r"auto.?model", replace(_TORCH, family="automodel", recent_attention=1.0, interleaves=True)),
     (r"megatron-deepspeed", replace(_OLD_MEGATRON, family="megatron-deepspeed")),
     (r"megatron.?bridge|nemo|megatron.?core|megatron.?fsdp|mbridge", _CORE),
     (r"primus|mindspeed|megascale", replace(_CORE, family="megatron-core")),
     (r"megatron", _OLD_MEGATRON),
     (r"torchtitan", StackTraits("torchtitan", "compiled", local_batch_in_pipeline=True)),
-    (r"maxtext|t5x|pathways|jax|pax|axlearn|easylm|levanter|neuron", StackTraits("xla", "xla")),
+    (r"maxtext|t5x|pathways|jax|pax|axlearn|easylm|levanter", StackTraits("xla", "xla")),
     (r"foundry|composer|mosaic", StackTraits("llm-foundry", "eager", early_attention=1.0)),
     (r"hai-llm|dualpipe", replace(_CORE, family="hai-llm", dual_pipe=1.0)),
     (r"llama3 4d|meta llama", replace(_TORCH, family="meta", recent_attention=0.5, overlap=0.3, interleaves=True)),
