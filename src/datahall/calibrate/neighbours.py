@@ -24,6 +24,7 @@ PLAN_LOG_SD = 0.10  # of what the fit leaves unexplained and plans share
 NOISE_LOG_SD = 0.03
 _OTHER_ACCELERATOR = 0.7  # what is left of the covariance on another accelerator
 _OTHER_RELEASE = 0.85  # and in another release
+_OTHER_TASK = 0.7  # and between a frozen model with adapters and one that is trained as a whole
 _CAVEAT_LOG_SD = 0.08  # noise of a run that its source publishes with a caveat
 _ROUGH_POWER = 5.0  # of the correlation: only close runs tell how rough it is here
 _ROUGH_PRIOR = 1.0  # runs of usual roughness that the close ones are averaged with
@@ -91,9 +92,11 @@ def covariance(runs: Sequence[PublishedRun], others: Sequence[PublishedRun]) -> 
     stack = _same([run.stack for run in runs], [run.stack for run in others])
     device = _same([run.accelerator.name for run in runs], [run.accelerator.name for run in others])
     release = _same([run.traits.release for run in runs], [run.traits.release for run in others])
+    task = _same([run.adapters is None for run in runs], [run.adapters is None for run in others])
     shared = np.where(device, 1.0, _OTHER_ACCELERATOR) * np.where(release, 1.0, _OTHER_RELEASE)
+    shared = shared * np.where(task, 1.0, _OTHER_TASK)
     return PLAN_LOG_SD**2 * np.exp(-distances(runs, others)) * np.where(stack, shared, 0.0)
 
 
-def _same(left: Sequence[str], right: Sequence[str]) -> NDArray[np.bool_]:
+def _same(left: Sequence[str | bool], right: Sequence[str | bool]) -> NDArray[np.bool_]:
     return np.array(left)[:, None] == np.array(right)[None, :]

@@ -99,6 +99,12 @@ def test_adapters_freeze_the_model() -> None:
     assert both[1] / both[0] == pytest.approx(ratio, rel=1e-12)
 
 
+def test_a_frozen_model_is_no_repeat_of_a_trained_one() -> None:
+    known = dict(next(found for found in published_runs.rows() if found["group"] == "torchtitan"))
+    trained, frozen = read_runs([known, {**known, "task": "LoRA"}])[0]
+    assert list(load().neighbours.tell([trained, frozen]).repeated) == [True, False]
+
+
 def test_a_rate_that_only_a_frozen_model_reaches_is_not_impossible() -> None:
     assert "MFU over 100 %" in reason("lora-05", task="")
     assert run_of("lora-05", task="LoRA, rank 64").adapters.rank == 64  # type: ignore[union-attr]
