@@ -45,7 +45,7 @@ def export_safetensors(
     chosen = {name: tensor for name, tensor in manifest.tensors.items() if name.startswith(prefix)}
     if not chosen:
         known = ", ".join(sorted({name.split(".")[0] + "." for name in manifest.tensors})[:8])
-        raise UsageError(f"no tensor begins with {prefix!r}.", where=place.name, hint=f"The names begin with {known}.")
+        raise UsageError(f"no tensor begins with {prefix!r}.", where=place.name, hint=f"Names there begin with {known}")
     groups = _groups(chosen, file_bytes)
     try:
         folder.mkdir(parents=True, exist_ok=True)

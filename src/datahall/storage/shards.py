@@ -31,7 +31,7 @@ from datahall.storage.place import Place, open_place
 HELD_OUT_SHARE = 0.02
 FORMS = ("tokens", "text")
 _LEARNT_BYTES = 1 << 18  # of a text: as much as merges are learnt from
-_ANEW = "Make it: `datahall data shard TEXT FOLDER` (docs/input.md)."
+_ANEW = "Make it anew: `datahall data shard TEXT FOLDER` (docs/input.md)."
 _TOLD = {"format_version", "form", "vocab", "merges", "held_out", "prepare_s", "shards"}
 _TIMED = 4  # shards that are prepared again, to know what it takes
 
@@ -78,7 +78,7 @@ class ShardSet:
         """A shard's tokens, from its file; CorruptShard if that is not what was written."""
         stored, where = self.place.read(self.folder, shard.name), f"{self.place.name}/{self.folder}/{shard.name}"
         if digest(stored) != shard.digest:
-            raise CorruptShard("a byte is not what was written.", where=where)
+            raise CorruptShard("a byte is not what was written.", where=where, hint=_ANEW)
         return _prepared(self, shard, stored, where)
 
     def _data(self, shards: Sequence[Shard], sequence: int) -> ShardedData:

@@ -46,7 +46,7 @@ def verify(path: str) -> int:
             found.prepared(one)
         except StoreFault as error:
             faults += 1
-            click.echo(str(error))
+            click.echo(f"{error.where}: {error.what}")
     click.echo(f"{path}: {faults} of {len(found.shards)} shards damaged" if faults else _line(path, found))
     return EXIT_FAILED if faults else 0
 
