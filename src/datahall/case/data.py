@@ -82,13 +82,13 @@ def described(path: str, where: str) -> dict[str, Any]:
     except ImportError as error:
         hint = 'Install the driver (for S3: pip install "datahall[s3]").'
         raise CaseError(f"{path} needs a driver: {error}.", where=where, hint=hint) from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise CaseError(f"{path}/{MANIFEST} describes no data set ({error}).", where=where, hint=hint) from error
     except CaseError:
         raise
     except Exception as error:  # a driver's own kinds are many
         hint = "Look at the address and the credentials in the environment (docs/storage.md)."
         raise CaseError(f"{path} cannot be read: {type(error).__name__}: {error}.", where=where, hint=hint) from error
-    except (KeyError, TypeError, ValueError) as error:
-        raise CaseError(f"{path}/{MANIFEST} describes no data set ({error}).", where=where, hint=hint) from error
 
 
 def _text(path: str) -> str:

@@ -11,8 +11,8 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datahall.base.errors import UsageError
-from datahall.case.data import MANIFEST
+from datahall.base.errors import CaseError, UsageError
+from datahall.case.data import MANIFEST, described
 from datahall.storage import byte_pairs
 from datahall.storage.cache import TierCache
 from datahall.storage.estimate import input_wait_s
@@ -215,3 +215,23 @@ def test_a_burst_is_hidden_by_as_much_as_was_read_ahead() -> None:
     costs = ReadCosts(1.0, 0.25, 0.5)
     forecast = through(eviction("lru", 10), [(0,), (), (0,)], [4])
     assert forecast.load_s(costs, True).tolist() == [1.5, 0.0, 0.25]
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (FileNotFoundError(2, "No such file"), r"no data set at here \(No such file\).*datahall data shard"),
+        (ModuleNotFoundError("No module named 's3fs'"), "needs a driver.*pip install"),
+        (KeyError("shards"), "describes no data set"),
+        (Exception("no connection"), "cannot be read: Exception: no connection.*credentials"),
+    ],
+)
+def test_data_of_a_case_that_cannot_be_reached_are_told_with_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, told: str
+) -> None:
+    def unreachable(path: str) -> str:
+        raise error
+
+    monkeypatch.setattr("datahall.case.data._text", unreachable)
+    with pytest.raises(CaseError, match=f"case.yaml:7: .*{told}"):
+        described("here", "case.yaml:7")
