@@ -33,6 +33,7 @@ DTYPE_BYTES: Final[Mapping[str, int]] = {
 }  # fmt: skip
 
 _SHARD_NAME: Final = re.compile(r"[0-9a-f]{16}-\d{5}-\d{2}\.shard")
+_UNNAMED: Final = re.compile(r"\.manifest\.json\.[0-9a-f]{16}")
 _STEP_NAME: Final = re.compile(r"step-(\d{8,})")
 _HEAD: Final = '{"sha256":"'
 _MIDDLE: Final = '","manifest":'
@@ -138,6 +139,11 @@ def step_of(folder: str) -> int | None:
 def shard_name(token: str, rank: int, number: int) -> str:
     """The file of a rank's shard.  `token` is the attempt's: two writers never share a file."""
     return f"{token}-{rank:05d}-{number:02d}.shard"
+
+
+def is_ours(name: str) -> bool:
+    """Whether a file of a step's folder can only be a shard, or a manifest that did not get its name."""
+    return bool(_SHARD_NAME.fullmatch(name) or _UNNAMED.fullmatch(name))
 
 
 def parse(data: bytes, where: str) -> Manifest:

@@ -39,7 +39,7 @@ class RemotePlace:
         return sorted(_last(entry["name"]) for entry in entries if entry["type"] == "directory")
 
     def files(self, folder: str) -> dict[str, tuple[int, float]]:
-        """Name to (bytes, time of the last change; 0 where the store does not tell)."""
+        """Name to (bytes, time of the last change; infinite where nobody tells, so nothing looks old)."""
         self._fs.invalidate_cache()
         try:
             entries = self._retry(lambda: self._fs.ls(f"{self._root}/{folder}", detail=True))
@@ -196,5 +196,6 @@ def _last(path: str) -> str:
 
 
 def _changed(entry: dict[str, Any]) -> float:
-    stamp: Any = entry.get("LastModified") or entry.get("mtime") or entry.get("created") or 0.0
+    names = ("LastModified", "last_modified", "mtime", "created")
+    stamp: Any = next((entry[name] for name in names if entry.get(name)), float("inf"))
     return float(stamp.timestamp()) if hasattr(stamp, "timestamp") else float(stamp)

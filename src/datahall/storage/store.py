@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datahall.storage.faults import CorruptShard, NoCheckpoint, StoreFault
-from datahall.storage.manifest import MANIFEST, Manifest, digest, parse, step_folder, step_of
+from datahall.storage.manifest import MANIFEST, Manifest, digest, is_ours, parse, step_folder, step_of
 from datahall.storage.place import Place, open_place
 
 GRACE_S = 3600.0
@@ -89,7 +89,8 @@ def collect(
     """Remove committed steps beyond the newest `keep` (0 keeps all) and leftovers of attempts older than `grace_s`.
 
     A step with a damaged manifest, or with shards that are missing or of another size, does not count as kept.  A
-    leftover is a file that no manifest names; younger ones may belong to a save in progress and stay.
+    leftover is a shard that no manifest names; younger ones may belong to a save in progress and stay.  Other files are
+    somebody else's.
     """
     place = open_place(path)
     now_s = time.time() if now_s is None else now_s
@@ -105,7 +106,8 @@ def collect(
         # the manifest goes first: a reader then sees no checkpoint, never half of one
         for name in sorted(files, key=lambda entry: entry != MANIFEST):
             stale = now_s - files[name][1] > grace_s
-            if (step in retired and name in named) or (named is not _UNKNOWN and name not in named and stale):
+            left = is_ours(name) and named is not _UNKNOWN and name not in named and stale
+            if left or (step in retired and name in named):
                 removed.append(Removed(f"{folder}/{name}", files[name][0]))
                 if not dry:
                     place.remove(folder, name)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
+LocalFileSystem = pytest.importorskip("fsspec.implementations.local").LocalFileSystem
 
 from datahall.base.errors import UsageError  # noqa: E402
 from datahall.storage import execute  # noqa: E402
@@ -302,6 +303,24 @@ def test_damaged_steps_do_not_count_as_kept(tmp_path: Path) -> None:
     collect(tmp_path, 1)
     assert committed_steps(open_place(tmp_path)) == [2, 3, 4]
     assert execute.load(tmp_path, {"w": torch.zeros(3)}).step == 2
+
+
+def test_only_what_is_surely_a_leftover_is_collected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / step_folder(7)
+    folder.mkdir()
+    for name in ("weights.pt", "notes.txt", "0123456789abcdef-00000-00.shard", f".{MANIFEST}.0123456789abcdef"):
+        (folder / name).write_text("x")
+    assert collect(f"local://{tmp_path}", 0, grace_s=3600) == []
+    with monkeypatch.context() as patch:  # a store that tells no times
+        ls = LocalFileSystem.ls
+        patch.setattr(LocalFileSystem, "ls", lambda *a, **k: [_timeless(entry) for entry in ls(*a, **k)])
+        assert collect(f"local://{tmp_path}", 0, grace_s=-1) == []
+    collect(tmp_path, 0, grace_s=-1)
+    assert sorted(path.name for path in folder.iterdir()) == ["notes.txt", "weights.pt"]
+
+
+def _timeless(entry: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in entry.items() if name not in {"mtime", "created"}}
 
 
 class _Retiring(LocalPlace):
