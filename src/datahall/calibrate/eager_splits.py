@@ -65,10 +65,11 @@ def with_small_activations(costs: SplitCosts, plan: ComputePlan, held_bytes: flo
 
 
 def eager_habits(habits: StackHabits, plan: ComputePlan, layers: int, link: Mapping[str, float]) -> StackHabits:
-    """`habits` of a processor: every core computes, so that nothing is left that could hide a transfer.
+    """`habits` of a processor: arithmetic and transfers share its cores.
 
-    Shards go as fast as `link` says of gathers and scatters: a library need not follow a ring's formula (gloo sums the
-    whole to scatter it).
+    Buckets of gradients hide behind the backward pass (`virtual.gradient_plan` knows which), and make it longer as far
+    as the cores move their bytes: all of it, unless `link` says less.  Nothing else hides.  Shards go as fast as `link`
+    says of gathers and scatters: a library need not follow a ring's formula (gloo sums the whole to scatter it).
     """
     passes = {name: link.get(name, usual) for name, usual in _USUAL_PASSES.items()} if plan.zero_stage else {}
     return replace(
@@ -83,7 +84,8 @@ def eager_habits(habits: StackHabits, plan: ComputePlan, layers: int, link: Mapp
         head_exposed=1.0,
         expert_latency=0.0,
         gradient_exposed=1.0,
-        gradient_cover=0.0,
+        gradient_cover=1.0,  # buckets are full all along the backward pass
+        transfer_cores=link.get("cores", 1.0) / plan.threads,
         jitter_share=habits.jitter_share if plan.zero_stage < 2 else 0.0,  # seen as transfer: in the passes
     )
 

@@ -27,8 +27,10 @@ from datahall.compute.handed import trained_tensors
 from datahall.compute.memory import MemoryHabits
 from datahall.compute.numbers import PlanNumbers
 from datahall.compute.plan import ComputePlan
+from datahall.network.plan import NetworkPlan
 from datahall.storage.choice import CodecRate
 from datahall.virtual.calibration import adapter_numbers, trainable_share
+from datahall.virtual.gradient_plan import with_buckets
 from datahall.virtual.habits import StackHabits
 from datahall.virtual.links import LinkRates
 from datahall.virtual.step_time import StepInputs
@@ -78,14 +80,14 @@ class Machine:
         links = LinkRates(
             link["bytes_per_s"], link["latency_s"], case.site.devices, link["bytes_per_s"], link["latency_s"]
         )
+        habits = self._habits(case, compute, float(device.memory_bytes_per_s))
+        habits = eager_habits(habits, compute, case.model.layers, link)
         return StepInputs(
             counts,
             case.application.sequence,
             device,
             links,
-            eager_habits(
-                self._habits(case, compute, float(device.memory_bytes_per_s)), compute, case.model.layers, link
-            ),
+            with_buckets(habits, case, compute, NetworkPlan().bucket_bytes),
             trainable_share=trainable_share(case),
             memory=eager_memory(self.memory_habits(compute), compute, costs),
             adapters=adapter_numbers(case),

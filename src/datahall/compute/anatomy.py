@@ -103,4 +103,4 @@ def anatomy_from_json(told: Mapping[str, Any]) -> Anatomy:
     cuts: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in told["cuts"].items()
     }
-    return Anatomy(**{**told, "inventory": Inventory(blocks, root), "cuts": TensorCuts(**cuts)})
+    return Anatomy(**{**told, "inventory": Inventory(blocks, root, inventory["before"]), "cuts": TensorCuts(**cuts)})

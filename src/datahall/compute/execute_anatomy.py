@@ -70,7 +70,8 @@ def _inventory(model: nn.Module, cut_points: tuple[str, ...]) -> tuple[Inventory
         inside = [name for name in trained if name.startswith(point + ".")]
         blocks.append(tuple(trained[name] for name in inside))
     rest = {name for name in trained if not any(name.startswith(point + ".") for point in cut_points)}
-    return Inventory(tuple(blocks), tuple(shape for name, shape in trained.items() if name in rest)), rest
+    first = next((at for at, name in enumerate(trained) if name not in rest), 0)  # all before it are outside
+    return Inventory(tuple(blocks), tuple(trained[name] for name in trained if name in rest), before=first), rest
 
 
 def _cut_into_stages(

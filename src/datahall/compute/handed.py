@@ -6,6 +6,7 @@ for receiving.  What a library then puts on the wire is its own decision.  No se
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from datahall.case.model import ModelShape
@@ -22,10 +23,14 @@ Handed = tuple[int, int]  # calls, bytes
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """The shapes of a model's parameters: those of each block, and of what is outside the blocks (root)."""
+    """The shapes of a model's parameters: those of each block, and of what is outside the blocks (root).
+
+    The first `before` of the root lie before the blocks, the others behind them.
+    """
 
     blocks: tuple[tuple[Shape, ...], ...]
     root: tuple[Shape, ...]
+    before: int = 0
 
     @property
     def shapes(self) -> list[Shape]:
@@ -37,6 +42,13 @@ class Inventory:
         """Elements of all of them."""
         return sum(element_count(shape) for shape in self.shapes)
 
+    @property
+    def by_readiness(self) -> list[Shape]:
+        """All of them, from the one whose gradient the backward pass has first to the one whose it has last."""
+        inside = [shape for block in self.blocks for shape in block]
+        forward = [*self.root[: self.before], *inside, *self.root[self.before :]]
+        return forward[::-1]
+
 
 def language_model_inventory(shape: ModelShape) -> Inventory:
     """The parameters of our language model (dense, gated MLP), block by block."""
@@ -46,8 +58,9 @@ def language_model_inventory(shape: ModelShape) -> Inventory:
     mlp: list[Shape] = [(shape.ffn, shape.hidden), (shape.ffn, shape.hidden), (shape.hidden, shape.ffn)]
     block = ((shape.hidden,), (shape.hidden,), *attention, *bias, *mlp)
     table = (shape.vocab, shape.hidden)
-    ends: tuple[Shape, ...] = (table,) if shape.tied_embeddings else (table, table)
-    return Inventory(tuple(block for _ in range(shape.layers)), ((shape.hidden,), *ends))
+    table_and_norm: tuple[Shape, ...] = (table, (shape.hidden,))
+    head: tuple[Shape, ...] = () if shape.tied_embeddings else (table,)
+    return Inventory(tuple(block for _ in range(shape.layers)), table_and_norm + head, before=1)
 
 
 def trained_tensors(shape: ModelShape, adapters: Adapters | None) -> int:
@@ -98,6 +111,19 @@ def handed_over(
     if plan.zero_stage:
         return sharded_handed(inventory, plan)
     return {"all_reduce": (1, GRADIENT_BYTES * inventory.parameters)}
+
+
+def bucket_sizes(shapes: Sequence[Shape], bucket_bytes: int) -> list[int]:
+    """Bytes of the buckets that gradients travel in, in the order in which they are handed over.
+
+    `shapes` are in the order in which gradients are ready.  DDP adds tensors to a bucket until it holds `bucket_bytes`.
+    """
+    found = [0]
+    for shape in shapes:
+        if found[-1] >= bucket_bytes:
+            found.append(0)
+        found[-1] += GRADIENT_BYTES * element_count(shape)
+    return found
 
 
 def sharded_handed(inventory: Inventory, plan: ComputePlan) -> dict[str, Handed]:
@@ -172,8 +198,8 @@ def word_bytes(plan: ComputePlan) -> int:
 
 def _ends(inventory: Inventory) -> tuple[int, int]:
     """Parameters of our language model outside the blocks: the table on the first stage, norm and head on the last."""
-    norm, *tables = inventory.root
-    return element_count(tables[0]), element_count(norm) + element_count(tables[-1])
+    table, norm, *head = inventory.root
+    return element_count(table), element_count(norm) + element_count(head[0] if head else table)
 
 
 def _shard(shape: Shape, ranks: int) -> int:

@@ -6,6 +6,7 @@ compared with `==` only where nobody was.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -71,7 +72,8 @@ def forecast_fast(
     case: Case, plan: Plan, here: Here, agreement: Agreement, steps: int | None = None
 ) -> tuple[Result, dict[str, float]]:
     """The forecast of the plan with fast recovery, which writes no checkpoints, and its memory by item."""
-    without = replace(plan, storage=replace(plan.storage, interval_steps=0))
+    one_bucket = replace(plan.network, bucket_bytes=sys.maxsize)  # the sum begins when all gradients are there
+    without = replace(plan, storage=replace(plan.storage, interval_steps=0), network=one_bucket)
     said, items = foretell(case, without, here, steps)
     placed = here.machine.at(case, plan.compute)
     rate = float(placed.inputs(case, plan.compute).rates.memory_bytes_per_s)

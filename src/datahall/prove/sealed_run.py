@@ -190,7 +190,12 @@ def over_link(here: Here, link: LinkShape) -> Here:
     """
     probed = here.machine.rates.get("link", {"latency_s": 1e-4, "bytes_per_s": 1e9})
     rate = min(link.bits_per_s / 8.0 * PAYLOAD_SHARE, probed["bytes_per_s"])
-    shaped = {**probed, "latency_s": probed["latency_s"] + link.round_trip_s, "bytes_per_s": rate}
+    shaped = {
+        **probed,
+        "latency_s": probed["latency_s"] + link.round_trip_s,
+        "bytes_per_s": rate,
+        "cores": rate / probed["bytes_per_s"],  # that moving bytes keeps busy; the rest of the time the link is slow
+    }
     machine = here.machine.machine if isinstance(here.machine, OwnModel) else here.machine
     return replace(here, machine=replace(machine, rates={**machine.rates, "link": shaped}))
 

@@ -12,12 +12,13 @@ from dataclasses import dataclass, replace
 from datahall.case.question import Case
 from datahall.compute.adapters import adapters_of, trained_parameters
 from datahall.compute.anatomy import Anatomy
-from datahall.compute.handed import countable, language_model_inventory
+from datahall.compute.handed import bucket_sizes, countable, language_model_inventory
 from datahall.compute.plan import ComputePlan
 from datahall.decisions.plan import Plan
 from datahall.network.choose import coding_s, rounds_and_payload
 from datahall.network.compress import Call, calls, codec_of
 from datahall.network.plan import NetworkPlan
+from datahall.virtual.habits import StackHabits
 from datahall.virtual.links import LinkRates
 from datahall.virtual.step_time import StepInputs
 
@@ -58,10 +59,27 @@ def is_plain(network: NetworkPlan) -> bool:
     return network.compression == "none" and network.local_steps == 1
 
 
+def with_buckets(
+    habits: StackHabits, case: Case, compute: ComputePlan, bucket_bytes: int, own: Anatomy | None = None
+) -> StackHabits:
+    """`habits` with what of a plain exchange nothing can hide: the bucket that is full when the backward pass ends.
+
+    As they are for splits, which sum when all gradients are there, and for models whose tensors are not known.
+    """
+    if _is_split(compute) or (own is None and not countable(case.model, compute)):
+        return habits
+    shapes = _shapes(case, compute) if own is None else own.inventory.by_readiness
+    buckets = bucket_sizes(shapes, bucket_bytes)
+    last = buckets[-1] / max(1, sum(buckets))
+    return replace(habits, gradient_exposed=last, shard_calls=float(len(buckets)))
+
+
 def with_exchange(case: Case, plan: Plan, inputs: StepInputs, own: Anatomy | None = None) -> StepInputs:
-    """`inputs` with the seconds and the bytes that the plan's exchange takes; as they are where it is plain."""
+    """`inputs` with the seconds and the bytes that the plan's exchange takes; where it is plain, with its buckets."""
     if not special(plan):
-        return inputs
+        if math.isinf(float(inputs.cores)):
+            return inputs  # of a cluster: fitted
+        return replace(inputs, habits=with_buckets(inputs.habits, case, plan.compute, plan.network.bucket_bytes, own))
     found = exchanged(case, plan, own)
     kept = kept_bytes(plan.network, _trained(case, own))
     memory = replace(inputs.memory, reserved_bytes=inputs.memory.reserved_bytes + kept)
@@ -105,8 +123,7 @@ def _shapes(case: Case, compute: ComputePlan) -> list[tuple[int, ...]]:
         ]
         return [shape for pair in made * case.model.layers for shape in pair]
     if countable(case.model, compute):
-        inventory = language_model_inventory(case.model)
-        return inventory.shapes
+        return language_model_inventory(case.model).by_readiness
     hidden, count = case.model.hidden, case.model.parameters()
     whole = count // hidden**2
     rest = count - math.prod((whole, hidden, hidden))

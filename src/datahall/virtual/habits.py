@@ -28,6 +28,7 @@ class StackHabits:
     shard_calls: Any = 1.0  # messages that a stage's parameters are gathered or scattered by
     gradient_exposed: Any = 0.3
     gradient_cover: Any = 0.7  # of the last micro-step's backward that gradient exchange can run beside
+    transfer_cores: Any = 0.0  # that a worker's hidden transfers take, in times of what its arithmetic takes
     pipeline_exposed: Any = 0.5
     sends_wait: Any = (
         0.0  # 1 where a stage cannot tell a send from waiting for its neighbour, and both count as waiting

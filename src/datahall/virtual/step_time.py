@@ -63,6 +63,7 @@ class StepSeconds:
     logits: Any
     recompute: Any
     launch: Any  # what the host's launches add
+    beside: Any  # what transfers that run beside arithmetic take from its cores
     tensor_exchange: Any
     context_exchange: Any
     expert_exchange: Any
@@ -122,8 +123,10 @@ def step_time(inputs: StepInputs, plan: PlanNumbers) -> StepSeconds:
     waiting = waiting + inputs.habits.straggler_share * np.log2(plan.devices) * steps * steady
     plain = _gradient_exposed(inputs.habits, sent, cover)
     gradient = crowd * np.where(np.isnan(inputs.gradient_s), plain, inputs.gradient_s)
+    hidden = np.where(np.isnan(inputs.gradient_s), sent.gradient - plain, 0.0)
+    beside = crowd * slowed_s(hidden, plan.devices, inputs.cores, inputs.habits.transfer_cores)
     return StepSeconds(
-        compute=steps * issued * stretch,
+        compute=steps * issued * stretch + beside,
         transfer=steps * stretch * (sent.per_micro_step - inputs.habits.sends_wait * sent.pipeline) + gradient,
         waiting=waiting + inputs.habits.sends_wait * steps * stretch * sent.pipeline,
         input=inputs.habits.input_s_per_token * steps * plan.micro_batch * inputs.sequence,
@@ -136,6 +139,7 @@ def step_time(inputs: StepInputs, plan: PlanNumbers) -> StepSeconds:
         logits=steps * one.logits,
         recompute=steps * one.recompute,
         launch=steps * (issued - device),
+        beside=beside,
         tensor_exchange=steps * sent.tensor,
         context_exchange=steps * sent.context,
         expert_exchange=steps * sent.expert,
@@ -154,6 +158,18 @@ def jitter_s(arithmetic_s: Any, habits: StackHabits) -> Any:
     """Seconds that data-parallel workers wait for one another in a step with this much arithmetic each."""
     evened = np.minimum(1.0, np.sqrt(habits.jitter_seen_s / np.maximum(arithmetic_s, 1e-12)))
     return habits.jitter_share * arithmetic_s * evened
+
+
+@formula(
+    equation="s = h min(x, max(0, (n (1 + x) - c) / n))",
+    source="our own: n workers' arithmetic on n and their transfers on n x of c cores, evenly shared; what cores lack "
+    "makes arithmetic longer",
+    holds="transfers by the processor (loopback, shared memory); x = 0 where a device of their own moves the bytes",
+)
+def slowed_s(hidden_s: Any, workers: Any, cores: Any, transfer_cores: Any) -> Any:
+    """Seconds by which arithmetic gets longer while this many seconds of transfers are hidden behind it."""
+    lacking = (workers * (1.0 + transfer_cores) - cores) / workers
+    return hidden_s * np.minimum(transfer_cores, np.maximum(0.0, lacking))
 
 
 def _cover(one: MicroStep, idle: Any, plan: PlanNumbers) -> MicroStep:
