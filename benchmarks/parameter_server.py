@@ -3,9 +3,10 @@
     python benchmarks/parameter_server.py > docs/tables/parameter-server.md
 
 Two workers, first with one server, then with two, as processes on this machine over loopback sockets.  Sparse: an
-embedding table of which a step touches few rows.  Dense: every row each step.  The probe measures one small and one
-large request to as many servers and the ring's own constants; forecasts are printed beside the medians.  The journal's
-fsync is part of a server's time.
+embedding table of which a step touches few rows.  Dense: every row each step.  Uneven: sparse, and in turn one of the
+workers needs ten times as long for its own work; synchronous against bounded staleness.  The probe measures one small
+and one large request to as many servers and the ring's own constants; forecasts are printed beside the medians.  The
+journal's fsync is part of a server's time.
 """
 
 from __future__ import annotations
@@ -31,12 +32,15 @@ from datahall.network.parameter_server import (
     dense_step,
     server_step_s,
     sparse_step,
+    uneven_run_s,
 )
 
 WIDTH, WORKERS, STEPS = 16, 2, 30
 SERVERS = (1, 2)
 CASES = [("sparse", 200_000, 256), ("dense", 20_000, 20_000)]  # name, rows of the table, rows touched a step
 PROBE_ROWS = (64, 4_096)
+UNEVEN_S = np.array([[0.020, 0.002] * (STEPS // 2), [0.002, 0.020] * (STEPS // 2)])  # of each worker's steps
+STALENESS = (0, 4)
 
 
 def worker(rank: int, pipe: Connection) -> None:
@@ -44,11 +48,13 @@ def worker(rank: int, pipe: Connection) -> None:
     listener = listen()
     pipe.send(listener.getsockname())
     mesh = socket_mesh(rank, pipe.recv(), listener)
-    for kind, plan, addresses, touched, first_clock in iter(pipe.recv, None):
+    for kind, plan, addresses, touched in iter(pipe.recv, None):
         if kind == "ring":
             pipe.send(_ring_seconds(rank, plan, mesh))
+        elif kind == "uneven":
+            pipe.send(_uneven_seconds(rank, plan, addresses, touched, mesh))
         else:
-            pipe.send(_server_seconds(rank, plan, addresses, touched, first_clock, mesh))
+            pipe.send(_server_seconds(rank, plan, addresses, touched))
 
 
 def _ring_seconds(rank: int, plan: ServerPlan, mesh: SocketTransport) -> float:
@@ -58,17 +64,36 @@ def _ring_seconds(rank: int, plan: ServerPlan, mesh: SocketTransport) -> float:
 
 
 def _server_seconds(
-    rank: int, plan: ServerPlan, addresses: list[tuple[str, int]], touched: int, first_clock: int, mesh: SocketTransport
+    rank: int, plan: ServerPlan, addresses: list[tuple[str, int]], touched: int
 ) -> tuple[float, int, int]:
     client = Client(plan, rank, addresses)
     chance = np.random.default_rng(rank)
     gradient = np.ones((touched, plan.width), dtype=np.float32)
     seconds = []
-    for clock in range(first_clock, first_clock + STEPS):
+    for clock in range(1, STEPS + 1):
         rows = None if touched == plan.rows else chance.choice(plan.rows, touched, replace=False)
         seconds.append(_timed(lambda c=clock, r=rows: (client.push(c, gradient, r), client.pull(c, r))))
     client.close()
     return statistics.median(seconds), sum(client.sent_bytes), sum(client.received_bytes)
+
+
+def _uneven_seconds(
+    rank: int, plan: ServerPlan, addresses: list[tuple[str, int]], touched: int, mesh: SocketTransport
+) -> tuple[float, int, int]:
+    """All steps together, from the moment at which both workers are there."""
+    client = Client(plan, rank, addresses)
+    chance = np.random.default_rng(rank)
+    gradient = np.ones((touched, plan.width), dtype=np.float32)
+    all_reduce(np.ones(WORKERS, dtype=np.float32), rank, schedule("ring", WORKERS), mesh)
+    start = time.perf_counter()
+    for clock, work_s in enumerate(UNEVEN_S[rank], 1):
+        time.sleep(work_s)
+        rows = chance.choice(plan.rows, touched, replace=False)
+        client.push(clock, gradient, rows)
+        client.pull(clock, rows)
+    took_s = time.perf_counter() - start
+    client.close()
+    return took_s, sum(client.sent_bytes), sum(client.received_bytes)
 
 
 def _timed(action: object) -> float:
@@ -99,6 +124,7 @@ def main() -> None:
             _print_case(name, ServerPlan(rows, WIDTH, WORKERS, servers), touched, pipes, constants)
     few = (f"{break_even_rows(CASES[0][1], WIDTH, WORKERS, servers):,.0f} ({servers})" for servers in SERVERS)
     print(f"\nBy bytes alone servers win below so many touched rows a worker of {CASES[0][1]:,}: {', '.join(few)}.")
+    _print_uneven(pipes)
     for pipe in pipes:
         pipe.send(None)
 
@@ -140,6 +166,20 @@ def _print_case(
     )
 
 
+def _print_uneven(pipes: list[Connection]) -> None:
+    _, rows, touched = CASES[0]
+    print(
+        f"\n{STEPS} steps of uneven work (20 and 2 ms in turn, one worker's long step beside the other's short one):\n"
+    )
+    print("| staleness | ms, forecast | measured |\n|---:|---:|---:|")
+    message_s, rate = _probe(pipes, 1)["sparse"]
+    exchange_s = server_step_s(touched, WIDTH, WORKERS, 1, message_s, rate)
+    for staleness in STALENESS:
+        forecast_s = uneven_run_s(UNEVEN_S, exchange_s, staleness)
+        took_s, _ = _serve(pipes, ServerPlan(rows, WIDTH, WORKERS, 1, staleness), touched, "uneven")
+        print(f"| {staleness} | {1e3 * forecast_s:.0f} | {1e3 * took_s:.0f} |")
+
+
 def _all_bytes(plan: ServerPlan, touched: int) -> int:
     """In and out of all servers in a step, by the formulas; frames go to every server."""
     if touched == plan.rows:
@@ -151,14 +191,15 @@ def _all_bytes(plan: ServerPlan, touched: int) -> int:
 
 def _ring(pipes: list[Connection], plan: ServerPlan) -> float:
     for pipe in pipes:
-        pipe.send(("ring", plan, None, 0, 0))
+        pipe.send(("ring", plan, None, 0))
     return max(pipe.recv() for pipe in pipes)
 
 
-def _serve(pipes: list[Connection], plan: ServerPlan, touched: int) -> tuple[float, int]:
-    """Fresh server processes, `STEPS` steps of both workers: the slower worker's median seconds, and all bytes."""
+def _serve(pipes: list[Connection], plan: ServerPlan, touched: int, kind: str = "server") -> tuple[float, int]:
+    """Fresh server processes, `STEPS` steps of both workers: the slower worker's seconds (median), and all bytes."""
     command = [sys.executable, "-m", "datahall.network.execute_parameter_server", "--rate", "0.1"]
     command += ["--rows", str(plan.rows), "--width", str(plan.width), "--workers", str(plan.workers)]
+    command += ["--staleness", str(plan.staleness)]
     with tempfile.TemporaryDirectory() as folder, ExitStack() as ended:
         addresses = []
         for server in range(plan.servers):
@@ -169,7 +210,7 @@ def _serve(pipes: list[Connection], plan: ServerPlan, touched: int) -> tuple[flo
             ended.callback(process.kill)
             addresses.append(("127.0.0.1", int(process.stdout.readline())))
         for pipe in pipes:
-            pipe.send(("server", plan, addresses, touched, 1))
+            pipe.send((kind, plan, addresses, touched))
         found = [pipe.recv() for pipe in pipes]
     return max(seconds for seconds, _, _ in found), sum(sent + received for _, sent, received in found)
 

@@ -56,7 +56,7 @@ def language_model_inventory(shape: ModelShape) -> Inventory:
     attention: list[Shape] = [(query, shape.hidden), (kept, shape.hidden), (kept, shape.hidden), (shape.hidden, query)]
     bias: list[Shape] = [(query,), (kept,), (kept,)] if shape.attention_bias else []
     mlp: list[Shape] = [(shape.ffn, shape.hidden), (shape.ffn, shape.hidden), (shape.hidden, shape.ffn)]
-    block = ((shape.hidden,), (shape.hidden,), *attention, *bias, *mlp)
+    block = ((shape.hidden,), *attention, *bias, (shape.hidden,), *mlp)
     table = (shape.vocab, shape.hidden)
     table_and_norm: tuple[Shape, ...] = (table, (shape.hidden,))
     head: tuple[Shape, ...] = () if shape.tied_embeddings else (table,)

@@ -95,6 +95,23 @@ def server_step_s(
 
 
 @formula(
+    equation="p_w(c) = e_w(c-1) + work_w(c) + x/2, e_w(c) = max(p_w(c), max_v p_v(c-s)) + x/2",
+    source="our own: the rule of bounded staleness (Ho et al. 2013, stale synchronous parallel) played step by step",
+    holds="pushes and pulls of x seconds together whoever else asks; work known",
+)
+def uneven_run_s(work_s: NDArray[np.float64], exchange_s: float, staleness: int) -> float:
+    """Seconds until the last of the workers has done all its steps; `work_s` has a row a worker, a column a step."""
+    workers, steps = work_s.shape
+    pushed = np.zeros((workers, steps))
+    ended = np.zeros(workers)
+    for step in range(steps):
+        pushed[:, step] = ended + work_s[:, step] + exchange_s / 2
+        behind = pushed[:, step - staleness].max() if step >= staleness else 0.0
+        ended = np.maximum(pushed[:, step], behind) + exchange_s / 2
+    return float(ended.max())
+
+
+@formula(
     equation="k* = 2 (n-1)/n S / B against the servers' n k (4 w + 16) 2 / (s B)",
     source="our own: equate the two, latencies left out",
     holds="the all-reduce moves the dense gradient",

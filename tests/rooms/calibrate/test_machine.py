@@ -152,3 +152,20 @@ def test_frozen_weights_have_no_buckets(case):
     full, adapted = (reserved(asked, together) - reserved(asked, alone) for asked in (case, lora))
     assert full > 4 * case.model.parameters()
     assert adapted == pytest.approx(full * trainable_share(lora))
+
+
+def test_what_buckets_hide_makes_arithmetic_longer_and_not_the_step_shorter(case):
+    compute = ComputePlan(data=2, micro_batch=4, accumulation=2, precision="fp32")
+
+    def seconds(bucket_bytes, cores):
+        rates = {**RATES, "machine": {"cores": cores}}
+        plan = Plan(compute, StoragePlan(), NetworkPlan(bucket_bytes=bucket_bytes), case.hash())
+        return forecast(case, plan, Machine(rates).at(case, compute)).metrics
+
+    one, many = seconds(10**9, 2), seconds(10**6, 2)
+    assert many["transfer"].value < 0.3 * one["transfer"].value
+    assert many["compute"].value > one["compute"].value
+    assert many["step_time"].value == pytest.approx(one["step_time"].value, rel=0.05)  # more messages
+    free = seconds(10**6, 4)  # a core for each worker's transfers
+    assert free["compute"].value == seconds(10**9, 4)["compute"].value
+    assert free["step_time"].value < many["step_time"].value

@@ -10,7 +10,13 @@ from small_cases import SHAPE, small_case
 from datahall.base.errors import Refused
 from datahall.compute.anatomy import Anatomy, anatomy_from_json
 from datahall.compute.execute_anatomy import read_anatomy
-from datahall.compute.handed import handed_over, perceptron_inventory, recommender_inventory
+from datahall.compute.handed import (
+    element_count,
+    handed_over,
+    language_model_inventory,
+    perceptron_inventory,
+    recommender_inventory,
+)
 from datahall.compute.plan import ComputePlan
 from datahall.compute.step import step_table
 from datahall.real.observe import count_flops
@@ -34,6 +40,9 @@ def test_the_language_model_seen_from_outside_is_its_formulas(plan):
     case = small_case(FOUR_LAYERS)
     found = _read(case, plan)
     sequence = case.application.sequence
+    expected = language_model_inventory(case.model)
+    assert found.inventory.before == expected.before
+    assert [element_count(shape) for shape in found.inventory.root] == [element_count(s) for s in expected.root]
     for stage in range(plan.pipeline):
         assert found.handed_over(plan, stage) == handed_over(case.model, sequence, plan, stage)
     rows = step_table(case.model, sequence, plan).rows

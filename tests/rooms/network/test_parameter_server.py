@@ -21,6 +21,7 @@ from datahall.network.parameter_server import (
     dense_volume_bytes,
     server_step_s,
     sparse_step,
+    uneven_run_s,
 )
 
 
@@ -136,6 +137,15 @@ def test_servers_carry_n_payloads_and_lose_when_all_rows_are_touched() -> None:
     assert 0 < few < 10_000
     ring_bytes = 2 * 3 / 4 * 10_000 * 16 * 4
     assert 2 * 4 * few * (4 * 16 + 16) == pytest.approx(ring_bytes)
+
+
+def test_staleness_hides_work_that_is_uneven_and_not_work_that_is_more() -> None:
+    turns = np.array([[3.0, 1.0] * 10, [1.0, 3.0] * 10])  # now one, now the other is slow
+    assert uneven_run_s(turns, 0.0, 0) == 60.0  # the slower one of each step
+    assert uneven_run_s(turns, 0.0, 4) == 40.0  # everybody's own sum
+    assert uneven_run_s(turns, 0.5, 0) == 60.0 + 20 * 0.5
+    slow = np.array([[1.0] * 20, [3.0] * 20])
+    assert uneven_run_s(slow, 0.0, 4) == uneven_run_s(slow, 0.0, 0) == 60.0
 
 
 @given(st.lists(st.lists(st.floats(1, 1e6), min_size=6, max_size=6), min_size=1, max_size=4))

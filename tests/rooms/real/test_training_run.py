@@ -4,7 +4,10 @@ import pytest
 from small_cases import small_case, small_plan
 
 from datahall.base.errors import UsageError, WorldFailed
+from datahall.compute.handed import bucket_sizes, language_model_inventory
 from datahall.real import training
+
+BUCKET_BYTES = 100_000
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +22,7 @@ def heard():
 
 @pytest.fixture(scope="module")
 def two_workers(case, heard, tmp_path_factory):
-    plan = small_plan(case, workers=2, micro_batch=2, interval_steps=4)
+    plan = small_plan(case, workers=2, micro_batch=2, interval_steps=4, bucket_bytes=BUCKET_BYTES)
     return training.run(case, plan, tmp_path_factory.mktemp("two"), steps=10, on_event=heard.append)
 
 
@@ -48,6 +51,16 @@ def test_components_add_up_to_the_step(two_workers):
     for step in two_workers.steps[:-1]:
         for worker in step.workers:
             assert worker.step_s + worker.checkpoint_s == pytest.approx(worker.end_s - worker.begin_s, abs=1e-5)
+
+
+def test_gradients_travel_in_the_buckets_that_were_counted_on(two_workers, case):
+    expected = bucket_sizes(language_model_inventory(case.model).by_readiness, BUCKET_BYTES)
+    assert len(expected) > 2
+    for step in two_workers.steps:
+        for worker in step.workers:
+            if step.steady:
+                # Which of two neighbours' gradients is ready first is autograd's decision: a norm may move on.
+                assert [count for count, _, _ in worker.transfers] == pytest.approx(expected, abs=4 * case.model.hidden)
 
 
 def test_every_sample_is_read_once(two_workers):
