@@ -28,6 +28,7 @@ from datahall.network.plan import NetworkPlan
 from datahall.prove.sealed_run import Here, SealedRun, sealed_run
 from datahall.real.measure import median
 from datahall.real.probe import probe
+from datahall.real.turns import load_average
 from datahall.storage.plan import StoragePlan
 
 RATES = (50e6, 100e6, 200e6, 400e6, 800e6, 1.6e9, 3.2e9)  # bit/s
@@ -46,6 +47,7 @@ def main() -> None:
     application = Training(float(BATCH * SEQUENCE * steps), BATCH, SEQUENCE)
     case = Case("knee", SHAPE, application, guessed_site()[0], Goal())
     plan = Plan(COMPUTE, StoragePlan(), NetworkPlan(bucket_bytes=BUCKET_BYTES), case.hash())
+    load = load_average()
     done: dict[float, SealedRun] = {}
     with tempfile.TemporaryDirectory(prefix="datahall-knee-") as folder:
         probed = probe(Path(folder) / "probe")
@@ -54,6 +56,7 @@ def main() -> None:
             print(human(rate, "count") + "b/s", file=sys.stderr, flush=True)
             done[rate] = sealed_run(case, plan, here, Path(folder) / str(int(rate)), link=LinkShape(rate))
     _print(done)
+    print(f"Load average {load:.1f} before, {load_average():.1f} after.")
 
 
 def _print(done: dict[float, SealedRun]) -> None:
@@ -81,7 +84,7 @@ def _print(done: dict[float, SealedRun]) -> None:
         f"\nMedian error of the step {median(errors):.0%}.  The slowest link within 10 % of the fastest: forecast "
         f"{human(knees[0], 'count')}b/s, measured {human(knees[1], 'count')}b/s.  By bytes over the backward pass "
         f"alone ({human(sent, 'bytes')} in {1e3 * window:.0f} ms) {human(hiding, 'count')}b/s would do.  "
-        "Milliseconds; transfer forecast/measured."
+        "Milliseconds; transfer forecast/measured.\n"
     )
 
 
