@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from datahall.base.event import Event
+from datahall.base.label import Label
 from datahall.case import load
+from datahall.case.site_file import read_site
 from datahall.prove import seal
 from datahall.prove.effort import Effort
 from datahall.prove.loop import STAGES, Settings, prove
@@ -18,7 +20,7 @@ TINY = Effort(
     least_steps=6,
     most_steps=6,
     parity_steps=4,
-    fitted=3,
+    fitted=2,
     held_out=2,
     doses=(),
     controls=0,
@@ -40,6 +42,17 @@ def test_every_stage_is_told_in_order(proof):
     stages = [event.data["name"] for event in heard if event.kind == "stage"]
     assert stages == list(STAGES)
     assert sum(event.kind == "plans" for event in heard) >= 3  # at once, as probes land, and for the choice
+
+
+def test_the_quick_probe_measured_this_machine(proof):
+    done, heard = proof
+    site = read_site(done.folder / "site.yaml")
+    assert site.label("accelerator") is Label.MEASURED
+    assert site.accelerator.peak_flops_per_s["fp32"] > 1e8
+    rates = json.loads((done.folder / "rates.json").read_text())
+    assert {"device", "link", "disk", "codecs", "startup", "noise"} <= set(rates)
+    assert all(rate["memory_bytes_per_s"] > 1e6 for rate in rates["device"].values())
+    assert "product" in {event.data["finding"]["kind"] for event in heard if event.kind == "finding"}
 
 
 def test_the_evidence_is_there_and_sealed(proof):

@@ -1,17 +1,14 @@
-"""Proofs as others meet them: a folder that is not theirs, a port that is taken, an impatient Ctrl-C."""
+"""Proofs as others meet them: a folder that is not theirs, an impatient Ctrl-C."""
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from interrupted import said_of_an_interrupted_proof
-from small_cases import small_case, small_plan
 
-from datahall.real import training
 from datahall.real.launch import worker_environment
 
 CASE = Path(__file__).parents[2] / "cases" / "first.yaml"
@@ -74,16 +71,6 @@ def test_an_ordinary_user_without_write_permission_is_told_where_and_what_next(n
         assert str(not_mine) in said, verb
         assert "choose another place with --" in said, verb
     assert [one.name for one in not_mine.iterdir()] == ["case.yaml"]
-
-
-def test_a_port_that_others_hold_stops_nobody(tmp_path, monkeypatch):
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
-        monkeypatch.setenv("MASTER_PORT", str(taken.getsockname()[1]))
-        case = small_case()
-        done = training.run(case, small_plan(case, workers=2), tmp_path, steps=3)
-    assert done.result.counts["steps"] == 3
-    assert not done.lost
 
 
 def test_ctrl_c_during_the_probe_ends_with_130_and_no_process(tmp_path):

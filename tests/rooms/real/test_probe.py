@@ -99,6 +99,7 @@ def test_a_call_is_repeated_until_its_interval_is_known():
     assert timing.repeats >= 7
 
 
+@pytest.mark.soak  # a quarter of a minute; tests/worlds/test_proof.py looks at what such a probe finds
 def test_the_quick_probe_writes_a_site_and_its_rates(tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         main(["probe", "--quick", "--out", str(tmp_path / "site.yaml")])

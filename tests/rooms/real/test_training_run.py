@@ -1,5 +1,7 @@
 """A plan on two real workers: what the logs of independent observers say about it."""
 
+import socket
+
 import pytest
 from small_cases import small_case, small_plan
 
@@ -22,8 +24,17 @@ def heard():
 
 @pytest.fixture(scope="module")
 def two_workers(case, heard, tmp_path_factory):
+    """Ten steps, beside somebody who holds the port that the environment names."""
     plan = small_plan(case, workers=2, micro_batch=2, interval_steps=4, bucket_bytes=BUCKET_BYTES)
-    return training.run(case, plan, tmp_path_factory.mktemp("two"), steps=10, on_event=heard.append)
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MASTER_ADDR", "127.0.0.1")
+        patch.setenv("MASTER_PORT", str(taken.getsockname()[1]))
+        return training.run(case, plan, tmp_path_factory.mktemp("two"), steps=10, on_event=heard.append)
+
+
+def test_a_port_that_others_hold_stops_nobody(two_workers):
+    assert two_workers.result.counts["steps"] == 10
+    assert not two_workers.lost
 
 
 def test_the_loss_goes_down(two_workers):
