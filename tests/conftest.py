@@ -5,6 +5,7 @@ to the project may be skipped there; their reason begins with "optional:".
 """
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,14 @@ import pytest
 LONG = ("worlds/test_proof", "worlds", "rooms/real", "docs", "rooms/storage")  # real processes, the longest file first
 HERE = Path(__file__).parent
 _skipped: list[str] = []
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_turns(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nothing here is judged by the clock, so that no test waits for another's turn on the machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("turns")))
+        yield
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

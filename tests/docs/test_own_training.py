@@ -22,8 +22,7 @@ DEVICE = {
 }  # fmt: skip
 
 
-def test_the_case_with_an_own_model_trains_it_beside_its_sealed_forecast(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+def test_the_case_with_an_own_model_trains_it_beside_its_sealed_forecast(tmp_path):
     case = load(ROOT / "cases" / "own-model.yaml")
     plan = given_plan(case, workers=1, micro_batch=8, checkpoint_every=0)
     rates = {"device": {f"{dtype}/1 threads/1 processes": DEVICE for dtype in ("fp32", "bf16")}}

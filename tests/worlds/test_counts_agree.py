@@ -19,11 +19,6 @@ def case():
     return replace(few, application=replace(few.application, tokens=tokens))
 
 
-@pytest.fixture(autouse=True)
-def own_turn(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-
-
 @pytest.mark.parametrize(
     ("workers", "micro_batch", "precision", "recompute"),
     [  # one process in fp32 without recomputation stands in test_splits_agree

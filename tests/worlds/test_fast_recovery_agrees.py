@@ -22,8 +22,7 @@ DEVICE = {
 
 
 @pytest.mark.parametrize("kills", [[], [Injection("kill-worker", rank=1, step=30)]])
-def test_agreeing_and_losses_are_forecast_and_measured(tmp_path, monkeypatch, kills):
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+def test_agreeing_and_losses_are_forecast_and_measured(tmp_path, kills):
     case = small_case()
     plan = small_plan(case, workers=2, micro_batch=2)
     here = Here(guessed_site()[0], Machine({"device": {"fp32/1 threads/1 processes": DEVICE}}), "a test")

@@ -29,8 +29,7 @@ COUNTED = ("samples", "tokens", "steps", "matmul_flops", "attention_flops", "col
 
 
 @pytest.fixture
-def tuned(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+def tuned(tmp_path):
     shape = write_checkpoint(tmp_path / "weights")
     text = tmp_path / "text.txt"
     text.write_text("".join(f"{number} times {number} is {number * number}.\n" for number in range(4000)))

@@ -23,8 +23,7 @@ SMALL = ("application.tokens=16 Ki tokens", "model.inline.hidden=64", "model.inl
     "exchange",
     ["local_steps=4", "compression=bf16", "compression=int8", "compression=top-k", "compression=powersgd"],
 )
-def test_it_is_forecast_counted_and_chosen_again(exchange, tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+def test_it_is_forecast_counted_and_chosen_again(exchange, tmp_path):
     case = load(Path(__file__).parents[2] / "cases" / "first.yaml", SMALL)
     network = network_of((exchange,))
     heard = []

@@ -153,10 +153,8 @@ def test_a_recommender_is_not_cut_into_more_stages_than_it_has_parts(tmp_path_fa
 
 def _run(case, compute, folders, steps=None, storage=None, injection=None):
     plan = Plan(compute, storage or StoragePlan(), NetworkPlan(), case.hash())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_RUNTIME_DIR", str(folders.mktemp("turns")))
-        folder = folders.mktemp("run") / "run"
-        return training.run(case, plan, folder, steps=steps, injection=injection, keep_weights=True)
+    folder = folders.mktemp("run") / "run"
+    return training.run(case, plan, folder, steps=steps, injection=injection, keep_weights=True)
 
 
 def _flops(work):

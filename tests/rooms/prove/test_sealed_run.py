@@ -46,7 +46,6 @@ def here():
 
 def test_a_pipeline_is_sealed_run_and_compared(here, tmp_path, monkeypatch):
     monkeypatch.setenv("DATAHALL_SITE", str(tmp_path / "site.yaml"))
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     write_site(here.site, tmp_path / "site.yaml")
     rates_path(tmp_path / "site.yaml").write_text(json.dumps(RATES))
     (tmp_path / "case.yaml").write_text(CASE)
