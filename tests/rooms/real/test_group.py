@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 WORKER = """
-import pathlib, sys, torch, torch.distributed as dist
+import os, pathlib, sys, torch, torch.distributed as dist
 from datahall.real.group import begin_together, leave_together, lost_peer
 folder, rank = pathlib.Path(sys.argv[1]), int(sys.argv[2])
 begin_together(folder, rank, 2)
@@ -20,7 +20,7 @@ for how in ("leave", "work"):
         try:
             dist.all_reduce(torch.ones(3))
         except Exception as error:
-            sys.exit(75 if lost_peer(error) else 1)
+            os._exit(75 if lost_peer(error) else 1)  # as workers end
 """
 
 
