@@ -84,9 +84,9 @@ def save(
     """Write `state` as step `step` and return when it is committed and durable.
 
     What is no DTensor is taken from the first rank that has its name.  `shards` is files per rank; `keep` retires all
-    but the newest few after the commit (0 keeps all); `replace` allows a step that is committed already to be written
-    anew; what `check` raises on one rank fails the save on all; seconds count from `began` (by time.perf_counter).
-    Raises StoreFault, and UsageError for a wrong argument; a failure touches nothing that is committed.
+    but the newest few and this one after the commit (0 keeps all); `replace` allows a step that is committed already to
+    be written anew; what `check` raises on one rank fails the save on all; seconds count from `began` (by
+    time.perf_counter).  Raises StoreFault, and UsageError for a wrong argument; a failure touches nothing committed.
     """
     began = time.perf_counter() if began is None else began
     chosen = checked_codec(codec)
@@ -111,7 +111,7 @@ def save(
         _raise_first(error, place)
     manifest = writer.manifest
     if manifest is not None and (keep or replace):
-        collect(place, keep)
+        collect(place, keep, spare=step)
     raw, stored = (manifest.raw_bytes, manifest.stored_bytes) if manifest else (0, 0)
     return Saved(step, raw, stored, time.perf_counter() - began)
 

@@ -74,11 +74,12 @@ def _write(file: Path, tensors: dict[str, torch.Tensor]) -> None:
     try:
         save_file(tensors, temporary, {"format": "pt"})
         os.replace(temporary, file)
+    except KeyError as error:
+        what = f"safetensors have no type for {error.args[0]}."
+        raise UsageError(what, where=str(file), hint="Choose a --prefix without such tensors.") from error
     except Exception as error:  # safetensors has errors of its own
         temporary.unlink(missing_ok=True)
-        raise WorldFailed(
-            f"writing failed: {error}.", where=str(file), hint="Make room, or choose a --prefix."
-        ) from error
+        raise WorldFailed(f"writing failed: {error}.", where=str(file), hint="Make room, and export again.") from error
 
 
 def _groups(tensors: Mapping[str, Tensor], limit: int) -> list[list[str]]:

@@ -84,18 +84,24 @@ def verify(path: str | Path | Place, step: int) -> Verdict:
 
 
 def collect(
-    path: str | Path | Place, keep: int, *, grace_s: float = GRACE_S, dry: bool = False, now_s: float | None = None
+    path: str | Path | Place,
+    keep: int,
+    *,
+    grace_s: float = GRACE_S,
+    dry: bool = False,
+    now_s: float | None = None,
+    spare: int | None = None,
 ) -> list[Removed]:
     """Remove committed steps beyond the newest `keep` (0 keeps all) and leftovers of attempts older than `grace_s`.
 
-    A step with a damaged manifest, or with shards that are missing or of another size, does not count as kept.  A
-    leftover is a shard that no manifest names; younger ones may belong to a save in progress and stay.  Other files are
-    somebody else's.
+    `spare` is a step that stays whatever its number.  A step with a damaged manifest, or with shards that are missing
+    or of another size, does not count as kept.  A leftover is a shard that no manifest names; younger ones may belong to a
+    save in progress and stay.  Other files are somebody else's.
     """
     place = open_place(path)
     now_s = time.time() if now_s is None else now_s
     steps = committed_steps(place)
-    retired = set(steps[: _first_kept(place, steps, keep)])
+    retired = set(steps[: _first_kept(place, steps, keep)]) - {spare}
     removed: list[Removed] = []
     for folder in place.folders():
         step = step_of(folder)

@@ -22,6 +22,7 @@ from datahall.storage.cache import TierCache  # noqa: E402
 from datahall.storage.codec import encode  # noqa: E402
 from datahall.storage.eviction import eviction  # noqa: E402
 from datahall.storage.execute_async import BackgroundSaver  # noqa: E402
+from datahall.storage.execute_export import export_safetensors  # noqa: E402
 from datahall.storage.execute_probe import probe_tier  # noqa: E402
 from datahall.storage.faults import CorruptShard, NoCheckpoint, StoreFault, Unsafe  # noqa: E402
 from datahall.storage.manifest import MANIFEST, Manifest, parse, step_folder  # noqa: E402
@@ -303,6 +304,21 @@ def test_damaged_steps_do_not_count_as_kept(tmp_path: Path) -> None:
     collect(tmp_path, 1)
     assert committed_steps(open_place(tmp_path)) == [2, 3, 4]
     assert execute.load(tmp_path, {"w": torch.zeros(3)}).step == 2
+
+
+def test_a_run_that_begins_anew_in_an_old_store_keeps_what_it_writes(tmp_path: Path) -> None:
+    for step in (18, 19, 20, 1, 2):
+        execute.save(tmp_path, step, {"w": torch.full((3,), float(step))}, keep=2)
+        assert step in committed_steps(open_place(tmp_path))
+    assert committed_steps(open_place(tmp_path)) == [2, 19, 20]
+
+
+def test_a_type_that_safetensors_do_not_have_is_told_and_leaves_no_file(tmp_path: Path) -> None:
+    pytest.importorskip("safetensors")
+    execute.save(tmp_path / "store", 1, {"model": {"w": torch.ones(3, dtype=torch.complex128)}})
+    with pytest.raises(UsageError, match=r"no type for torch\.complex128"):
+        export_safetensors(tmp_path / "store", tmp_path / "out")
+    assert files(tmp_path / "out") == []
 
 
 def test_only_what_is_surely_a_leftover_is_collected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
