@@ -94,9 +94,9 @@ def collect(
 ) -> list[Removed]:
     """Remove committed steps beyond the newest `keep` (0 keeps all) and leftovers of attempts older than `grace_s`.
 
-    `spare` is a step that stays whatever its number.  A step with a damaged manifest, or with shards that are missing
-    or of another size, does not count as kept.  A leftover is a shard that no manifest names; younger ones may belong to a
-    save in progress and stay.  Other files are somebody else's.
+    `spare` is a step that stays whatever its number.  A step with a damaged manifest, or with shards that are
+    missing or of another size, does not count as kept.  A leftover is a shard that no manifest names; younger ones
+    may belong to a save in progress and stay.  Other files are somebody else's.
     """
     place = open_place(path)
     now_s = time.time() if now_s is None else now_s
