@@ -69,14 +69,9 @@ def design(runs: Sequence[PublishedRun]) -> Design:
     trainable: list[float] = []
     for index, run in enumerate(runs):
         one = cached.setdefault(hash(run.shape), ShapeCounts.of(run.shape))
-        links = LinkRates(
-            run.links.up_bytes_per_s,
-            run.links.up_latency_s,
-            float(run.links.domain),
-            run.links.out_bytes_per_s,
-            run.links.out_latency_s,
+        setting = setting_of(
+            accelerator_of(run.accelerator), run.variants[0].plan.precision, run.traits, _link_rates(run)
         )
-        setting = setting_of(accelerator_of(run.accelerator), run.variants[0].plan.precision, run.traits, links)
         beside = run.adapters.numbers(run.shape) if run.adapters else AdapterNumbers()
         share = trained_parameters(run.shape, run.adapters) / run.shape.parameters()
         for variant in run.variants:
@@ -100,6 +95,13 @@ def design(runs: Sequence[PublishedRun]) -> Design:
         np.array(weight),
         np.array(scale),
         len(runs),
+    )
+
+
+def _link_rates(run: PublishedRun) -> LinkRates:
+    links = run.links
+    return LinkRates(
+        links.up_bytes_per_s, links.up_latency_s, float(links.domain), links.out_bytes_per_s, links.out_latency_s
     )
 
 
