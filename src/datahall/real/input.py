@@ -25,7 +25,9 @@ CACHES = "input-cache"  # in a run's folder: the caches of its workers
 def order_of(workload: Workload, seed: int) -> Order:
     """The order of the workload's samples."""
     reader = reader_of(workload)
-    return Order([len(workload.data)], seed) if reader is None else Order(reader.data.sizes, seed, reader.mix)
+    if reader is None:
+        return Order([len(workload.data)], seed)
+    return Order(reader.data.sizes, seed, reader.mix, reader.data.content)
 
 
 def reader_of(workload: Workload) -> SampleReader | None:

@@ -127,12 +127,16 @@ class Numbered(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ShardedData:
-    """A data set in shards: samples in each, the prepared bytes of a shard, their number, and the samples in them."""
+    """A data set in shards: samples in each, the prepared bytes of a shard, their number, and the samples in them.
+
+    `content` is a digest of all of it, where somebody has one.
+    """
 
     sizes: Sequence[int]
     read: Callable[[int], bytes]
     bytes_of: Callable[[int], int]
     split: Callable[[int, bytes], Numbered]
+    content: str = ""
 
 
 class SampleReader:

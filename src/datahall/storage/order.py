@@ -30,14 +30,18 @@ class Place:
 
 
 class Order:
-    """The order of a data set with `sizes[i]` samples in shard i; samples are numbered through all shards."""
+    """The order of a data set with `sizes[i]` samples in shard i; samples are numbered through all shards.
 
-    def __init__(self, sizes: Sequence[int], seed: int, mix: int = MIX) -> None:
+    `content` is a digest of the data, where there is one: it changes `identity` and no order.
+    """
+
+    def __init__(self, sizes: Sequence[int], seed: int, mix: int = MIX, content: str = "") -> None:
         if not sizes or min(sizes) < 0 or sum(sizes) == 0:
             raise UsageError("the data set has no samples.", hint="Choose shorter samples, or larger shards.")
         self.sizes = tuple(sizes)
         self.seed = seed
         self.mix = max(1, mix)
+        self.content = content
         self.epoch_samples = sum(sizes)
         self._firsts = [0, *accumulate(sizes)][:-1]
         self._epoch = -1
@@ -66,7 +70,7 @@ class Order:
 
     def identity(self) -> dict[str, int | str]:
         """What must be the same for a position to mean the same, as plain values."""
-        sizes = hashlib.sha256(repr(self.sizes).encode()).hexdigest()[:16]
+        sizes = hashlib.sha256(repr((self.sizes, self.content)).encode()).hexdigest()[:16]
         return {"seed": self.seed, "mix": self.mix, "samples": self.epoch_samples, "shards": sizes}
 
     def place(self, number: int) -> Place:

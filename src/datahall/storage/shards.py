@@ -88,6 +88,7 @@ class ShardSet:
             read=lambda number: self.prepared(shards[number]),
             bytes_of=lambda number: shards[number].prepared_bytes,
             split=lambda _, prepared: Windows(np.frombuffer(prepared, dtype=word), sequence),
+            content=digest("".join(shard.digest for shard in shards).encode()),
         )
 
 

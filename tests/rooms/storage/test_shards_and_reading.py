@@ -235,3 +235,14 @@ def test_data_of_a_case_that_cannot_be_reached_are_told_with_what_to_do(
     monkeypatch.setattr("datahall.case.data._text", unreachable)
     with pytest.raises(CaseError, match=f"case.yaml:7: .*{told}"):
         described("here", "case.yaml:7")
+
+
+def test_other_data_of_the_same_size_are_not_the_same_data(tmp_path: Path) -> None:
+    found: list[ShardedData] = []
+    for name, text in (("one", TEXT), ("same", TEXT), ("other", TEXT[::-1])):
+        write_shards(str(tmp_path / name), text, 500)
+        found.append(open_shards(str(tmp_path / name)).training(7))
+    one, same, other = (Order(data.sizes, 1, content=data.content) for data in found)
+    assert one.sizes == other.sizes
+    assert one.batch(0, 50) == other.batch(0, 50)
+    assert one.identity() == same.identity() != other.identity()
