@@ -3,7 +3,8 @@
 Variances of the logarithm add up: how well the fit knows the constants that the step leans on; a stack, an accelerator
 and a maker of accelerators with few fitted runs; the share of the step that experts take; distance from all fitted
 plans.  All of it shrinks by what neighbours of the same stack explain; the noise of a published figure and the row's
-own blanks stay.  The widths were fitted by likelihood to runs of families, accelerators and models left out.
+own blanks stay.  The widths were fitted by likelihood to runs of families, accelerators and models left out, but for
+those that say otherwise.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from datahall.calibrate.design import Design
 from datahall.calibrate.fit import Fitted, linearised
 from datahall.calibrate.published import PublishedRun
 from datahall.virtual.traits import UNSTATED
+from datahall.virtual.transferred import ADAPTERS_LOG_SD
 
 Floats = NDArray[np.float64]
 
@@ -27,7 +29,7 @@ PLAN_LOG_SD = 0.065  # what the model leaves out of any plan
 STACK_LOG_SD = 0.09  # habits of a stack that no fitted run has
 UNSTATED_STACK_LOG_SD = 0.20  # what fitted runs are off by, most families, when their stack is kept from the forecast
 ACCELERATOR_LOG_SD = 0.09
-MAKER_LOG_SD = 0.10  # of accelerators whose maker has no other fitted run
+MAKER_LOG_SD = 0.20  # of accelerators whose maker has no other fitted run: set on four runs on Trainium
 MIXTURE_LOG_SD = 0.35  # of the share of the step that experts and their exchange take
 FIRST_MIXTURE_LOG_SD = 0.45  # the same, where no fitted run is a mixture
 DISTANCE_LOG_SD = 0.055  # per unit of distance beyond one from the nearest fitted plan
@@ -64,6 +66,7 @@ def log_scales(fitted: Fitted, runs: Sequence[PublishedRun], arrays: Design, nov
         + _unknown(novelty.maker_runs) * MAKER_LOG_SD**2
         + (MIXTURE_LOG_SD**2 + _unknown(novelty.mixture_runs) * FIRST_MIXTURE_LOG_SD**2) * mixture**2
         + (DISTANCE_LOG_SD * apart) ** 2
+        + np.array([bool(run.adapters) for run in runs]) * ADAPTERS_LOG_SD**2
     )
     noise = np.array([NOISE_LOG_SD if run.quality == "A" else CAVEAT_LOG_SD for run in runs])
     blanks = BLANKS_SHARE * arrays.spread(arrays.scale * steps.total)

@@ -7,14 +7,17 @@ else the plain data sheet answers, with its wide interval.  Fitting is `calibrat
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
 from datahall.base.label import Label
 from datahall.case.question import Case
+from datahall.case.site import Accelerator
+from datahall.catalog.accelerators import accelerator as card
 from datahall.catalog.calibrations import calibration
+from datahall.compute.adapters import adapters_of
 from datahall.compute.counts import ShapeCounts
 from datahall.compute.plan import ComputePlan
 from datahall.virtual.calibration import Calibration, Uncalibrated, adapter_numbers, trainable_share
@@ -23,11 +26,14 @@ from datahall.virtual.pricing import setting_of, step_inputs
 from datahall.virtual.step_time import StepInputs
 from datahall.virtual.traits import StackTraits, traits_of
 
+ADAPTERS_LOG_SD = 0.45  # of a step that trains adapters beside a frozen model: no such run is fitted; six were scored
 _WHOLE = {"step_time", "tokens_per_s", "mfu", "total_time", "energy", "cost"}
 _NEW_ACCELERATOR_WIDER = 1.3  # of which no published run was fitted, under a stack that is not stated either
+_NEW_MAKER_WIDER = 2.0  # the same, of a maker without any fitted run
 _PARTS_WIDER = 2.0  # times the width of the whole: published runs say little about their parts
 _PROCESSOR_SLOWEST = 3.0  # their data sheets' peaks are of units that training seldom fills; nobody's run narrows it
 _MEMORY = (0.9, 1.12)
+_NORMAL_90 = 1.645  # standard deviations that 90 % of a normal lie within, either way
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +88,17 @@ def default_calibration(case: Case) -> Calibration:
     effect = sum(float(data["effects"].get(name, 0.0)) for name in (names if case.site.stack else names[:1]))
     condition = "familiar" if known and case.site.stack else "unseen"
     half = float(data["half_widths"][f"{condition}_mixture" if case.model.experts else condition])
-    if accelerator.name not in data["validity"]["accelerators"]:
-        half *= _NEW_ACCELERATOR_WIDER
+    half *= _wider(accelerator, data["validity"]["accelerators"])
+    if adapters_of(case.application) is not None:
+        half = math.hypot(half, _NORMAL_90 * ADAPTERS_LOG_SD)
     return Transferred(data["constants"], traits, effect, half)
+
+
+def _wider(accelerator: Accelerator, fitted: Sequence[str]) -> float:
+    if accelerator.name in fitted:
+        return 1.0
+    makers = {card(name).vendor for name in fitted}
+    return _NEW_ACCELERATOR_WIDER if accelerator.vendor in makers else _NEW_MAKER_WIDER
 
 
 def slower(inputs: StepInputs, factor: float) -> StepInputs:

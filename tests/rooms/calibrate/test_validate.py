@@ -218,6 +218,12 @@ def test_a_maker_without_fitted_runs_widens_the_interval() -> None:
     assert new > 1.1 * known
 
 
+def test_adapters_which_no_fitted_run_has_widen_the_interval() -> None:
+    row = shipped_rows("torchtitan")[0]
+    whole, beside = widths([{**row, "task": task} for task in ("pretrain", "lora")])
+    assert beside > 2.0 * whole
+
+
 def test_a_stack_that_is_not_stated_widens_the_interval() -> None:
     named, blank = widths([{**shipped_rows("torchtitan")[0], "framework": name} for name in ("a stack", "")])
     assert blank > 1.3 * named

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import fields, replace
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datahall.base.label import Label
-from datahall.case import from_model_and_site
+from datahall.case import from_model_and_site, loads
 from datahall.case.named_model import shape_of
 from datahall.case.named_site import accelerator_of
 from datahall.catalog import accelerators
@@ -149,3 +150,14 @@ def test_a_pipeline_over_two_nodes_pays_for_the_network_between_them() -> None:
 
     assert sent_s(True, 5e7) > 5 * sent_s(True, 1e9)
     assert sent_s(False, 5e7) == sent_s(False, 1e9)
+
+
+def test_unfitted_cards_makers_and_adapters_widen_a_plan_s_interval() -> None:
+    text = "model: llama-3.1-8b\napplication: {{kind: {}, tokens: 1e9, sequence: 4096}}\nsite: {}\n"
+
+    def half(site: str, kind: str = "training") -> float:
+        return math.log(default_calibration(loads(text.format(kind, site))).spread("step_time")[1])
+
+    fitted, card, maker = (half(site) for site in ("8xH100-SXM", "8xA40", "8xMI300X"))
+    assert fitted < card < maker
+    assert half("8xH100-SXM", "fine-tuning, method: lora, lora_rank: 16") > 2 * fitted
