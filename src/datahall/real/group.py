@@ -33,10 +33,11 @@ def lost_peer(error: Exception) -> bool:
 
 
 def leave_together() -> None:
-    """Wait for the other workers and close the group; nothing of the group's work may be left to do.
+    """Wait for the other workers; nothing of the group's work may be left to do, and the process ends soon after.
 
     Whoever sees here that another worker has closed its connections has lost nothing: that one was here before and left
-    while its last message was on the way (pytorch/gloo, issue 155).  One that died says so by its own exit code.
+    while its last message was on the way (pytorch/gloo, issue 155).  One that died says so by its own exit code.  The
+    group is not taken apart: that waits for the group's threads, one of which may wait for the interpreter.
     """
     if not dist.is_initialized():
         return
@@ -45,4 +46,3 @@ def leave_together() -> None:
     except RuntimeError as error:
         if not lost_peer(error):
             raise
-    dist.destroy_process_group()

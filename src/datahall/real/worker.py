@@ -42,9 +42,6 @@ from datahall.real.record import Recorder
 from datahall.workloads import entry
 
 _COLLECTIVE_TIMEOUT = timedelta(minutes=30)  # the launcher finds a hanging worker long before
-# Held until the process ends: whoever frees the last reference to a group waits for the group's threads, and one of
-# those may wait for the interpreter, to free what was to be called when a transfer had ended.
-_HELD: list[execute.Executor] = []
 
 
 def main(path: str, rank: int, elsewhere: Sequence[str] = ()) -> int:
@@ -78,7 +75,6 @@ def _run(job: Job, rank: int) -> None:
     memory = MemoryWatch(device)
     workload = disturbed(entry.build(job.case, job.import_paths), job.injection, rank)
     executor = _executor(job, workload, device, recorder)
-    _HELD.append(executor)
     checkpoints = Checkpoints(job, executor, recorder, order_of(workload, job.case.application.seed))
     first = checkpoints.resume()
     recorder.marks.clear()

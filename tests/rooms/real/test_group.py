@@ -15,6 +15,7 @@ for how in ("leave", "work"):
         dist.destroy_process_group()
     elif how == "leave":
         leave_together()
+        dist.destroy_process_group()
         (folder / "left").touch()
     else:
         try:
