@@ -96,7 +96,7 @@ MODELS = {
 BITS = {"fp8": 1.0, "fp4": 0.5}
 
 
-@pytest.mark.skipif(not _published(), reason="the table of published serving figures is not here")
+@pytest.mark.skipif(not _published(), reason="optional: the table of published serving figures is not here")
 def test_published_figures_lie_about_the_forecast() -> None:
     errors: list[float] = []
     for row in _published():
