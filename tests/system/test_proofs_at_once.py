@@ -49,7 +49,8 @@ def test_two_proofs_at_once_each_finish_right_and_take_turns(tmp_path):
     for one in started:
         said, _ = one.communicate(timeout=400)
         assert one.returncode == 0
-        assert said.strip() in {"holds", "misses"}  # times may miss beside another's imports; counts and parity may not
+        # Beside another's imports times may miss, or cancel each other; counts and parity may not differ.
+        assert said.strip() in {"holds", "misses", "cancels"}
     timed = []
     for folder in folders:
         data = json.loads((folder / "comparison.json").read_text())
