@@ -1,6 +1,6 @@
-"""Which worker does which part of a split: rank to (stage, data, tensor) and back.
+"""Which worker does which part of a split: rank to (stage, data, context, tensor) and back.
 
-Tensor ranks are neighbours, then data ranks, then pipeline stages.  Context and expert ranks are planned, not run.
+Tensor ranks are neighbours, then context ranks, then data ranks, then pipeline stages.
 """
 
 from __future__ import annotations
@@ -18,37 +18,41 @@ class Place:
     stage: int
     data: int
     tensor: int
+    context: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The workers of a split, `data` copies of `tensor` x `pipeline` workers each."""
+    """The workers of a split, `data` copies of `tensor` x `context` x `pipeline` workers each."""
 
     data: int
     tensor: int
     pipeline: int
+    context: int = 1
 
     @classmethod
     def of(cls, plan: ComputePlan, workers: int | None = None) -> Layout:
         """The layout of a plan, with as many copies as `workers` allow (by default the plan's)."""
-        copies = plan.data if workers is None else workers // (plan.tensor * plan.pipeline)
-        return cls(copies, plan.tensor, plan.pipeline)
+        of_one_copy = plan.tensor * plan.context * plan.pipeline
+        copies = plan.data if workers is None else workers // of_one_copy
+        return cls(copies, plan.tensor, plan.pipeline, plan.context)
 
     @property
     def workers(self) -> int:
         """How many workers there are."""
-        return self.data * self.tensor * self.pipeline
+        return self.data * self.tensor * self.context * self.pipeline
 
     @property
     def voice(self) -> int:
         """The first worker of the last stage: it knows the loss, and the counts of a run are its counts."""
-        return (self.pipeline - 1) * self.data * self.tensor
+        return (self.pipeline - 1) * self.data * self.context * self.tensor
 
     def place(self, rank: int) -> Place:
         """The coordinates of `rank`."""
         rest, tensor = divmod(rank, self.tensor)
+        rest, context = divmod(rest, self.context)
         stage, data = divmod(rest, self.data)
-        return Place(stage, data, tensor)
+        return Place(stage, data, tensor, context)
 
 
 def stage_layers(layers: int, stages: int, stage: int) -> range:
