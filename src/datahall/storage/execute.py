@@ -89,12 +89,7 @@ def save(
     time.perf_counter).  Raises StoreFault, and UsageError for a wrong argument; a failure touches nothing committed.
     """
     began = time.perf_counter() if began is None else began
-    chosen = checked_codec(codec)
-    if not chosen.lossless and not allow_loss:
-        raise StoreFault(
-            f"codec {codec!r} loses precision.",
-            hint="Pass allow_loss=True (in a case: application.lossy_checkpoint), or choose a lossless codec.",
-        )
+    _check_codec(codec, allow_loss)
     place, step = open_place(path), _checked_step(step)
     _check_keys(state)
     check_json(extras, "extras")
@@ -151,6 +146,14 @@ def training_state(model: nn.Module, optimiser: Optimizer) -> dict[str, Any]:
 def restore_training_state(model: nn.Module, optimiser: Optimizer, state: dict[str, Any]) -> None:
     """Give a loaded state back to model and optimiser."""
     set_state_dict(model, optimiser, model_state_dict=state["model"], optim_state_dict=state["optimiser"])
+
+
+def _check_codec(codec: str, allow_loss: bool) -> None:
+    if not checked_codec(codec).lossless and not allow_loss:
+        raise StoreFault(
+            f"codec {codec!r} loses precision.",
+            hint="Pass allow_loss=True (in a case: application.lossy_checkpoint), or choose a lossless codec.",
+        )
 
 
 def _checked_step(step: int) -> int:

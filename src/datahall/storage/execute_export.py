@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from datahall.base.errors import UsageError, WorldFailed
 from datahall.storage import execute
 from datahall.storage.execute_tensor import DTYPES
-from datahall.storage.manifest import Tensor
+from datahall.storage.manifest import Manifest, Tensor
 from datahall.storage.place import Place, open_place
 from datahall.storage.store import committed_steps, read_manifest
 
@@ -36,22 +36,13 @@ def export_safetensors(
     `step` None is the newest.  More than `file_bytes` makes several files and an index.  Digests are checked.
     """
     place = open_place(path)
-    if step is None:
-        steps = committed_steps(place)
-        if not steps:
-            raise UsageError("there is nothing to export.", where=place.name)
-        step = steps[-1]
-    manifest = read_manifest(place, step)
-    chosen = {name: tensor for name, tensor in manifest.tensors.items() if name.startswith(prefix)}
-    if not chosen:
-        known = ", ".join(sorted({name.split(".")[0] + "." for name in manifest.tensors})[:8])
-        raise UsageError(f"no tensor begins with {prefix!r}.", where=place.name, hint=f"Names there begin with {known}")
+    step = _newest(place) if step is None else step
+    chosen = _chosen(read_manifest(place, step), prefix, place.name)
     groups = _groups(chosen, file_bytes)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise WorldFailed(f"the folder cannot be made ({error.strerror}).", where=str(folder)) from error
-    written: list[Path] = []
     where: dict[str, str] = {}
     for number, names in enumerate(groups, 1):
         last = len(groups)
@@ -60,13 +51,27 @@ def export_safetensors(
         execute.load(place, state, step=step)
         _write(folder / file, {name.removeprefix(prefix): tensor for name, tensor in state.items()})
         where |= {name.removeprefix(prefix): file for name in names}
-        written.append(folder / file)
+    written = [folder / file for file in dict.fromkeys(where.values())]
     if len(groups) > 1:
         total = sum(tensor.bytes for tensor in chosen.values())
-        index = folder / "model.safetensors.index.json"
-        index.write_text(json.dumps({"metadata": {"total_size": total}, "weight_map": where}, indent=2) + "\n")
-        written.append(index)
+        written.append(folder / "model.safetensors.index.json")
+        written[-1].write_text(json.dumps({"metadata": {"total_size": total}, "weight_map": where}, indent=2) + "\n")
     return written
+
+
+def _newest(place: Place) -> int:
+    steps = committed_steps(place)
+    if not steps:
+        raise UsageError("there is nothing to export.", where=place.name)
+    return steps[-1]
+
+
+def _chosen(manifest: Manifest, prefix: str, where: str) -> dict[str, Tensor]:
+    chosen = {name: tensor for name, tensor in manifest.tensors.items() if name.startswith(prefix)}
+    if not chosen:
+        known = ", ".join(sorted({name.split(".")[0] + "." for name in manifest.tensors})[:8])
+        raise UsageError(f"no tensor begins with {prefix!r}.", where=where, hint=f"Names there begin with {known}")
+    return chosen
 
 
 def _write(file: Path, tensors: dict[str, torch.Tensor]) -> None:
