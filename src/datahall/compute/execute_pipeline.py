@@ -12,15 +12,15 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe, ScheduleInterleaved1F1B
 
 from datahall.base.errors import Refused
 from datahall.base.workload import Workload
 from datahall.compute import execute
 from datahall.compute.execute import Mark
+from datahall.compute.execute_grid import Grid, Placed
 from datahall.compute.execute_local import HoldsPieces, LocalState, sum_in_buckets
-from datahall.compute.layout import Layout, stage_layers
+from datahall.compute.layout import stage_layers
 from datahall.compute.plan import ComputePlan
 
 _SCHEDULES: dict[str, Any] = {
@@ -30,7 +30,7 @@ _SCHEDULES: dict[str, Any] = {
 }
 
 
-class Pipelined(HoldsPieces):
+class Pipelined(HoldsPieces, Placed):
     """One worker's stages; micro-batches flow through all workers of its copy."""
 
     blocked_in = "waiting"
@@ -39,18 +39,13 @@ class Pipelined(HoldsPieces):
         check_stages(workload, plan)
         self.workload, self.device, self.bucket_bytes = workload, device, bucket_bytes
         self.precision = execute.autocast_dtype(plan.precision)
-        self.layout = Layout.of(plan, dist.get_world_size())
-        place = self.layout.place(dist.get_rank())
-        self.data_rank, self.data_world = place.data, self.layout.data
-        self.group_key, self.logs_samples = place.stage, place.stage == 0
-        mesh = init_device_mesh(
-            device.type, (self.layout.pipeline, self.layout.data), mesh_dim_names=("pipeline", "data")
-        )
-        self.group, self.data_group = mesh.get_group("pipeline"), mesh.get_group("data")
+        self.grid = Grid(plan, device)
+        self.take_place(self.grid)
+        self.group, self.copies = self.grid.group("pipeline"), self.grid.copies
         model: nn.Module = workload.model.to(device)
         execute.recompute_blocks(model, workload.cut_points, plan.recompute)
         self.shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
-        self.stages = self._cut(model, plan, place.stage)
+        self.stages = self._cut(model, plan, self.grid.place.stage)
         held = {name: tensor for stage in self.stages for name, tensor in stage.submod.named_parameters()}
         self.first, self.last = self.stages[0].is_first, self.stages[-1].is_last
         self.schedule = self._schedule(plan)
@@ -63,9 +58,9 @@ class Pipelined(HoldsPieces):
         whole = self._whole(list(batches))
         mark("forward")
         loss = self._pass(whole)
-        if self.data_world > 1:
+        if self.copies is not None:
             mark("exchange")
-            sum_in_buckets(self.state.gradients(), self.bucket_bytes, self.data_group)
+            sum_in_buckets(self.state.gradients(), self.bucket_bytes, self.copies)
         return loss
 
     def rehearse(self, batches: Iterable[Any]) -> None:
@@ -132,7 +127,7 @@ class Pipelined(HoldsPieces):
         self.state.forget()
 
     def _owners(self) -> dict[str, int]:
-        stages = self.layout.pipeline
+        stages = self.grid.layout.pipeline
         return {name: index % stages for index, names in enumerate(self.names_of) for name in names}
 
 

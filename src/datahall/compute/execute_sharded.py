@@ -12,42 +12,34 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Shard
 
 from datahall.base.workload import Workload
 from datahall.compute import execute
 from datahall.compute.execute import Mark
+from datahall.compute.execute_grid import Grid, Placed
 from datahall.compute.execute_local import HoldsPieces, LocalState, add_up
 from datahall.compute.execute_optimiser import allocate_state, optimiser_of
 from datahall.compute.handed import FLAT_MULTIPLE
 from datahall.compute.plan import ComputePlan
 
 
-class FullySharded(HoldsPieces):
+class FullySharded(HoldsPieces, Placed):
     """Parameters, gradients and the optimiser's state are spread over the data ranks (or over groups of them)."""
 
     blocked_in = "transfer"
     actions: list[tuple[str, int, int]] | None = None
-    group_key = 0
-    logs_samples = True
 
     def __init__(self, workload: Workload, plan: ComputePlan, device: torch.device) -> None:
         self.loss, self.device = workload.loss, device
         self.module: nn.Module = workload.model.to(device)
-        self.data_rank, self.data_world = dist.get_rank(), dist.get_world_size()
+        self.grid = Grid(plan, device)
+        self.take_place(self.grid)
         execute.recompute_blocks(self.module, workload.cut_points, plan.recompute)
         dtype = execute.autocast_dtype(plan.precision)
         policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32 if dtype else None)
-        shards = min(plan.shard_group or self.data_world, self.data_world)
-        mesh = (
-            init_device_mesh(device.type, (self.data_world,), mesh_dim_names=("shard",))
-            if shards == self.data_world
-            else init_device_mesh(
-                device.type, (self.data_world // shards, shards), mesh_dim_names=("replicate", "shard")
-            )
-        )
+        mesh = self.grid.along("replicate", "data")
         self.names = [name for name, _ in self.module.named_parameters()]
         for name in workload.cut_points:
             block = self.module.get_submodule(name)
@@ -69,22 +61,20 @@ class FullySharded(HoldsPieces):
         return self.loss(self.module, execute.to_device(batch, self.device))
 
 
-class ShardedOptimiser:
+class ShardedOptimiser(Placed):
     """ZeRO stage 1: every worker has all parameters, and updates its share of one flat buffer of them."""
 
     blocked_in = "transfer"
     actions: list[tuple[str, int, int]] | None = None
-    group_key = 0
-    logs_samples = True
 
     def __init__(self, workload: Workload, plan: ComputePlan, device: torch.device) -> None:
         self.loss, self.device = workload.loss, device
         self.precision = execute.autocast_dtype(plan.precision)
         self.module: nn.Module = workload.model.to(device)
         execute.recompute_blocks(self.module, workload.cut_points, plan.recompute)
-        grouped = dist.is_initialized() and dist.get_world_size() > 1
-        self.data_rank = dist.get_rank() if grouped else 0
-        self.data_world = dist.get_world_size() if grouped else 1
+        self.grid = Grid(plan, device)
+        self.take_place(self.grid)
+        self.mesh = self.grid.along("data")
         self.parameters = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
         self.weights = _flatten(self.parameters, self.data_world, device)
         self.sums = torch.zeros_like(self.weights)
@@ -94,7 +84,6 @@ class ShardedOptimiser:
         self.share = nn.Parameter(self.weights[own])
         self.share.grad = self.sums[own]
         self.optimiser = optimiser_of(workload, [self.share])
-        self.mesh = init_device_mesh(device.type, (self.data_world,)) if grouped else None
 
     def gradients(self, batches: Iterable[Any], micro_steps: int, mark: Mark) -> float:
         """As in Executor.  The sum over workers of gradients scaled by 1 / (workers x micro-steps) is their mean."""

@@ -12,9 +12,7 @@ from inspect import signature
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
@@ -28,12 +26,12 @@ from datahall.base.errors import Refused
 from datahall.base.workload import Workload
 from datahall.compute import execute
 from datahall.compute.execute import Mark
+from datahall.compute.execute_grid import Grid, Placed
 from datahall.compute.execute_local import HoldsPieces, LocalState, add_up, sum_in_buckets
-from datahall.compute.layout import Layout
 from datahall.compute.plan import ComputePlan
 
 
-class TensorParallel(HoldsPieces):
+class TensorParallel(HoldsPieces, Placed):
     """Each module that the workload names is cut over the tensor ranks; everything else every rank has whole."""
 
     blocked_in = "transfer"
@@ -42,25 +40,22 @@ class TensorParallel(HoldsPieces):
     def __init__(self, workload: Workload, plan: ComputePlan, bucket_bytes: int, device: torch.device) -> None:
         self.loss, self.device, self.bucket_bytes = workload.loss, device, bucket_bytes
         self.precision = execute.autocast_dtype(plan.precision)
-        layout = Layout.of(plan, dist.get_world_size())
-        place = layout.place(dist.get_rank())
-        self.data_rank, self.data_world = place.data, layout.data
-        self.group_key, self.logs_samples = place.tensor, place.tensor == 0
-        mesh = init_device_mesh(device.type, (layout.data, layout.tensor), mesh_dim_names=("data", "tensor"))
-        self.data_group = mesh.get_group("data")
+        self.grid = Grid(plan, device)
+        self.take_place(self.grid)
+        self.copies = self.grid.copies
         self.module: nn.Module = workload.model.to(device)
         check_tensor_cuts(workload, plan)
         execute.recompute_blocks(self.module, workload.cut_points, plan.recompute)
         self.names = [name for name, _ in self.module.named_parameters()]
-        parallelize_module(self.module, mesh["tensor"], _styles(self.module, workload.tensor_cuts))
+        parallelize_module(self.module, self.grid.along("tensor"), _styles(self.module, workload.tensor_cuts))
         self.state = LocalState(workload, dict(self.module.named_parameters()), self.names)
 
     def gradients(self, batches: Iterable[Any], micro_steps: int, mark: Mark) -> float:
         """As in Executor."""
         total = add_up(batches, 1.0 / (micro_steps * self.data_world), self._loss, mark)
-        if self.data_world > 1:
+        if self.copies is not None:
             mark("exchange")
-            sum_in_buckets(self.state.gradients(), self.bucket_bytes, self.data_group)
+            sum_in_buckets(self.state.gradients(), self.bucket_bytes, self.copies)
         return float(total) / micro_steps
 
     def rehearse(self, batches: Iterable[Any]) -> None:

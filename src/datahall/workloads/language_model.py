@@ -7,6 +7,7 @@ seed alone, so that every worker builds the same model.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -103,9 +104,9 @@ class LanguageModel(nn.Module):
     def __init__(self, shape: ModelShape, rotary_base: float = ROTARY_BASE) -> None:
         super().__init__()
         _check_runnable(shape)
-        self.shape, self.rotary_base = shape, rotary_base
+        self.shape = shape
         self.embedding = nn.Embedding(shape.vocab, shape.hidden)
-        self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.layers))
+        self.blocks = nn.ModuleList(Block(shape, rotary_base) for _ in range(shape.layers))
         self.norm = nn.RMSNorm(shape.hidden, eps=_NORM_EPSILON)
         self.head = nn.Linear(shape.hidden, shape.vocab, bias=False)
         self.apply(_initialise)
@@ -114,9 +115,8 @@ class LanguageModel(nn.Module):
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         hidden = self.embedding(tokens)
-        rotation = rotary_table(tokens.shape[1], self.shape.head_dim, hidden.device, self.rotary_base)
         for block in self.blocks:
-            hidden = block(hidden, rotation)
+            hidden = block(hidden)
         return self.head(self.norm(hidden))
 
 
@@ -131,7 +131,6 @@ class LanguageModelPart(nn.Module):
                 where="model.tied_embeddings",
                 hint="Untie them, or choose a plan without a pipeline.",
             )
-        self.shape, self.rotary_base = model.shape, model.rotary_base
         self.blocks = nn.ModuleDict({str(index): model.blocks[index] for index in range(start, stop)})
         self.embedding = model.embedding if start == 0 else None
         last = stop == model.shape.layers
@@ -140,40 +139,41 @@ class LanguageModelPart(nn.Module):
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         if self.embedding is not None:
             hidden = self.embedding(hidden)
-        rotation = rotary_table(hidden.shape[1], self.shape.head_dim, hidden.device, self.rotary_base)
         for block in self.blocks.values():
-            hidden = block(hidden, rotation)
+            hidden = block(hidden)
         return hidden if self.norm is None or self.head is None else self.head(self.norm(hidden))
 
 
 class Block(nn.Module):
     """Attention, then a gated MLP, each behind its own norm and added to the stream."""
 
-    def __init__(self, shape: ModelShape) -> None:
+    def __init__(self, shape: ModelShape, rotary_base: float) -> None:
         super().__init__()
         self.attention_norm = nn.RMSNorm(shape.hidden, eps=_NORM_EPSILON)
-        self.attention = Attention(shape)
+        self.attention = Attention(shape, rotary_base)
         self.mlp_norm = nn.RMSNorm(shape.hidden, eps=_NORM_EPSILON)
         self.mlp = GatedMlp(shape)
 
-    def forward(self, hidden: torch.Tensor, rotation: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-        hidden = hidden + self.attention(self.attention_norm(hidden), rotation)
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        hidden = hidden + self.attention(self.attention_norm(hidden))
         return hidden + self.mlp(self.mlp_norm(hidden))
 
 
 class Attention(nn.Module):
     """Causal attention with fewer key and value heads than query heads (arXiv 2305.13245) and rotary positions."""
 
-    def __init__(self, shape: ModelShape) -> None:
+    def __init__(self, shape: ModelShape, rotary_base: float) -> None:
         super().__init__()
+        self.rotary_base = rotary_base
         self.heads, self.kv_heads, self.head_dim = shape.heads, shape.kv_heads, shape.head_dim
         self.query = nn.Linear(shape.hidden, shape.heads * shape.head_dim, bias=shape.attention_bias)
         self.key = nn.Linear(shape.hidden, shape.kv_heads * shape.head_dim, bias=shape.attention_bias)
         self.value = nn.Linear(shape.hidden, shape.kv_heads * shape.head_dim, bias=shape.attention_bias)
         self.output = nn.Linear(shape.heads * shape.head_dim, shape.hidden, bias=False)
 
-    def forward(self, hidden: torch.Tensor, rotation: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         batch, sequence, _ = hidden.shape
+        rotation = rotary_table(sequence, self.head_dim, hidden.device, self.rotary_base)
         query = self.query(hidden).view(batch, sequence, -1, self.head_dim).transpose(1, 2)
         key = self.key(hidden).view(batch, sequence, -1, self.head_dim).transpose(1, 2)
         value = self.value(hidden).view(batch, sequence, -1, self.head_dim).transpose(1, 2)
@@ -197,6 +197,7 @@ class GatedMlp(nn.Module):
         return self.down(functional.silu(self.gate(hidden)) * self.up(hidden))
 
 
+@lru_cache(maxsize=8)  # every layer asks for the same
 def rotary_table(
     sequence: int, head_dim: int, device: torch.device, base: float = ROTARY_BASE
 ) -> tuple[torch.Tensor, torch.Tensor]:
