@@ -29,6 +29,9 @@ BRIEF = {
     "zero1": ComputePlan(data=2, zero_stage=1, micro_batch=2, accumulation=2, precision="fp32"),
     "zero3": ComputePlan(data=2, zero_stage=3, micro_batch=2, accumulation=2, precision="fp32"),
     "tensor": ComputePlan(tensor=2, micro_batch=4, accumulation=2, precision="fp32", sequence_parallel=False),
+    "zero3 x tensor": ComputePlan(
+        data=2, tensor=2, zero_stage=3, micro_batch=2, accumulation=2, precision="fp32", sequence_parallel=False
+    ),
     "interleaved": ComputePlan(
         pipeline=2, virtual_stages=2, micro_batch=2, accumulation=4, precision="fp32", schedule="interleaved"
     ),
@@ -43,14 +46,29 @@ LONG = {
     "data x tensor": replace(BRIEF["tensor"], data=2, micro_batch=2),
     "data x pipeline": ComputePlan(data=2, pipeline=2, micro_batch=2, accumulation=2, precision="fp32"),
 }
+LONG |= {f"zero{stage} x tensor": replace(BRIEF["zero3 x tensor"], zero_stage=stage) for stage in (1, 2)}
+LONG |= {f"zero{stage} x pipeline": replace(LONG["data x pipeline"], zero_stage=stage) for stage in (1, 2, 3)}
+LONG |= {
+    "zero3 x gpipe": replace(LONG["zero3 x pipeline"], schedule="gpipe"),
+    "zero3 x interleaved": replace(BRIEF["interleaved"], data=2, micro_batch=1, zero_stage=3),
+    "zero1 in groups": replace(LONG["hybrid"], zero_stage=1),
+    "zero2 in groups": replace(LONG["hybrid"], zero_stage=2),
+}
 NARROW = {
     "zero3 bf16": replace(BRIEF["zero3"], precision="bf16"),
     "tensor bf16": replace(BRIEF["tensor"], precision="bf16"),
     "pipeline bf16": replace(LONG["1f1b"], precision="bf16"),
+    "zero3 x tensor bf16": replace(BRIEF["zero3 x tensor"], precision="bf16"),
+    "zero3 x pipeline bf16": replace(LONG["zero3 x pipeline"], precision="bf16"),
 }
 
 PLAIN = {"data": ComputePlan(data=2, micro_batch=2, accumulation=2, precision="fp32")}
-TOO_MANY_STAGES = ("interleaved", "four stages")  # for a recommender, which is two tables and a tower
+# For a recommender, which is two tables and a tower:
+TOO_MANY_STAGES = ("interleaved", "zero3 x interleaved", "four stages")
+    "interleaved",
+    "zero3 x interleaved",
+    "four stages",
+)  # for a recommender, which is two tables and a tower
 OTHERS = {
     "mlp": [*PLAIN, *BRIEF, *LONG],
     "recommender": [name for name in (*PLAIN, *BRIEF, *LONG) if name not in TOO_MANY_STAGES],
@@ -93,7 +111,6 @@ def test_narrow_products_are_counted_alike(case, tmp_path_factory, name):
     "compute",
     [
         ComputePlan(data=2, context=2),
-        ComputePlan(data=2, tensor=2, zero_stage=3),
         ComputePlan(tensor=2, pipeline=2, sequence_parallel=False),
     ],
 )

@@ -6,16 +6,18 @@ No seconds here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from datahall.compute.handed import (
-    GRADIENT_BYTES,
     Handed,
     Inventory,
-    pipeline_handed,
-    sharded_handed,
+    Shape,
+    exchange_handed,
+    held_parts,
+    merged,
+    sends_handed,
     word_bytes,
 )
 from datahall.compute.plan import ComputePlan
@@ -42,15 +44,17 @@ class TensorCuts:
 class Anatomy:
     """One workload: parameters by block, elements that a sample hands from stage to stage, and its tensor cuts.
 
-    `first_outside` and `last_outside` are parameters outside the blocks that the first and the last stage hold;
-    `boundary` is 0 where the model cannot be cut into stages.  FLOPs are of one micro-batch of the plan that it was
-    read for, on the worker that speaks for the run.  `state_bytes` are what the optimiser keeps for each parameter.
+    `on_rank` are the parameters of one tensor rank, where there are several; `first_outside` and `last_outside` those
+    outside the blocks that the first and the last stage hold.  `boundary` is 0 where the model cannot be cut into
+    stages.  FLOPs are of one micro-batch of the plan that it was read for, on the worker that speaks for the run.
+    `state_bytes` are what the optimiser keeps for each parameter.
     """
 
     inventory: Inventory
     boundary: int = 0
-    first_outside: int = 0
-    last_outside: int = 0
+    on_rank: Inventory | None = None
+    first_outside: tuple[Shape, ...] = ()
+    last_outside: tuple[Shape, ...] = ()
     cuts: TensorCuts = TensorCuts()
     matmul_flops: int = 0
     attention_flops: int = 0
@@ -63,16 +67,14 @@ class Anatomy:
 
     def handed_over(self, plan: ComputePlan, stage: int) -> dict[str, Handed]:
         """What one worker of `stage` hands over in a step, by kind of collective; {} for one worker."""
+        found: dict[str, Handed] = {}
         if plan.pipeline > 1:
-            outside = (self.first_outside, self.last_outside)
-            return pipeline_handed(self.inventory, plan.micro_batch * self.boundary, plan, stage, outside)
-        if plan.tensor > 1:
-            return self._tensor_handed(plan)
-        if plan.data == 1:
-            return {}
-        if plan.zero_stage:
-            return sharded_handed(self.inventory, plan)
-        return {"all_reduce": (1, GRADIENT_BYTES * self.parameters)}
+            found = sends_handed(plan.micro_batch * self.boundary, plan, stage)
+        elif plan.tensor > 1:
+            found = self._tensor_handed(plan)
+        outside = (self.first_outside, self.last_outside) if plan.pipeline > 1 else None
+        parts = held_parts(self.on_rank or self.inventory, plan, stage, outside)
+        return merged(found, exchange_handed(parts, plan))
 
     def on_tensor_rank(self, ranks: int) -> int:
         """Parameters of one tensor rank."""
@@ -81,9 +83,8 @@ class Anatomy:
     def _tensor_handed(self, plan: ComputePlan) -> dict[str, Handed]:
         cuts, times = self.cuts, plan.accumulation * plan.micro_batch
         calls = plan.accumulation * (len(cuts.forward) + len(cuts.tables) + len(cuts.backward))
-        summed = times * (word_bytes(plan) * sum(cuts.forward) + 4 * (sum(cuts.tables) + sum(cuts.backward)))
-        if plan.data > 1:
-            calls, summed = calls + 1, summed + GRADIENT_BYTES * self.on_tensor_rank(plan.tensor)
+        wide = word_bytes(plan) if plan.zero_stage >= 2 and plan.data > 1 else 4
+        summed = times * (word_bytes(plan) * sum(cuts.forward) + wide * (sum(cuts.tables) + sum(cuts.backward)))
         gathered = times * word_bytes(plan) * sum(cuts.gathered) // plan.tensor
         found = {"all_reduce": (calls, summed)}
         if cuts.gathered:
@@ -97,10 +98,22 @@ class Anatomy:
 
 def anatomy_from_json(told: Mapping[str, Any]) -> Anatomy:
     """What `Anatomy.to_json` wrote."""
-    inventory = told["inventory"]
-    blocks = tuple(tuple(tuple(shape) for shape in block) for block in inventory["blocks"])
-    root = tuple(tuple(shape) for shape in inventory["root"])
     cuts: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in told["cuts"].items()
     }
-    return Anatomy(**{**told, "inventory": Inventory(blocks, root, inventory["before"]), "cuts": TensorCuts(**cuts)})
+    read: dict[str, Any] = {
+        "inventory": _inventory(told["inventory"]),
+        "on_rank": told["on_rank"] and _inventory(told["on_rank"]),
+        "first_outside": _shapes(told["first_outside"]),
+        "last_outside": _shapes(told["last_outside"]),
+        "cuts": TensorCuts(**cuts),
+    }
+    return Anatomy(**{**told, **read})
+
+
+def _inventory(told: Mapping[str, Any]) -> Inventory:
+    return Inventory(tuple(_shapes(block) for block in told["blocks"]), _shapes(told["root"]), told["before"])
+
+
+def _shapes(told: Sequence[Sequence[int]]) -> tuple[Shape, ...]:
+    return tuple(tuple(shape) for shape in told)

@@ -93,7 +93,7 @@ def prepare(
     Refused for splits that datahall plans but does not run.
     """
     check_runnable(plan)
-    if plan.zero_stage or plan.devices > plan.data:
+    if plan.tensor > 1 or plan.pipeline > 1:
         _check_all_trained(workload)
     made: Any = executor_class(plan)
     if plan.pipeline > 1 or plan.tensor > 1:
@@ -115,9 +115,9 @@ def executor_class(plan: ComputePlan) -> type[Executor]:
         return TensorParallel
     grouped = dist.is_initialized() and dist.get_world_size() > 1
     if plan.zero_stage == 1 or (plan.zero_stage and grouped):
-        from datahall.compute.execute_sharded import FullySharded, ShardedOptimiser
+        from datahall.compute.execute_sharded import Sharded
 
-        return ShardedOptimiser if plan.zero_stage == 1 else FullySharded
+        return Sharded
     return DataParallel
 
 
@@ -212,9 +212,9 @@ class DataParallel:
 def _check_all_trained(workload: Workload) -> None:
     if any(not parameter.requires_grad for parameter in workload.model.parameters()):
         raise Refused(
-            "a model with frozen parameters is run with plain data parallelism only.",
+            "a model with frozen parameters is not cut over tensor ranks or stages.",
             where="plan.compute",
-            hint="Adapters are small: leave out zero_stage, tensor and pipeline.",
+            hint="Leave out tensor and pipeline, or spread what is frozen by zero_stage=3.",
         )
 
 

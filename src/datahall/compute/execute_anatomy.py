@@ -5,7 +5,7 @@ Seconds are `real.rehearsal`'s.  The model keeps its weights; gradients are thro
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from datahall.base.workload import Workload
 from datahall.compute.anatomy import Anatomy, TensorCuts
 from datahall.compute.execute_pipeline import check_stages
 from datahall.compute.execute_tensor import check_tensor_cuts, how_cut
-from datahall.compute.handed import Inventory
+from datahall.compute.handed import Inventory, Shape
 from datahall.compute.layout import stage_layers
 from datahall.compute.plan import ComputePlan
 
@@ -35,7 +35,8 @@ def read_anatomy(workload: Workload, plan: ComputePlan, batch: Any, samples: int
         return _cut_into_stages(found, workload, plan, batch, samples, outside, count_flops)
     if plan.tensor > 1:
         check_tensor_cuts(workload, plan)
-        found = _with(found, cuts=_tensor_cuts(workload, batch, samples))
+        on_rank, _ = _inventory(model, workload.cut_points, workload.tensor_cuts, plan.tensor)
+        found = _with(found, cuts=_tensor_cuts(workload, batch, samples), on_rank=on_rank)
     matmul, attention = count_flops(lambda: workload.loss(model, batch).backward())
     model.zero_grad(set_to_none=True)
     return _with(found, matmul_flops=matmul // plan.tensor, attention_flops=attention // plan.tensor)
@@ -62,9 +63,15 @@ def _with(found: Anatomy, **changes: Any) -> Anatomy:
     return Anatomy(**{name: changes.get(name, getattr(found, name)) for name in Anatomy.__dataclass_fields__})
 
 
-def _inventory(model: nn.Module, cut_points: tuple[str, ...]) -> tuple[Inventory, set[str]]:
-    """Shapes of what is trained by cut point, and the names of what is in none."""
-    trained = {name: tuple(one.shape) for name, one in model.named_parameters() if one.requires_grad}
+def _inventory(
+    model: nn.Module, cut_points: tuple[str, ...], cuts: Mapping[str, str] | None = None, ranks: int = 1
+) -> tuple[Inventory, set[str]]:
+    """Shapes of what is trained by cut point, on one of `ranks` that `cuts` share it; the names of what is in none."""
+    trained = {
+        name: _piece(name, tuple(one.shape), cuts or {}, ranks)
+        for name, one in model.named_parameters()
+        if one.requires_grad
+    }
     blocks: list[tuple[tuple[int, ...], ...]] = []
     for point in cut_points:
         inside = [name for name in trained if name.startswith(point + ".")]
@@ -72,6 +79,15 @@ def _inventory(model: nn.Module, cut_points: tuple[str, ...]) -> tuple[Inventory
     rest = {name for name in trained if not any(name.startswith(point + ".") for point in cut_points)}
     first = next((at for at, name in enumerate(trained) if name not in rest), 0)  # all before it are outside
     return Inventory(tuple(blocks), tuple(trained[name] for name in trained if name in rest), before=first), rest
+
+
+def _piece(name: str, shape: Shape, cuts: Mapping[str, str], ranks: int) -> Shape:
+    """The shape of a tensor rank's piece of a parameter."""
+    how = how_cut(name.rpartition(".")[0], cuts)
+    if how in ("", "input") or (how == "row" and len(shape) == 1):
+        return shape
+    dimension = 1 if how == "row" else 0
+    return (*shape[:dimension], shape[dimension] // ranks, *shape[dimension + 1 :])
 
 
 def _cut_into_stages(
@@ -87,11 +103,11 @@ def _cut_into_stages(
     stages = plan.pipeline * plan.virtual_stages
     inputs, targets = workload.split(batch)  # pyright: ignore[reportOptionalCall]
     boundary = matmul = attention = 0
-    held: list[int] = []
+    held: list[tuple[Shape, ...]] = []
     for index in range(stages):
         own = stage_layers(len(workload.cut_points), stages, index)
         part: nn.Module = workload.cut(workload.model, own.start, own.stop)  # pyright: ignore[reportOptionalCall]
-        held.append(sum(one.numel() for name, one in part.named_parameters() if name in outside))
+        held.append(tuple(tuple(one.shape) for name, one in part.named_parameters() if name in outside))
         outputs: list[torch.Tensor] = []
 
         def work(part: nn.Module = part, given: Any = inputs, kept: list[torch.Tensor] = outputs, at: int = index):

@@ -69,7 +69,7 @@ class Placed:
 
 def _sizes(layout: Layout, plan: ComputePlan) -> dict[str, int]:
     """Workers along each dimension, outermost first."""
-    within = min(plan.shard_group or layout.data, layout.data) if plan.zero_stage >= 2 else layout.data
+    within = min(plan.shard_group or layout.data, layout.data) if plan.zero_stage else layout.data
     return {
         "pipeline": layout.pipeline,
         "replicate": layout.data // within,

@@ -7,7 +7,7 @@ whatever the split.  It must therefore be element-wise, as Adam and SGD are.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -16,17 +16,55 @@ from torch.distributed.tensor import DTensor
 
 from datahall.base.workload import Workload
 from datahall.compute import execute
+from datahall.compute.execute_grid import Grid, Placed
 from datahall.compute.execute_optimiser import allocate_state, optimiser_of
+from datahall.compute.plan import ComputePlan
+
+
+class State(Protocol):
+    """What a worker trains: parameters, their gradients and their optimiser."""
+
+    held: dict[str, nn.Parameter]
+    optimiser: torch.optim.Optimizer
+
+    def exchange(self) -> None:
+        """Sum the gradients over the workers that hold the same parameters."""
+        ...
+
+    def update(self) -> None:
+        """One step of the optimiser; gradients are cleared."""
+        ...
+
+    def forget(self) -> None:
+        """Clear the gradients."""
+        ...
+
+    def tensors(self, *, complete: bool) -> dict[str, torch.Tensor]:
+        """Parameters and the optimiser's state for a checkpoint: shards as DTensors, the rest plain."""
+        ...
+
+    def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Take over what `tensors` gave."""
+        ...
 
 
 class LocalState:
-    """The parameters of one worker under their names in the whole model, and the optimiser of its pieces.
+    """The trained parameters of one worker under their names in the whole model, and the optimiser of its pieces.
 
-    `names` are all parameters of the whole model, in order: their positions name the optimiser's state in a checkpoint.
+    `names` are those of the whole model, in order: their positions name the optimiser's state in a checkpoint.  Where
+    `group` holds the same parameters, gradients are summed over it once a step, in buckets.
     """
 
-    def __init__(self, workload: Workload, held: Mapping[str, nn.Parameter], names: Sequence[str]) -> None:
-        self.held = dict(held)
+    def __init__(
+        self,
+        workload: Workload,
+        modules: Sequence[nn.Module],
+        names: Sequence[str],
+        group: dist.ProcessGroup | None = None,
+        bucket_bytes: int = 0,
+    ) -> None:
+        self.held = trained(modules)
+        self.group, self.bucket_bytes = group, bucket_bytes
         self.positions = {name: position for position, name in enumerate(names)}
         self.pieces = {name: nn.Parameter(local(parameter.detach())) for name, parameter in self.held.items()}
         self.optimiser = optimiser_of(workload, list(self.pieces.values()))
@@ -34,6 +72,11 @@ class LocalState:
     def gradients(self) -> list[torch.Tensor]:
         """This worker's gradients, in the order of its parameters."""
         return [_own_part(parameter) for parameter in self.held.values() if parameter.grad is not None]
+
+    def exchange(self) -> None:
+        """Sum the gradients over the workers that hold the same parameters."""
+        if self.group is not None:
+            sum_in_buckets(self.gradients(), self.bucket_bytes, self.group)
 
     def update(self) -> None:
         """One step of the optimiser; gradients are cleared."""
@@ -55,7 +98,7 @@ class LocalState:
         found = {f"model.{name}": parameter.detach() for name, parameter in self.held.items()}
         for name, piece in self.pieces.items():
             for kind, value in self.optimiser.state.get(piece, {}).items():
-                found[f"optimiser.{self.positions[name]}.{kind}"] = _like(self.held[name], torch.as_tensor(value))
+                found[f"optimiser.{self.positions[name]}.{kind}"] = like(self.held[name], torch.as_tensor(value))
         return found
 
     def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -69,9 +112,9 @@ class LocalState:
 
 
 class HoldsPieces:
-    """The part of an executor that is the same wherever a worker's parameters are a LocalState."""
+    """The part of an executor that is the same wherever a worker's parameters are a state of this room."""
 
-    state: LocalState
+    state: State
 
     @property
     def optimiser(self) -> torch.optim.Optimizer:
@@ -95,6 +138,41 @@ class HoldsPieces:
         return execute.whole(self.state.held)
 
 
+class HoldsModel(HoldsPieces, Placed):
+    """The part of an executor that is the same wherever each worker takes whole micro-batches through whole blocks."""
+
+    blocked_in = "transfer"
+    actions: list[tuple[str, int, int]] | None = None
+
+    def __init__(self, workload: Workload, plan: ComputePlan, device: torch.device) -> None:
+        self.grid = Grid(plan, device)
+        self.take_place(self.grid)
+        self.loss, self.device = workload.loss, device
+        self.summed_late = plan.zero_stage < 2 or self.data_world == 1  # else PyTorch gives means in each micro-step
+        self.precision = execute.autocast_dtype(plan.precision) if self.summed_late else None
+        self.module: nn.Module = workload.model.to(device)
+        execute.recompute_blocks(self.module, workload.cut_points, plan.recompute)
+
+    def gradients(self, batches: Iterable[Any], micro_steps: int, mark: execute.Mark) -> float:
+        """As in Executor.  The sum over workers of gradients scaled by 1 / (workers x micro-steps) is their mean."""
+        copies = self.data_world if self.summed_late else 1
+        total = add_up(batches, 1.0 / (micro_steps * copies), self._loss, mark)
+        if self.summed_late and self.data_world > 1:
+            mark("exchange")
+            self.state.exchange()
+        return float(total) / micro_steps
+
+    def rehearse(self, batches: Iterable[Any]) -> None:
+        """As in Executor; workers that share a copy do it together."""
+        for batch in batches:
+            self._loss(batch).backward()
+        self.state.forget()
+
+    def _loss(self, batch: Any) -> torch.Tensor:
+        with torch.autocast(self.device.type, dtype=self.precision, enabled=self.precision is not None):
+            return self.loss(self.module, execute.to_device(batch, self.device))
+
+
 def add_up(
     batches: Iterable[Any], scale: float, loss_of: Callable[[Any], torch.Tensor], mark: execute.Mark
 ) -> torch.Tensor | float:
@@ -109,9 +187,29 @@ def add_up(
     return total
 
 
+def trained(modules: Sequence[nn.Module]) -> dict[str, nn.Parameter]:
+    """What the modules train, by name; a parameter that two of its modules share has the first one's."""
+    named = [one for module in modules for one in module.named_parameters()]
+    return {name: parameter for name, parameter in named if parameter.requires_grad}
+
+
 def local(tensor: torch.Tensor) -> torch.Tensor:
     """What this worker holds of a tensor."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def like(parameter: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """`value` cut over workers as `parameter` is; numbers that are no piece of it stay as they are."""
+    if not isinstance(parameter, DTensor) or value.shape != parameter.to_local().shape:
+        return value
+    return DTensor.from_local(
+        value,
+        parameter.device_mesh,
+        parameter.placements,
+        run_check=False,
+        shape=parameter.shape,
+        stride=parameter.stride(),
+    )
 
 
 def _own_part(parameter: nn.Parameter) -> torch.Tensor:
@@ -144,17 +242,3 @@ def _sum(bucket: Sequence[torch.Tensor], group: dist.ProcessGroup) -> None:
     parts = flat.split([gradient.numel() for gradient in bucket])
     for gradient, part in zip(bucket, parts, strict=True):
         gradient.copy_(part.view_as(gradient))
-
-
-def _like(parameter: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """`value` cut over workers as `parameter` is; numbers that are no piece of it stay as they are."""
-    if not isinstance(parameter, DTensor) or value.shape != parameter.to_local().shape:
-        return value
-    return DTensor.from_local(
-        value,
-        parameter.device_mesh,
-        parameter.placements,
-        run_check=False,
-        shape=parameter.shape,
-        stride=parameter.stride(),
-    )

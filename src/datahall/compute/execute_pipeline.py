@@ -19,7 +19,9 @@ from datahall.base.workload import Workload
 from datahall.compute import execute
 from datahall.compute.execute import Mark
 from datahall.compute.execute_grid import Grid, Placed
-from datahall.compute.execute_local import HoldsPieces, LocalState, sum_in_buckets
+from datahall.compute.execute_local import HoldsPieces, trained
+from datahall.compute.execute_sharded import spread
+from datahall.compute.handed import MOST_GATHERED_STAGES
 from datahall.compute.layout import stage_layers
 from datahall.compute.plan import ComputePlan
 
@@ -37,20 +39,25 @@ class Pipelined(HoldsPieces, Placed):
 
     def __init__(self, workload: Workload, plan: ComputePlan, bucket_bytes: int, device: torch.device) -> None:
         check_stages(workload, plan)
-        self.workload, self.device, self.bucket_bytes = workload, device, bucket_bytes
+        self.workload, self.device = workload, device
         self.precision = execute.autocast_dtype(plan.precision)
         self.grid = Grid(plan, device)
         self.take_place(self.grid)
-        self.group, self.copies = self.grid.group("pipeline"), self.grid.copies
+        self.group = self.grid.group("pipeline")
+        self.summed_late = plan.zero_stage < 2 or self.data_world == 1  # else PyTorch gives the mean over data ranks
         model: nn.Module = workload.model.to(device)
         execute.recompute_blocks(model, workload.cut_points, plan.recompute)
-        self.shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
-        self.stages = self._cut(model, plan, self.grid.place.stage)
-        held = {name: tensor for stage in self.stages for name, tensor in stage.submod.named_parameters()}
+        self.shapes = {name: parameter.shape for name, parameter in trained([model]).items()}
+        parts = self._cut(model, plan, self.grid.place.stage)
+        self.state = spread(workload, plan, list(parts.values()), list(self.shapes), self.grid, bucket_bytes)
+        self.actions: list[tuple[str, int, int]] | None = []
+        count = plan.pipeline * plan.virtual_stages
+        self.stages = [
+            _NotedStage(part, index, count, device, self.group, self.actions) for index, part in parts.items()
+        ]
         self.first, self.last = self.stages[0].is_first, self.stages[-1].is_last
         self.schedule = self._schedule(plan)
         self.micro_batches = plan.accumulation
-        self.state = LocalState(workload, held, list(self.shapes))
         self._warm_up(plan)
 
     def gradients(self, batches: Iterable[Any], micro_steps: int, mark: Mark) -> float | None:
@@ -58,9 +65,9 @@ class Pipelined(HoldsPieces, Placed):
         whole = self._whole(list(batches))
         mark("forward")
         loss = self._pass(whole)
-        if self.copies is not None:
+        if self.summed_late and self.data_world > 1:
             mark("exchange")
-            sum_in_buckets(self.state.gradients(), self.bucket_bytes, self.copies)
+            self.state.exchange()
         return loss
 
     def rehearse(self, batches: Iterable[Any]) -> None:
@@ -72,25 +79,27 @@ class Pipelined(HoldsPieces, Placed):
         """As in Executor: each stage tells its parameters to the others of its copy."""
         found: dict[str, torch.Tensor] = {}
         owner_of = self._owners()
+        held = execute.whole(self.state.held)
         for name, shape in self.shapes.items():
-            mine = self.state.held.get(name)
-            tensor = torch.empty(shape, device=self.device) if mine is None else mine.detach().contiguous()
+            mine = held.get(name)
+            tensor = torch.empty(shape, device=self.device) if mine is None else mine.contiguous()
             dist.broadcast(tensor, group=self.group, group_src=owner_of[name])
             found[name] = tensor
         return found
 
-    def _cut(self, model: nn.Module, plan: ComputePlan, mine: int) -> list[_NotedStage]:
+    def _cut(self, model: nn.Module, plan: ComputePlan, mine: int) -> dict[int, nn.Module]:
+        """This worker's parts of the model, by stage."""
         count = plan.pipeline * plan.virtual_stages
-        made: list[_NotedStage] = []
+        made: dict[int, nn.Module] = {}
         self.names_of: list[list[str]] = []
-        self.actions: list[tuple[str, int, int]] | None = []
         for index in range(count):
             own = stage_layers(len(self.workload.cut_points), count, index)
             part = self.workload.cut(model, own.start, own.stop)  # pyright: ignore[reportOptionalCall]
             self.names_of.append([name for name, _ in part.named_parameters()])
             if index % plan.pipeline == mine:
-                _narrow(part, self.precision, self.device)
-                made.append(_NotedStage(part, index, count, self.device, self.group, self.actions))
+                made[index] = part
+                if self.summed_late:
+                    _narrow(part, self.precision, self.device)
         return made
 
     def _schedule(self, plan: ComputePlan) -> Any:
@@ -102,7 +111,7 @@ class Pipelined(HoldsPieces, Placed):
         """Scaled, so that the sum over micro-batches and copies is the mean."""
         with torch.autocast(self.device.type, dtype=self.precision, enabled=self.precision is not None):
             loss = self.workload.criterion(output, target)  # pyright: ignore[reportOptionalCall]
-        return loss / (self.micro_batches * self.data_world)
+        return loss / (self.micro_batches * self._copies())
 
     def _whole(self, batches: list[Any]) -> tuple[torch.Tensor, torch.Tensor]:
         parts = [self.workload.split(batch) for batch in batches]  # pyright: ignore[reportOptionalCall]
@@ -115,9 +124,13 @@ class Pipelined(HoldsPieces, Placed):
         inputs = (whole[0],) if self.first else ()
         if self.last:
             self.schedule.step(*inputs, target=whole[1], losses=losses, return_outputs=False)
-            return float(sum(loss.detach() for loss in losses)) * self.data_world
+            return float(sum(loss.detach() for loss in losses)) * self._copies()
         self.schedule.step(*inputs, return_outputs=False)
         return None
+
+    def _copies(self) -> int:
+        """How many gradients are summed into one."""
+        return self.data_world if self.summed_late else 1
 
     def _warm_up(self, plan: ComputePlan) -> None:
         """One pass of nothing: PyTorch's stages tell each other their shapes in the first."""
@@ -140,7 +153,7 @@ class _NotedStage(PipelineStage):
         index: int,
         count: int,
         device: torch.device,
-        group: dist.ProcessGroup,
+        group: dist.ProcessGroup | None,
         order: list[tuple[str, int, int]],
     ) -> None:
         super().__init__(part, index, count, device, group=group)
@@ -181,6 +194,12 @@ def check_stages(workload: Workload, plan: ComputePlan) -> None:
             f"schedule {plan.schedule} with {plan.virtual_stages} stages a worker is planned but not run.",
             where="plan.compute.schedule",
             hint="What runs is gpipe and 1f1b with one stage a worker, and interleaved with more.",
+        )
+    if plan.zero_stage >= 2 and plan.virtual_stages > MOST_GATHERED_STAGES:
+        raise Refused(
+            f"ZeRO stage {plan.zero_stage} with {plan.virtual_stages} stages a worker is planned but not run.",
+            where="plan.compute.virtual_stages",
+            hint=f"Choose at most {MOST_GATHERED_STAGES}, which PyTorch's schedule keeps gathered, or zero_stage 1.",
         )
     if len(workload.cut_points) < plan.pipeline * plan.virtual_stages:
         raise Refused(

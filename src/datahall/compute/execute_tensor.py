@@ -6,10 +6,9 @@ pass, so that nothing of it is hidden.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from inspect import signature
-from typing import Any
 
 import torch
 from torch import nn
@@ -24,49 +23,23 @@ from torch.distributed.tensor.parallel import (
 
 from datahall.base.errors import Refused
 from datahall.base.workload import Workload
-from datahall.compute import execute
-from datahall.compute.execute import Mark
-from datahall.compute.execute_grid import Grid, Placed
-from datahall.compute.execute_local import HoldsPieces, LocalState, add_up, sum_in_buckets
+from datahall.compute.execute_local import HoldsModel, trained
+from datahall.compute.execute_sharded import spread
 from datahall.compute.plan import ComputePlan
 
 
-class TensorParallel(HoldsPieces, Placed):
-    """Each module that the workload names is cut over the tensor ranks; everything else every rank has whole."""
+class TensorParallel(HoldsModel):
+    """Each module that the workload names is cut over the tensor ranks; everything else every rank has whole.
 
-    blocked_in = "transfer"
-    actions: list[tuple[str, int, int]] | None = None
+    What a rank holds may be spread over the data ranks by ZeRO.
+    """
 
     def __init__(self, workload: Workload, plan: ComputePlan, bucket_bytes: int, device: torch.device) -> None:
-        self.loss, self.device, self.bucket_bytes = workload.loss, device, bucket_bytes
-        self.precision = execute.autocast_dtype(plan.precision)
-        self.grid = Grid(plan, device)
-        self.take_place(self.grid)
-        self.copies = self.grid.copies
-        self.module: nn.Module = workload.model.to(device)
         check_tensor_cuts(workload, plan)
-        execute.recompute_blocks(self.module, workload.cut_points, plan.recompute)
-        self.names = [name for name, _ in self.module.named_parameters()]
+        super().__init__(workload, plan, device)
+        names = list(trained([self.module]))
         parallelize_module(self.module, self.grid.along("tensor"), _styles(self.module, workload.tensor_cuts))
-        self.state = LocalState(workload, dict(self.module.named_parameters()), self.names)
-
-    def gradients(self, batches: Iterable[Any], micro_steps: int, mark: Mark) -> float:
-        """As in Executor."""
-        total = add_up(batches, 1.0 / (micro_steps * self.data_world), self._loss, mark)
-        if self.copies is not None:
-            mark("exchange")
-            sum_in_buckets(self.state.gradients(), self.bucket_bytes, self.copies)
-        return float(total) / micro_steps
-
-    def rehearse(self, batches: Iterable[Any]) -> None:
-        """As in Executor; the tensor ranks of a copy do it together."""
-        for batch in batches:
-            self._loss(batch).backward()
-        self.state.forget()
-
-    def _loss(self, batch: Any) -> torch.Tensor:
-        with torch.autocast(self.device.type, dtype=self.precision, enabled=self.precision is not None):
-            return self.loss(self.module, execute.to_device(batch, self.device))
+        self.state = spread(workload, plan, [self.module], names, self.grid, bucket_bytes)
 
 
 def how_cut(name: str, cuts: Mapping[str, str]) -> str:

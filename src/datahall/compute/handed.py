@@ -6,7 +6,7 @@ for receiving.  What a library then puts on the wire is its own decision.  No se
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from datahall.case.model import ModelShape
@@ -16,6 +16,7 @@ from datahall.compute.plan import ComputePlan
 
 GRADIENT_BYTES = 4  # parameters, gradients and Adam's moments stay 32-bit; only products are narrower
 FLAT_MULTIPLE = 5040  # elements that the flat buffer of ZeRO stage 1 is rounded up to: any number to 10 divides it
+MOST_GATHERED_STAGES = 3  # of one worker, that PyTorch's schedules keep gathered at a time
 
 Shape = tuple[int, ...]
 Handed = tuple[int, int]  # calls, bytes
@@ -50,17 +51,27 @@ class Inventory:
         return forward[::-1]
 
 
-def language_model_inventory(shape: ModelShape) -> Inventory:
-    """The parameters of our language model (dense, gated MLP), block by block."""
-    query, kept = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+def language_model_inventory(shape: ModelShape, ranks: int = 1) -> Inventory:
+    """The parameters of our language model (dense, gated MLP) on one of `ranks` tensor ranks, block by block."""
+    query, kept = shape.heads * shape.head_dim // ranks, shape.kv_heads * shape.head_dim // ranks
+    ffn = shape.ffn // ranks
     attention: list[Shape] = [(query, shape.hidden), (kept, shape.hidden), (kept, shape.hidden), (shape.hidden, query)]
     bias: list[Shape] = [(query,), (kept,), (kept,)] if shape.attention_bias else []
-    mlp: list[Shape] = [(shape.ffn, shape.hidden), (shape.ffn, shape.hidden), (shape.hidden, shape.ffn)]
+    mlp: list[Shape] = [(ffn, shape.hidden), (ffn, shape.hidden), (shape.hidden, ffn)]
     block = ((shape.hidden,), *attention, *bias, (shape.hidden,), *mlp)
-    table = (shape.vocab, shape.hidden)
+    table = (shape.vocab // ranks, shape.hidden)
     table_and_norm: tuple[Shape, ...] = (table, (shape.hidden,))
     head: tuple[Shape, ...] = () if shape.tied_embeddings else (table,)
     return Inventory(tuple(block for _ in range(shape.layers)), table_and_norm + head, before=1)
+
+
+def adapted_inventory(shape: ModelShape, adapters: Adapters) -> tuple[Inventory, Inventory]:
+    """The parameters of our language model with adapters: all of them, and those that are trained."""
+    whole = language_model_inventory(shape)
+    pairs = [((adapters.rank, inputs), (outputs, adapters.rank)) for inputs, outputs in adapters.matrices(shape)]
+    thin: tuple[Shape, ...] = tuple(one for pair in pairs for one in pair)
+    blocks = tuple((*block, *thin) for block in whole.blocks)
+    return Inventory(blocks, whole.root, whole.before), Inventory(tuple(thin for _ in blocks), ())
 
 
 def trained_tensors(shape: ModelShape, adapters: Adapters | None) -> int:
@@ -86,8 +97,9 @@ def recommender_inventory(shape: ModelShape) -> Inventory:
 def countable(shape: ModelShape, plan: ComputePlan) -> bool:
     """Whether datahall runs this shape and split itself, so that its collectives are known exactly."""
     ours = not (shape.experts or shape.latent or shape.learned_positions or shape.mlp_bias or shape.query_key_norm)
-    degrees = (plan.tensor > 1) + (plan.pipeline > 1) + (plan.zero_stage > 0)
-    run = degrees <= 1 and max(plan.context, plan.expert) == 1 and not (plan.tensor > 1 and plan.sequence_parallel)
+    cut = (plan.tensor > 1) + (plan.pipeline > 1)
+    run = cut <= 1 and max(plan.context, plan.expert) == 1 and not (plan.tensor > 1 and plan.sequence_parallel)
+    run = run and (plan.zero_stage < 2 or plan.virtual_stages <= MOST_GATHERED_STAGES)
     return ours and shape.mlp_matrices == 3 and run
 
 
@@ -96,21 +108,20 @@ def handed_over(
 ) -> dict[str, Handed]:
     """What one worker of our language model hands over in a step, by kind of collective; {} for one worker.
 
-    Where gradients travel in buckets, one bucket is counted; more do not change the bytes.  With `adapters` (plain data
-    parallelism only) their gradients alone travel.
+    Where gradients travel in buckets, one bucket is counted; more do not change the bytes.  With `adapters` (data
+    parallelism and ZeRO only) their gradients alone travel.
     """
     if adapters is not None:
-        return {"all_reduce": (1, GRADIENT_BYTES * adapters.parameters(shape))} if plan.data > 1 else {}
-    inventory = language_model_inventory(shape)
+        inventory, trained = adapted_inventory(shape, adapters)
+        return exchange_handed([inventory], plan, [trained])
+    found: dict[str, Handed] = {}
+    inventory = language_model_inventory(shape, plan.tensor)
     if plan.pipeline > 1:
-        return pipeline_handed(inventory, plan.micro_batch * sequence * shape.hidden, plan, stage)
-    if plan.tensor > 1:
-        return tensor_handed(shape, sequence, plan)
-    if plan.data == 1:
-        return {}
-    if plan.zero_stage:
-        return sharded_handed(inventory, plan)
-    return {"all_reduce": (1, GRADIENT_BYTES * inventory.parameters)}
+        found = sends_handed(plan.micro_batch * sequence * shape.hidden, plan, stage)
+    elif plan.tensor > 1:
+        found = tensor_handed(shape, sequence, plan)
+    ends = _ends(inventory) if plan.pipeline > 1 else None
+    return merged(found, exchange_handed(held_parts(inventory, plan, stage, ends), plan))
 
 
 def bucket_sizes(shapes: Sequence[Shape], bucket_bytes: int) -> list[int]:
@@ -126,69 +137,103 @@ def bucket_sizes(shapes: Sequence[Shape], bucket_bytes: int) -> list[int]:
     return found
 
 
-def sharded_handed(inventory: Inventory, plan: ComputePlan) -> dict[str, Handed]:
-    """ZeRO stages 1 to 3: stage 1 once a step on one flat buffer, the others block by block in every micro-step."""
-    ranks = plan.data
-    if plan.zero_stage == 1:
-        whole = GRADIENT_BYTES * -(-inventory.parameters // FLAT_MULTIPLE) * FLAT_MULTIPLE
-        return {"reduce_scatter": (1, whole), "all_gather": (1, whole // ranks)}
-    shards = min(plan.shard_group or ranks, ranks)
-    blocks = sum(_shard(shape, shards) for block in inventory.blocks for shape in block)
-    root = sum(_shard(shape, shards) for shape in inventory.root)
-    gathers, steps, units = (2 if plan.zero_stage == 3 else 1), plan.accumulation, len(inventory.blocks)
-    outside = 1 if inventory.root else 0
-    reduced = steps * GRADIENT_BYTES * (blocks + root)
-    found = {
-        "all_gather": (steps * (gathers * units + outside), steps * word_bytes(plan) * (gathers * blocks + root)),
-        "reduce_scatter": (steps * (units + outside), shards * reduced),
-    }
-    if shards < ranks:
-        found["all_reduce"] = (steps * (units + outside), reduced)
+def held_parts(
+    inventory: Inventory,
+    plan: ComputePlan,
+    stage: int,
+    outside: tuple[Sequence[Shape], Sequence[Shape]] | None = None,
+) -> list[Inventory]:
+    """What one worker of `stage` holds: its chunks of blocks, the first and the last with what is outside of them.
+
+    `outside` is what the first and what the last stage hold of that, by default the root before and behind the blocks.
+    """
+    stages, blocks = plan.pipeline * plan.virtual_stages, inventory.blocks
+    first, last = outside or (inventory.root[: inventory.before], inventory.root[inventory.before :])
+    found: list[Inventory] = []
+    for index in range(stage, stages, plan.pipeline):
+        own = stage_layers(len(blocks), stages, index)
+        before = tuple(first) if index == 0 else ()
+        behind = tuple(last) if index == stages - 1 else ()
+        found.append(Inventory(blocks[own.start : own.stop], (*before, *behind), len(before)))
+    return found
+
+
+def exchange_handed(
+    parts: Sequence[Inventory], plan: ComputePlan, trained: Sequence[Inventory] | None = None
+) -> dict[str, Handed]:
+    """What a worker that holds `parts` hands over to the other data ranks; `trained` is what of them has gradients."""
+    if plan.data == 1:
+        return {}
+    trained = parts if trained is None else trained
+    if plan.zero_stage >= 2:
+        return _block_by_block(parts, plan, trained)
+    count = sum(part.parameters for part in trained)
+    if plan.zero_stage == 0:
+        return {"all_reduce": (1, GRADIENT_BYTES * count)}
+    shards = min(plan.shard_group or plan.data, plan.data)
+    whole = GRADIENT_BYTES * -(-count // FLAT_MULTIPLE) * FLAT_MULTIPLE
+    found: dict[str, Handed] = {"reduce_scatter": (1, whole), "all_gather": (1, whole // shards)}
+    return merged(found, {"all_reduce": (1, whole // shards)} if shards < plan.data else {})
+
+
+def _block_by_block(parts: Sequence[Inventory], plan: ComputePlan, trained: Sequence[Inventory]) -> dict[str, Handed]:
+    """ZeRO stages 2 and 3 by PyTorch's fully_shard.
+
+    Without a pipeline everything is gathered and scattered in every micro-step, stage 3 gathering blocks twice.  In a
+    pipeline gradients are scattered once a step, and parameters stay gathered after a backward pass: blocks of stage 3
+    are gathered once more than there are micro-batches, whatever the order of the passes, the rest once.
+    """
+    shards, steps, again = min(plan.shard_group or plan.data, plan.data), plan.accumulation, plan.zero_stage == 3
+    of_block, of_root = (2 * steps if again else steps), steps
+    if plan.pipeline > 1:
+        of_block, of_root, steps = (steps + 1 if again else 1), 1, 1
+    found: dict[str, Handed] = {}
+    for part, learnt in zip(parts, trained, strict=True):
+        groups = [(block, of_block) for block in part.blocks] + [(part.root, of_root)]
+        for (shapes, gathers), reduced in zip(groups, [*learnt.blocks, learnt.root], strict=True):
+            pieces, sums = (sum(_shard(shape, shards) for shape in which) for which in (shapes, reduced))
+            gathered = {"all_gather": (gathers, gathers * word_bytes(plan) * pieces)} if shapes else {}
+            found = merged(found, gathered)
+            if reduced:
+                found = merged(found, {"reduce_scatter": (steps, steps * GRADIENT_BYTES * shards * sums)})
+            if reduced and shards < plan.data:
+                found = merged(found, {"all_reduce": (steps, steps * GRADIENT_BYTES * sums)})
+    return found
+
+
+def merged(*parts: Mapping[str, Handed]) -> dict[str, Handed]:
+    """Calls and bytes of several exchanges together, by kind."""
+    found: dict[str, Handed] = {}
+    for part in parts:
+        for kind, (calls, size) in part.items():
+            before = found.get(kind, (0, 0))
+            found[kind] = (before[0] + calls, before[1] + size)
     return found
 
 
 def tensor_handed(shape: ModelShape, sequence: int, plan: ComputePlan) -> dict[str, Handed]:
-    """Data x tensor parallelism of our language model, without sequence parallelism.
+    """What tensor ranks of our language model hand to one another, without sequence parallelism.
 
     Forward, the table and each block's two row-cut products are summed; backward, the gradient of each cut input.
-    Products are in the plan's precision, gradients of inputs that norms make in 32 bits.
+    Products are in the plan's precision, gradients of inputs that norms make in 32 bits, unless norms and table are
+    gathered in the plan's precision as well (ZeRO stages 2 and 3).
     """
-    tokens = plan.micro_batch * sequence
+    tokens, word = plan.micro_batch * sequence, word_bytes(plan)
+    wide = word if plan.zero_stage >= 2 and plan.data > 1 else 4
     sums = 2 * shape.layers
     stream = plan.accumulation * tokens * shape.hidden
-    summed = stream * (4 + sums * word_bytes(plan) + 4 * (sums + 1))
+    summed = stream * (wide + sums * word + wide * (sums + 1))
     logits = plan.accumulation * tokens * shape.vocab // plan.tensor
     calls = plan.accumulation * (2 * sums + 2)
-    if plan.data > 1:
-        calls, summed = calls + 1, summed + GRADIENT_BYTES * tensor_parameters(shape, plan.tensor)
-    return {"all_reduce": (calls, summed), "all_gather": (plan.accumulation, word_bytes(plan) * logits)}
+    return {"all_reduce": (calls, summed), "all_gather": (plan.accumulation, word * logits)}
 
 
-def tensor_parameters(shape: ModelShape, ranks: int) -> int:
-    """Parameters of our language model on one tensor rank: norms whole, the rest cut."""
-    whole = shape.hidden * (2 * shape.layers + 1)
-    return whole + (language_model_inventory(shape).parameters - whole) // ranks
-
-
-def pipeline_handed(
-    inventory: Inventory, elements: int, plan: ComputePlan, stage: int, outside: tuple[int, int] | None = None
-) -> dict[str, Handed]:
-    """Data x pipeline parallelism: `elements` is what one micro-batch hands from stage to stage, in 32 bits.
-
-    It goes forward to the next stage, and a gradient of the same size back.  `outside` are the parameters outside the
-    blocks on the first and on the last stage, by default those of our language model.
-    """
-    stages, blocks = plan.pipeline * plan.virtual_stages, len(inventory.blocks)
+def sends_handed(elements: int, plan: ComputePlan, stage: int) -> dict[str, Handed]:
+    """What a stage sends: `elements` of a micro-batch in 32 bits to the next one, and a gradient of that size back."""
+    stages = plan.pipeline * plan.virtual_stages
     mine = range(stage, stages, plan.pipeline)
     sends = plan.accumulation * sum((index < stages - 1) + (index > 0) for index in mine)
-    found = {"send": (sends, 4 * elements * sends)}
-    if plan.data > 1:
-        own = [inventory.blocks[at] for index in mine for at in stage_layers(blocks, stages, index)]
-        first, last = _ends(inventory) if outside is None else outside
-        ends = (first if 0 in mine else 0) + (last if stages - 1 in mine else 0)
-        held = sum(element_count(shape) for block in own for shape in block) + ends
-        found["all_reduce"] = (1, GRADIENT_BYTES * held)
-    return found
+    return {"send": (sends, 4 * elements * sends)}
 
 
 def word_bytes(plan: ComputePlan) -> int:
@@ -196,10 +241,10 @@ def word_bytes(plan: ComputePlan) -> int:
     return 4 if plan.precision in ("fp32", "tf32") else 2
 
 
-def _ends(inventory: Inventory) -> tuple[int, int]:
-    """Parameters of our language model outside the blocks: the table on the first stage, norm and head on the last."""
-    table, norm, *head = inventory.root
-    return element_count(table), element_count(norm) + element_count(head[0] if head else table)
+def _ends(inventory: Inventory) -> tuple[Sequence[Shape], Sequence[Shape]]:
+    """Our language model outside the blocks: the table on the first stage, norm and head (or the table) on the last."""
+    table, *rest = inventory.root
+    return (table,), (rest if len(rest) > 1 else (*rest, table))
 
 
 def _shard(shape: Shape, ranks: int) -> int:

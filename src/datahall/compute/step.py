@@ -51,7 +51,7 @@ def step_table(
         last_weights = adapters.rank * counts.hidden if adapters.targets == ALL else last_weights
     rows += _recompute_rows(rows, plan, 2 * tokens * (own_layers - own_moe) * last_weights // plan.tensor)
     trained = trained_parameters(shape, adapters)
-    if countable(shape, plan) and (adapters is None or plan.zero_stage + plan.tensor + plan.pipeline == 2):
+    if countable(shape, plan) and (adapters is None or plan.tensor + plan.pipeline == 2):
         handed = handed_over(shape, sequence, plan, stage, adapters)
         rows += [Row(kind, Component.TRANSFER, 0, size, messages=calls) for kind, (calls, size) in handed.items()]
     else:

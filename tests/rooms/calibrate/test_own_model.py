@@ -33,7 +33,7 @@ BLOCK = ((1000, 200), (1000,))
 ANATOMY = Anatomy(
     Inventory((BLOCK,) * 4, ((50, 200),)),
     boundary=200,
-    last_outside=50 * 200,
+    last_outside=((50, 200),),
     cuts=TensorCuts(forward=(200,) * 4, backward=(200,) * 4, cut_parameters=4 * 200_000, modules=8),
     matmul_flops=7_000,
 )

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_cases import SHAPE
 
-from datahall.compute.handed import countable, handed_over, language_model_inventory, tensor_parameters
+from datahall.compute.handed import countable, handed_over, language_model_inventory
 from datahall.compute.layout import Layout, stage_layers
 from datahall.compute.plan import ComputePlan
 
@@ -50,7 +50,7 @@ def test_pipeline_stages_hold_the_whole_model_between_them():
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_tensor_ranks_keep_norms_whole(ranks):
     norms = FOUR.hidden * (2 * FOUR.layers + 1)
-    assert ranks * tensor_parameters(FOUR, ranks) == FOUR.parameters() + (ranks - 1) * norms
+    assert ranks * language_model_inventory(FOUR, ranks).parameters == FOUR.parameters() + (ranks - 1) * norms
 
 
 def test_one_worker_hands_over_nothing():
