@@ -65,10 +65,6 @@ NARROW = {
 PLAIN = {"data": ComputePlan(data=2, micro_batch=2, accumulation=2, precision="fp32")}
 # For a recommender, which is two tables and a tower:
 TOO_MANY_STAGES = ("interleaved", "zero3 x interleaved", "four stages")
-    "interleaved",
-    "zero3 x interleaved",
-    "four stages",
-)  # for a recommender, which is two tables and a tower
 OTHERS = {
     "mlp": [*PLAIN, *BRIEF, *LONG],
     "recommender": [name for name in (*PLAIN, *BRIEF, *LONG) if name not in TOO_MANY_STAGES],
