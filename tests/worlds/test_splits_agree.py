@@ -36,6 +36,7 @@ BRIEF = {
         pipeline=2, virtual_stages=2, micro_batch=2, accumulation=4, precision="fp32", schedule="interleaved"
     ),
 }
+GRID = ComputePlan(tensor=2, pipeline=2, micro_batch=2, accumulation=4, precision="fp32", sequence_parallel=False)
 LONG = {
     "zero2": replace(BRIEF["zero3"], zero_stage=2),
     "zero3 recomputed": replace(BRIEF["zero3"], recompute="full"),
@@ -45,10 +46,25 @@ LONG = {
     "four stages": ComputePlan(pipeline=4, micro_batch=1, accumulation=8, precision="fp32"),
     "data x tensor": replace(BRIEF["tensor"], data=2, micro_batch=2),
     "data x pipeline": ComputePlan(data=2, pipeline=2, micro_batch=2, accumulation=2, precision="fp32"),
+    "sequence": replace(BRIEF["tensor"], sequence_parallel=True),
+    "tensor recomputed": replace(BRIEF["tensor"], recompute="full"),
+    "sequence recomputed": replace(BRIEF["tensor"], sequence_parallel=True, recompute="full"),
+    "data x sequence": replace(BRIEF["tensor"], data=2, micro_batch=2, sequence_parallel=True),
+    "tensor x pipeline": GRID,
+    "sequence x pipeline": replace(GRID, sequence_parallel=True),
+    "sequence x interleaved": replace(
+        GRID, sequence_parallel=True, virtual_stages=2, schedule="interleaved", accumulation=4
+    ),
+    "data x tensor x pipeline": replace(GRID, data=2, accumulation=2),
+    "data x sequence x pipeline": replace(GRID, data=2, accumulation=2, sequence_parallel=True),
 }
 LONG |= {f"zero{stage} x tensor": replace(BRIEF["zero3 x tensor"], zero_stage=stage) for stage in (1, 2)}
 LONG |= {f"zero{stage} x pipeline": replace(LONG["data x pipeline"], zero_stage=stage) for stage in (1, 2, 3)}
 LONG |= {
+    "zero1 x grid": replace(GRID, data=2, accumulation=2, zero_stage=1, sequence_parallel=True),
+    "zero3 x sequence": replace(BRIEF["zero3 x tensor"], sequence_parallel=True),
+    "zero3 x tensor x pipeline": replace(GRID, data=2, accumulation=2, zero_stage=3),
+    "zero3 x sequence x pipeline": replace(GRID, data=2, accumulation=2, zero_stage=3, sequence_parallel=True),
     "zero3 x gpipe": replace(LONG["zero3 x pipeline"], schedule="gpipe"),
     "zero3 x interleaved": replace(BRIEF["interleaved"], data=2, micro_batch=1, zero_stage=3),
     "zero1 in groups": replace(LONG["hybrid"], zero_stage=1),
@@ -60,6 +76,9 @@ NARROW = {
     "pipeline bf16": replace(LONG["1f1b"], precision="bf16"),
     "zero3 x tensor bf16": replace(BRIEF["zero3 x tensor"], precision="bf16"),
     "zero3 x pipeline bf16": replace(LONG["zero3 x pipeline"], precision="bf16"),
+    "sequence x pipeline bf16": replace(LONG["sequence x pipeline"], precision="bf16"),
+    "tensor recomputed bf16": replace(LONG["tensor recomputed"], precision="bf16"),
+    "zero3 x grid bf16": replace(LONG["zero3 x sequence x pipeline"], precision="bf16"),
 }
 
 PLAIN = {"data": ComputePlan(data=2, micro_batch=2, accumulation=2, precision="fp32")}
@@ -75,7 +94,7 @@ OTHERS = {
 def case():
     few = small_case(replace(SHAPE, layers=4))
     tokens = STEPS * few.application.global_batch * few.application.sequence
-    return replace(few, application=replace(few.application, tokens=tokens), site=replace(few.site, nodes=4))
+    return replace(few, application=replace(few.application, tokens=tokens), site=replace(few.site, nodes=8))
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +126,6 @@ def test_narrow_products_are_counted_alike(case, tmp_path_factory, name):
     "compute",
     [
         ComputePlan(data=2, context=2),
-        ComputePlan(tensor=2, pipeline=2, sequence_parallel=False),
     ],
 )
 def test_what_is_only_planned_is_refused_before_anything_starts(case, compute, tmp_path_factory):
@@ -130,7 +148,7 @@ def other(request, tmp_path_factory):
     """A case with another model than ours, and its training by one process."""
     shape = replace(SHAPE, layers=4, vocab=10 if request.param == "mlp" else 1000)
     case = small_case(shape, entry=f"datahall.workloads.{request.param}:build")
-    case = replace(case, site=replace(case.site, nodes=4))
+    case = replace(case, site=replace(case.site, nodes=8))
     one = _run(case, ALONE, tmp_path_factory, steps=STEPS)
     return request.param, case, one
 

@@ -38,6 +38,8 @@ class Workload:
     targets, and `criterion(output, target)`, so that loss(model, batch) is criterion(model(inputs), targets).
     `tensor_cuts` says how tensor parallelism cuts modules, by name with * for one part: "column" (outputs), "row"
     (inputs), "vocabulary" (rows of a table), "gathered" (outputs, put together again), "input" (whose input is whole).
+    "sequence" names what works on each token alone between those (norms): with sequence parallelism tensor ranks share
+    the tokens there, along dimension 1 of (batch, sequence, ...), and a part of a pipeline takes and gives such shares.
     """
 
     name: str

@@ -5,17 +5,19 @@ Seconds are `real.rehearsal`'s.  The model keeps its weights; gradients are thro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
 from datahall.base.workload import Workload
-from datahall.compute.anatomy import Anatomy, TensorCuts
+from datahall.compute.anatomy import Anatomy
 from datahall.compute.execute_pipeline import check_stages
-from datahall.compute.execute_tensor import check_tensor_cuts, how_cut
+from datahall.compute.execute_tensor import check_tensor_cuts, how_cut, within_whole
 from datahall.compute.handed import Inventory, Shape
+from datahall.compute.handed_tensor import TensorCuts
 from datahall.compute.layout import stage_layers
 from datahall.compute.plan import ComputePlan
 
@@ -30,13 +32,18 @@ def read_anatomy(workload: Workload, plan: ComputePlan, batch: Any, samples: int
     model: nn.Module = workload.model
     inventory, outside = _inventory(model, workload.cut_points)
     found = Anatomy(inventory)
+    if plan.tensor > 1:
+        check_tensor_cuts(workload, plan)
+        on_rank, _ = _inventory(model, workload.cut_points, workload.tensor_cuts, plan.tensor)
+        found = _with(found, on_rank=on_rank)
     if plan.pipeline > 1:
         check_stages(workload, plan)
         return _cut_into_stages(found, workload, plan, batch, samples, outside, count_flops)
     if plan.tensor > 1:
-        check_tensor_cuts(workload, plan)
-        on_rank, _ = _inventory(model, workload.cut_points, workload.tensor_cuts, plan.tensor)
-        found = _with(found, cuts=_tensor_cuts(workload, batch, samples), on_rank=on_rank)
+        seen = _CutsSeen(model, workload, samples)
+        with seen.watching():
+            workload.loss(model, batch)
+        found = _with(found, parts=(seen.cuts(),))
     matmul, attention = count_flops(lambda: workload.loss(model, batch).backward())
     model.zero_grad(set_to_none=True)
     return _with(found, matmul_flops=matmul // plan.tensor, attention_flops=attention // plan.tensor)
@@ -84,7 +91,7 @@ def _inventory(
 def _piece(name: str, shape: Shape, cuts: Mapping[str, str], ranks: int) -> Shape:
     """The shape of a tensor rank's piece of a parameter."""
     how = how_cut(name.rpartition(".")[0], cuts)
-    if how in ("", "input") or (how == "row" and len(shape) == 1):
+    if how in ("", "input", "sequence") or (how == "row" and len(shape) == 1):
         return shape
     dimension = 1 if how == "row" else 0
     return (*shape[:dimension], shape[dimension] // ranks, *shape[dimension + 1 :])
@@ -104,10 +111,17 @@ def _cut_into_stages(
     inputs, targets = workload.split(batch)  # pyright: ignore[reportOptionalCall]
     boundary = matmul = attention = 0
     held: list[tuple[Shape, ...]] = []
+    parts: list[TensorCuts] = []
     for index in range(stages):
         own = stage_layers(len(workload.cut_points), stages, index)
         part: nn.Module = workload.cut(workload.model, own.start, own.stop)  # pyright: ignore[reportOptionalCall]
-        held.append(tuple(tuple(one.shape) for name, one in part.named_parameters() if name in outside))
+        held.append(
+            tuple(
+                _piece(name, tuple(one.shape), workload.tensor_cuts, plan.tensor)
+                for name, one in part.named_parameters()
+                if name in outside
+            )
+        )
         outputs: list[torch.Tensor] = []
 
         def work(part: nn.Module = part, given: Any = inputs, kept: list[torch.Tensor] = outputs, at: int = index):
@@ -116,7 +130,10 @@ def _cut_into_stages(
             value = workload.criterion(kept[0], targets) if last else kept[0].sum()  # pyright: ignore
             value.backward()
 
-        counted = count_flops(work)
+        seen = _CutsSeen(part, workload, samples)
+        with seen.watching():
+            counted = count_flops(work)
+        parts.append(seen.cuts())
         if index % plan.pipeline == plan.pipeline - 1:
             matmul, attention = matmul + counted[0], attention + counted[1]
         inputs = outputs[0].detach().requires_grad_()
@@ -128,43 +145,65 @@ def _cut_into_stages(
         boundary=boundary,
         first_outside=held[0],
         last_outside=held[-1],
-        matmul_flops=matmul,
-        attention_flops=attention,
+        parts=tuple(parts),
+        matmul_flops=matmul // plan.tensor,
+        attention_flops=attention // plan.tensor,
     )
 
 
-def _tensor_cuts(workload: Workload, batch: Any, samples: int) -> TensorCuts:
-    """What DTensor sums and gathers, seen from what goes in and out of the modules that are cut."""
-    model: nn.Module = workload.model
-    how = {name: how_cut(name, workload.tensor_cuts) for name, _ in model.named_modules()}
-    told: dict[str, list[int]] = {"forward": [], "tables": [], "backward": [], "gathered": []}
+class _CutsSeen:
+    """What DTensor sums and gathers in a model or a part of it, seen from what goes in and out of its cut modules."""
 
-    def note(name: str) -> Callable[..., None]:
-        kind = how[name]
-        within = any(how[outer] == "input" and name.startswith(outer + ".") for outer in how)
+    def __init__(self, part: nn.Module, workload: Workload, samples: int) -> None:
+        self.how = {name: how_cut(name, workload.tensor_cuts) for name, _ in part.named_modules()}
+        self.modules = {name: module for name, module in part.named_modules() if self.how[name]}
+        self.points, self.samples = workload.cut_points, samples
+        self.told: dict[str, list[tuple[str, int]]] = {"forward": [], "tables": [], "backward": [], "gathered": []}
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Note what passes by meanwhile."""
+        handles = [module.register_forward_hook(self._note(name)) for name, module in self.modules.items()]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def cuts(self) -> TensorCuts:
+        """What was seen.  In a block that is recomputed the last row-cut product is not done again."""
+        products = {name: one for name, one in self.modules.items() if self.how[name] not in ("input", "sequence")}
+        parameters = sum(one.numel() for module in products.values() for one in module.parameters(recurse=False))
+        whole = sum(_bias(module) for name, module in products.items() if self.how[name] == "row")
+        shared = [module for name, module in self.modules.items() if self.how[name] == "sequence"]
+        rows = [self._inside(point, "forward") for point in self.points]
+        return TensorCuts(
+            **{kind: tuple(size for _, size in seen) for kind, seen in self.told.items()},
+            forward_again=tuple(size for sizes in rows for size in sizes[:-1]),
+            backward_again=tuple(size for point in self.points for size in self._inside(point, "backward")),
+            cut_parameters=parameters - whole,
+            shared=tuple(one.numel() for module in shared for one in module.parameters()),
+            modules=len(products),
+        )
+
+    def _inside(self, point: str, kind: str) -> list[int]:
+        return [size for name, size in self.told[kind] if name.startswith(point + ".")]
+
+    def _note(self, name: str) -> Callable[..., None]:
+        kind, within = self.how[name], within_whole(name, self.how)
 
         def hook(module: nn.Module, given: tuple[Any, ...], output: Any) -> None:
             if kind in ("row", "vocabulary"):
-                told["forward" if kind == "row" else "tables"].append(output.numel() // samples)
+                self._tell("forward" if kind == "row" else "tables", name, output)
             if kind == "gathered":
-                told["gathered"].append(output.numel() // samples)
-            if kind == "input" or (kind in ("column", "gathered") and not within):
-                told["backward"] += [given[0].numel() // samples] if given[0].requires_grad else []
+                self._tell("gathered", name, output)
+            if kind in ("input", "column", "gathered") and not within and given[0].requires_grad:
+                self._tell("backward", name, given[0])
 
         return hook
 
-    cut = {name: module for name, module in model.named_modules() if how[name]}
-    handles = [module.register_forward_hook(note(name)) for name, module in cut.items()]
-    try:
-        workload.loss(model, batch)
-    finally:
-        for handle in handles:
-            handle.remove()
-    products = {name: module for name, module in cut.items() if how[name] != "input"}
-    whole_bias = {name: 0 if how[name] != "row" else _bias(module) for name, module in products.items()}
-    parameters = sum(one.numel() for module in products.values() for one in module.parameters(recurse=False))
-    sums = {kind: tuple(values) for kind, values in told.items()}
-    return TensorCuts(**sums, cut_parameters=parameters - sum(whole_bias.values()), modules=len(products))
+    def _tell(self, kind: str, name: str, tensor: torch.Tensor) -> None:
+        self.told[kind].append((name, tensor.numel() // self.samples))
 
 
 def _bias(module: nn.Module) -> int:

@@ -112,9 +112,15 @@ class LocalState:
 
 
 class HoldsPieces:
-    """The part of an executor that is the same wherever a worker's parameters are a state of this room."""
+    """The part of an executor that is the same wherever a worker's parameters are a state of this room.
+
+    `shared` are the parameters that each tensor rank uses on its share of the sequence only.
+    """
 
     state: State
+    grid: Grid
+    shared: Sequence[str] = ()
+    summed_late: bool  # gradients over data ranks; else PyTorch gives means in each micro-step
 
     @property
     def optimiser(self) -> torch.optim.Optimizer:
@@ -137,6 +143,17 @@ class HoldsPieces:
         """As in Executor."""
         return execute.whole(self.state.held)
 
+    def sum_gradients(self, mark: execute.Mark) -> None:
+        """Sum what is not summed yet when the last backward pass is over."""
+        ranks = self.grid.group("tensor") if self.shared else None
+        late = self.summed_late and self.grid.copies is not None
+        if ranks is not None or late:
+            mark("exchange")
+        if ranks is not None:
+            _sum([_own_part(self.state.held[name]) for name in self.shared], ranks)
+        if late:
+            self.state.exchange()
+
 
 class HoldsModel(HoldsPieces, Placed):
     """The part of an executor that is the same wherever each worker takes whole micro-batches through whole blocks."""
@@ -148,7 +165,7 @@ class HoldsModel(HoldsPieces, Placed):
         self.grid = Grid(plan, device)
         self.take_place(self.grid)
         self.loss, self.device = workload.loss, device
-        self.summed_late = plan.zero_stage < 2 or self.data_world == 1  # else PyTorch gives means in each micro-step
+        self.summed_late = plan.zero_stage < 2 or self.data_world == 1
         self.precision = execute.autocast_dtype(plan.precision) if self.summed_late else None
         self.module: nn.Module = workload.model.to(device)
         execute.recompute_blocks(self.module, workload.cut_points, plan.recompute)
@@ -157,9 +174,7 @@ class HoldsModel(HoldsPieces, Placed):
         """As in Executor.  The sum over workers of gradients scaled by 1 / (workers x micro-steps) is their mean."""
         copies = self.data_world if self.summed_late else 1
         total = add_up(batches, 1.0 / (micro_steps * copies), self._loss, mark)
-        if self.summed_late and self.data_world > 1:
-            mark("exchange")
-            self.state.exchange()
+        self.sum_gradients(mark)
         return float(total) / micro_steps
 
     def rehearse(self, batches: Iterable[Any]) -> None:

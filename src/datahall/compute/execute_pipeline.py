@@ -21,6 +21,7 @@ from datahall.compute.execute import Mark
 from datahall.compute.execute_grid import Grid, Placed
 from datahall.compute.execute_local import HoldsPieces, trained
 from datahall.compute.execute_sharded import spread
+from datahall.compute.execute_tensor import check_tensor_cuts, cut_modules
 from datahall.compute.handed import MOST_GATHERED_STAGES
 from datahall.compute.layout import stage_layers
 from datahall.compute.plan import ComputePlan
@@ -39,16 +40,18 @@ class Pipelined(HoldsPieces, Placed):
 
     def __init__(self, workload: Workload, plan: ComputePlan, bucket_bytes: int, device: torch.device) -> None:
         check_stages(workload, plan)
+        if plan.tensor > 1:
+            check_tensor_cuts(workload, plan)
         self.workload, self.device = workload, device
         self.precision = execute.autocast_dtype(plan.precision)
         self.grid = Grid(plan, device)
         self.take_place(self.grid)
         self.group = self.grid.group("pipeline")
-        self.summed_late = plan.zero_stage < 2 or self.data_world == 1  # else PyTorch gives the mean over data ranks
+        self.summed_late = plan.zero_stage < 2 or self.data_world == 1
         model: nn.Module = workload.model.to(device)
         execute.recompute_blocks(model, workload.cut_points, plan.recompute)
         self.shapes = {name: parameter.shape for name, parameter in trained([model]).items()}
-        parts = self._cut(model, plan, self.grid.place.stage)
+        parts = self._cut(model, plan)
         self.state = spread(workload, plan, list(parts.values()), list(self.shapes), self.grid, bucket_bytes)
         self.actions: list[tuple[str, int, int]] | None = []
         count = plan.pipeline * plan.virtual_stages
@@ -65,9 +68,7 @@ class Pipelined(HoldsPieces, Placed):
         whole = self._whole(list(batches))
         mark("forward")
         loss = self._pass(whole)
-        if self.summed_late and self.data_world > 1:
-            mark("exchange")
-            self.state.exchange()
+        self.sum_gradients(mark)
         return loss
 
     def rehearse(self, batches: Iterable[Any]) -> None:
@@ -87,8 +88,9 @@ class Pipelined(HoldsPieces, Placed):
             found[name] = tensor
         return found
 
-    def _cut(self, model: nn.Module, plan: ComputePlan, mine: int) -> dict[int, nn.Module]:
-        """This worker's parts of the model, by stage."""
+    def _cut(self, model: nn.Module, plan: ComputePlan) -> dict[int, nn.Module]:
+        """This worker's parts of the model, by stage, each cut over the tensor ranks."""
+        ranks, self.shared = self.grid.along("tensor"), []
         count = plan.pipeline * plan.virtual_stages
         made: dict[int, nn.Module] = {}
         self.names_of: list[list[str]] = []
@@ -96,8 +98,9 @@ class Pipelined(HoldsPieces, Placed):
             own = stage_layers(len(self.workload.cut_points), count, index)
             part = self.workload.cut(model, own.start, own.stop)  # pyright: ignore[reportOptionalCall]
             self.names_of.append([name for name, _ in part.named_parameters()])
-            if index % plan.pipeline == mine:
+            if index % plan.pipeline == self.grid.place.stage:
                 made[index] = part
+                self.shared += cut_modules(part, self.workload, plan, ranks)
                 if self.summed_late:
                     _narrow(part, self.precision, self.device)
         return made

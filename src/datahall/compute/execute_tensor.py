@@ -12,7 +12,8 @@ from inspect import signature
 
 import torch
 from torch import nn
-from torch.distributed.tensor import Replicate
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import Placement, Replicate, Shard
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
     ParallelStyle,
@@ -38,8 +39,32 @@ class TensorParallel(HoldsModel):
         check_tensor_cuts(workload, plan)
         super().__init__(workload, plan, device)
         names = list(trained([self.module]))
-        parallelize_module(self.module, self.grid.along("tensor"), _styles(self.module, workload.tensor_cuts))
+        self.shared = cut_modules(self.module, workload, plan, self.grid.along("tensor"))
         self.state = spread(workload, plan, [self.module], names, self.grid, bucket_bytes)
+
+
+def cut_modules(module: nn.Module, workload: Workload, plan: ComputePlan, ranks: DeviceMesh | None) -> list[str]:
+    """Cut the modules of a model, or of a part of it, that the workload names over the tensor ranks, if there are any.
+
+    Returns the names of the parameters that each rank then uses on its share of the sequence only.
+    """
+    if ranks is None:
+        return []
+    how = {name: how_cut(name, workload.tensor_cuts) for name, _ in module.named_modules()}
+    styles = {
+        name: _style(
+            how[name],
+            len(signature(part.forward).parameters),
+            Shard(1) if plan.sequence_parallel and not within_whole(name, how) else Replicate(),
+        )
+        for name, part in module.named_modules()
+        if how[name] and how[name] != "sequence"
+    }
+    parallelize_module(module, ranks, styles)
+    if not plan.sequence_parallel:
+        return []
+    shared = [(name, part) for name, part in module.named_modules() if how[name] == "sequence"]
+    return [f"{name}.{own}" for name, part in shared for own, _ in part.named_parameters()]
 
 
 def how_cut(name: str, cuts: Mapping[str, str]) -> str:
@@ -47,29 +72,30 @@ def how_cut(name: str, cuts: Mapping[str, str]) -> str:
     return next((how for pattern, how in cuts.items() if _matches(name, pattern)), "")
 
 
-def _styles(module: nn.Module, cuts: Mapping[str, str]) -> dict[str, ParallelStyle]:
-    made: dict[str, ParallelStyle] = {}
-    for name, part in module.named_modules():
-        how = how_cut(name, cuts)
-        if how:
-            made[name] = _style(how, len(signature(part.forward).parameters))
-    return made
+def within_whole(name: str, how: Mapping[str, str]) -> bool:
+    """Whether the module called `name` is given what a module around it had made whole; `how` all are cut."""
+    return how[name] in ("column", "gathered") and any(
+        how[outer] == "input" and name.startswith(outer + ".") for outer in how
+    )
 
 
 def _matches(name: str, pattern: str) -> bool:
     return name.count(".") == pattern.count(".") and fnmatchcase(name, pattern)
 
 
-def _style(how: str, inputs: int) -> ParallelStyle:
+def _style(how: str, inputs: int, stream: Placement) -> ParallelStyle:
+    """PyTorch's style; `stream` says what a rank has of what flows between cut modules."""
     whole = Replicate()
     if how == "input":
-        first = (whole, *[None] * (inputs - 1))
-        return PrepareModuleInput(input_layouts=first, desired_input_layouts=first)
+        rest = [None] * (inputs - 1)
+        return PrepareModuleInput(input_layouts=(stream, *rest), desired_input_layouts=(whole, *rest))
     if how == "gathered":
-        return ColwiseParallel(output_layouts=whole)
+        return ColwiseParallel(input_layouts=stream, output_layouts=whole)
     if how == "vocabulary":
-        return RowwiseParallel(input_layouts=whole)
-    return {"column": ColwiseParallel, "row": RowwiseParallel}[how]()
+        return RowwiseParallel(input_layouts=whole, output_layouts=stream)
+    if how == "row":
+        return RowwiseParallel(output_layouts=stream)
+    return ColwiseParallel(input_layouts=stream)
 
 
 def check_tensor_cuts(workload: Workload, plan: ComputePlan) -> None:
@@ -81,10 +107,19 @@ def check_tensor_cuts(workload: Workload, plan: ComputePlan) -> None:
             hint="Give Workload.tensor_cuts, or choose a plan with tensor 1.",
         )
     shape = getattr(workload.model, "shape", None)
-    uneven = shape is not None and (shape.kv_heads % plan.tensor or shape.ffn % plan.tensor or shape.tied_embeddings)
-    if plan.sequence_parallel or uneven:
+    if shape is not None and (shape.kv_heads % plan.tensor or shape.ffn % plan.tensor or shape.tied_embeddings):
         raise Refused(
-            "tensor parallelism runs without sequence parallelism, with heads and widths that divide, and untied.",
+            "tensor parallelism runs with heads and widths that divide, and untied.",
             where="plan.compute.tensor",
-            hint="Set sequence_parallel false, and choose tensor so that it divides kv_heads and ffn.",
+            hint="Choose tensor so that it divides kv_heads and ffn.",
         )
+    if plan.sequence_parallel and ("sequence" not in workload.tensor_cuts.values() or _uneven(workload, plan)):
+        raise Refused(
+            f"tensor ranks cannot share the sequence of {workload.name}.",
+            where="plan.compute.sequence_parallel",
+            hint='Set sequence_parallel false, or give "sequence" in Workload.tensor_cuts and a length that divides.',
+        )
+
+
+def _uneven(workload: Workload, plan: ComputePlan) -> bool:
+    return workload.tokens_per_sample % plan.tensor != 0

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from datahall.case.model import ModelShape
 from datahall.compute.adapters import Adapters
+from datahall.compute.handed_tensor import Handed, TensorCuts, language_model_cuts, tensor_handed, together, word_bytes
 from datahall.compute.layout import stage_layers
 from datahall.compute.plan import ComputePlan
 
@@ -19,7 +20,6 @@ FLAT_MULTIPLE = 5040  # elements that the flat buffer of ZeRO stage 1 is rounded
 MOST_GATHERED_STAGES = 3  # of one worker, that PyTorch's schedules keep gathered at a time
 
 Shape = tuple[int, ...]
-Handed = tuple[int, int]  # calls, bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +97,7 @@ def recommender_inventory(shape: ModelShape) -> Inventory:
 def countable(shape: ModelShape, plan: ComputePlan) -> bool:
     """Whether datahall runs this shape and split itself, so that its collectives are known exactly."""
     ours = not (shape.experts or shape.latent or shape.learned_positions or shape.mlp_bias or shape.query_key_norm)
-    cut = (plan.tensor > 1) + (plan.pipeline > 1)
-    run = cut <= 1 and max(plan.context, plan.expert) == 1 and not (plan.tensor > 1 and plan.sequence_parallel)
-    run = run and (plan.zero_stage < 2 or plan.virtual_stages <= MOST_GATHERED_STAGES)
+    run = max(plan.context, plan.expert) == 1 and (plan.zero_stage < 2 or plan.virtual_stages <= MOST_GATHERED_STAGES)
     return ours and shape.mlp_matrices == 3 and run
 
 
@@ -114,14 +112,11 @@ def handed_over(
     if adapters is not None:
         inventory, trained = adapted_inventory(shape, adapters)
         return exchange_handed([inventory], plan, [trained])
-    found: dict[str, Handed] = {}
     inventory = language_model_inventory(shape, plan.tensor)
-    if plan.pipeline > 1:
-        found = sends_handed(plan.micro_batch * sequence * shape.hidden, plan, stage)
-    elif plan.tensor > 1:
-        found = tensor_handed(shape, sequence, plan)
     ends = _ends(inventory) if plan.pipeline > 1 else None
-    return merged(found, exchange_handed(held_parts(inventory, plan, stage, ends), plan))
+    cuts = _stage_cuts(shape, sequence, plan, stage)
+    within = within_copy(plan.micro_batch * sequence * shape.hidden, cuts, plan, stage)
+    return merged(within, exchange_handed(held_parts(inventory, plan, stage, ends), plan))
 
 
 def bucket_sizes(shapes: Sequence[Shape], bucket_bytes: int) -> list[int]:
@@ -211,34 +206,32 @@ def merged(*parts: Mapping[str, Handed]) -> dict[str, Handed]:
     return found
 
 
-def tensor_handed(shape: ModelShape, sequence: int, plan: ComputePlan) -> dict[str, Handed]:
-    """What tensor ranks of our language model hand to one another, without sequence parallelism.
+def within_copy(elements: int, cuts: TensorCuts, plan: ComputePlan, stage: int) -> dict[str, Handed]:
+    """What a worker of `stage` hands to others of its copy: to tensor ranks by the `cuts` it holds, and to stages.
 
-    Forward, the table and each block's two row-cut products are summed; backward, the gradient of each cut input.
-    Products are in the plan's precision, gradients of inputs that norms make in 32 bits, unless norms and table are
-    gathered in the plan's precision as well (ZeRO stages 2 and 3).
+    `elements` of a micro-batch go to the next stage in 32 bits, with sequence parallelism a share by each tensor rank;
+    a gradient of that size goes back.
     """
-    tokens, word = plan.micro_batch * sequence, word_bytes(plan)
-    wide = word if plan.zero_stage >= 2 and plan.data > 1 else 4
-    sums = 2 * shape.layers
-    stream = plan.accumulation * tokens * shape.hidden
-    summed = stream * (wide + sums * word + wide * (sums + 1))
-    logits = plan.accumulation * tokens * shape.vocab // plan.tensor
-    calls = plan.accumulation * (2 * sums + 2)
-    return {"all_reduce": (calls, summed), "all_gather": (plan.accumulation, word * logits)}
-
-
-def sends_handed(elements: int, plan: ComputePlan, stage: int) -> dict[str, Handed]:
-    """What a stage sends: `elements` of a micro-batch in 32 bits to the next one, and a gradient of that size back."""
+    found = tensor_handed(cuts, plan) if plan.tensor > 1 else {}
+    if plan.pipeline == 1:
+        return found
     stages = plan.pipeline * plan.virtual_stages
     mine = range(stage, stages, plan.pipeline)
     sends = plan.accumulation * sum((index < stages - 1) + (index > 0) for index in mine)
-    return {"send": (sends, 4 * elements * sends)}
+    share = plan.tensor if plan.sequence_parallel else 1
+    return {**found, "send": (sends, 4 * elements * sends // share)}
 
 
-def word_bytes(plan: ComputePlan) -> int:
-    """Bytes of a number that products give."""
-    return 4 if plan.precision in ("fp32", "tf32") else 2
+def _stage_cuts(shape: ModelShape, sequence: int, plan: ComputePlan, stage: int) -> TensorCuts:
+    """The cuts of all parts of our language model that a worker of `stage` holds."""
+    stages = plan.pipeline * plan.virtual_stages
+    ends = [(index == 0, index == stages - 1) for index in range(stages)]
+    layers = [len(stage_layers(shape.layers, stages, index)) for index in range(stages)]
+    parts = [
+        language_model_cuts(shape, sequence, count, first=first, last=last)
+        for count, (first, last) in zip(layers, ends, strict=True)
+    ]
+    return together(parts[stage :: plan.pipeline])
 
 
 def _ends(inventory: Inventory) -> tuple[Sequence[Shape], Sequence[Shape]]:

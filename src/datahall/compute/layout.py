@@ -63,10 +63,10 @@ def stage_layers(layers: int, stages: int, stage: int) -> range:
 
 
 def check_runnable(plan: ComputePlan) -> None:
-    """Refused unless datahall runs this split: data with any ZeRO stage, times tensor or times pipeline."""
-    if max(plan.context, plan.expert) > 1 or (plan.tensor > 1 and plan.pipeline > 1):
+    """Refused unless datahall runs this split: data with any ZeRO stage x tensor x pipeline."""
+    if max(plan.context, plan.expert) > 1:
         raise Refused(
             "this split is planned but not run.",
             where="plan.compute",
-            hint="What runs is data parallelism with zero_stage 0 to 3, times tensor or times pipeline.",
+            hint="What runs is data parallelism with zero_stage 0 to 3, times tensor, times pipeline.",
         )

@@ -26,15 +26,18 @@ _NORM_EPSILON = 1e-5
 _VALIDATION_SAMPLES = 64
 TENSOR_CUTS = {
     "embedding": "vocabulary",
+    "blocks.*.attention_norm": "sequence",
     "blocks.*.attention": "input",
     "blocks.*.attention.query": "column",
     "blocks.*.attention.key": "column",
     "blocks.*.attention.value": "column",
     "blocks.*.attention.output": "row",
+    "blocks.*.mlp_norm": "sequence",
     "blocks.*.mlp": "input",
     "blocks.*.mlp.gate": "column",
     "blocks.*.mlp.up": "column",
     "blocks.*.mlp.down": "row",
+    "norm": "sequence",
     "head": "gathered",
 }
 

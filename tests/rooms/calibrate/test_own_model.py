@@ -8,8 +8,9 @@ from small_cases import small_case
 
 from datahall.calibrate.machine import Machine
 from datahall.calibrate.own_model import own_model
-from datahall.compute.anatomy import Anatomy, TensorCuts
+from datahall.compute.anatomy import Anatomy
 from datahall.compute.handed import Inventory
+from datahall.compute.handed_tensor import TensorCuts
 from datahall.compute.plan import ComputePlan
 from datahall.decisions.plan import Plan
 from datahall.network.plan import NetworkPlan
@@ -34,7 +35,7 @@ ANATOMY = Anatomy(
     Inventory((BLOCK,) * 4, ((50, 200),)),
     boundary=200,
     last_outside=((50, 200),),
-    cuts=TensorCuts(forward=(200,) * 4, backward=(200,) * 4, cut_parameters=4 * 200_000, modules=8),
+    parts=(TensorCuts(forward=(200,) * 4, backward=(200,) * 4, cut_parameters=4 * 200_000, modules=8),),
     matmul_flops=7_000,
 )
 PER_MICRO_STEP_S, PER_SAMPLE_S, ACCUMULATE_S, UPDATE_S, INPUT_S = 0.003, 0.0005, 0.001, 0.004, 1e-6
@@ -89,7 +90,7 @@ def test_shards_hold_their_share():
 def test_tensor_ranks_pay_latency_by_the_call_and_bytes_by_what_is_summed():
     wide = TensorCuts(forward=(8,), tables=(4_000, 4_000), backward=(2_000,), cut_parameters=700_000, modules=4)
     few, many = (
-        own_model(MACHINE, {**FOUND, "anatomy": replace(ANATOMY, boundary=width, cuts=wide).to_json()})
+        own_model(MACHINE, {**FOUND, "anatomy": replace(ANATOMY, boundary=width, parts=(wide,)).to_json()})
         for width in (0, 5_000)
     )
     plan = ComputePlan(tensor=2, micro_batch=4, precision="fp32")

@@ -29,6 +29,9 @@ SPLITS = [
     ComputePlan(data=4, shard_group=2, zero_stage=3, micro_batch=2, accumulation=2, precision="bf16"),
     ComputePlan(tensor=2, micro_batch=2, accumulation=2, precision="fp32", sequence_parallel=False),
     ComputePlan(data=2, tensor=2, micro_batch=2, precision="bf16", sequence_parallel=False),
+    ComputePlan(tensor=2, micro_batch=2, accumulation=2, precision="bf16"),
+    ComputePlan(tensor=2, pipeline=2, micro_batch=2, accumulation=2, precision="fp32", sequence_parallel=False),
+    ComputePlan(data=2, tensor=2, pipeline=2, micro_batch=1, accumulation=2, precision="bf16"),
     ComputePlan(pipeline=2, micro_batch=2, accumulation=4, precision="fp32"),
     ComputePlan(data=2, pipeline=2, micro_batch=2, accumulation=2, precision="fp32", recompute="none"),
     ComputePlan(pipeline=2, virtual_stages=2, micro_batch=2, accumulation=4, precision="fp32", schedule="interleaved"),
@@ -63,7 +66,7 @@ def test_other_models_have_the_parameters_that_they_should(kind, inventory):
 
 def test_a_model_without_cuts_is_refused():
     bare = replace(entry.build(small_case(FOUR_LAYERS)), cut=None, tensor_cuts={})
-    for plan in (SPLITS[3], SPLITS[5]):
+    for plan in (SPLITS[3], SPLITS[8]):
         with pytest.raises(Refused, match="does not say how"):
             _read(None, plan, bare)
 

@@ -53,11 +53,28 @@ def test_tensor_ranks_keep_norms_whole(ranks):
     assert ranks * language_model_inventory(FOUR, ranks).parameters == FOUR.parameters() + (ranks - 1) * norms
 
 
+@pytest.mark.parametrize("plan", [ComputePlan(tensor=2, pipeline=2), ComputePlan(tensor=2, data=2, pipeline=2)])
+def test_stages_of_tensor_ranks_exchange_between_them_what_one_stage_would(plan):
+    def exchanged(plan, stages):
+        by_stage = [handed_over(FOUR, 64, plan, stage) for stage in range(stages)]
+        return [sum(stage[kind][1] for stage in by_stage) for kind in ("all_gather", "reduce_scatter", "all_reduce")]
+
+    assert exchanged(plan, 2) == exchanged(replace(plan, pipeline=1), 1)
+
+
+def test_sequence_parallelism_hands_over_as_much_to_sum_and_gathers_its_shares():
+    plan = ComputePlan(tensor=2, precision="fp32")
+    summed = handed_over(FOUR, 64, replace(plan, sequence_parallel=False), 0)
+    scattered = handed_over(FOUR, 64, plan, 0)
+    assert scattered["reduce_scatter"] == summed["all_reduce"]
+    logits, shares = summed["all_gather"][1], summed["all_reduce"][1] // plan.tensor
+    assert scattered["all_gather"][1] == logits + shares
+
+
 def test_one_worker_hands_over_nothing():
     assert handed_over(FOUR, 64, ComputePlan(), 0) == {}
 
 
 def test_what_is_not_run_is_not_counted_exactly():
     assert not countable(FOUR, ComputePlan(data=2, context=2))
-    assert not countable(FOUR, ComputePlan(tensor=2))  # sequence parallelism
-    assert countable(FOUR, ComputePlan(tensor=2, sequence_parallel=False))
+    assert countable(FOUR, ComputePlan(data=2, tensor=2, pipeline=2, zero_stage=3))

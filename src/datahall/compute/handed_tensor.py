@@ -1,0 +1,117 @@
+"""What tensor ranks exchange: calls and exact bytes of one worker and step, from the modules that are cut.
+
+The modules of a model or of a pipeline stage are values here, whoever found them: formulas (`language_model_cuts`) or a
+look at the built model (`execute_anatomy`).  No seconds here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from datahall.case.model import ModelShape
+from datahall.compute.plan import ComputePlan
+
+Handed = tuple[int, int]  # calls, bytes
+
+
+@dataclass(frozen=True, slots=True)
+class TensorCuts:
+    """What tensor ranks exchange for one sample of a micro-batch: elements of each call, whole tensors.
+
+    `forward` are outputs of row-cut products, `tables` outputs of cut tables, `backward` inputs of cut products that
+    every rank needs whole (and whose gradients are summed), `gathered` outputs that are put together again.  Of those
+    inside blocks, `forward_again` and `backward_again` are exchanged again where blocks are recomputed.
+    `cut_parameters` are divided among the ranks, the others are on each; `shared` are the sizes of those that a rank
+    uses on its share of the sequence only.
+    """
+
+    forward: tuple[int, ...] = ()
+    tables: tuple[int, ...] = ()
+    backward: tuple[int, ...] = ()
+    gathered: tuple[int, ...] = ()
+    forward_again: tuple[int, ...] = ()
+    backward_again: tuple[int, ...] = ()
+    shared: tuple[int, ...] = ()
+    cut_parameters: int = 0
+    modules: int = 0  # that are cut
+
+
+def together(parts: Sequence[TensorCuts]) -> TensorCuts:
+    """The cuts of several parts of a model as those of one."""
+    calls = {name: tuple(size for part in parts for size in getattr(part, name)) for name in _CALLS}
+    parameters, modules = sum(part.cut_parameters for part in parts), sum(part.modules for part in parts)
+    return TensorCuts(**calls, cut_parameters=parameters, modules=modules)
+
+
+def language_model_cuts(shape: ModelShape, sequence: int, layers: int, *, first: bool, last: bool) -> TensorCuts:
+    """The cuts of so many `layers` of our language model, with its table if `first` and its head if `last`."""
+    stream, query, kept = sequence * shape.hidden, shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    ends: tuple[int, ...] = (stream,) if last else ()
+    weights = shape.hidden * (2 * query + 2 * kept + 3 * shape.ffn)
+    bias = query + 2 * kept if shape.attention_bias else 0
+    tables = (first + last) * shape.vocab * shape.hidden
+    return TensorCuts(
+        forward=(stream,) * (2 * layers),
+        tables=(stream,) if first else (),
+        backward=(stream,) * (2 * layers) + ends,
+        gathered=(sequence * shape.vocab,) if last else (),
+        forward_again=(stream,) * layers,
+        backward_again=(stream,) * (2 * layers),
+        shared=(shape.hidden,) * (2 * layers + last),
+        cut_parameters=layers * (weights + bias) + tables,
+        modules=7 * layers + first + last,
+    )
+
+
+def tensor_handed(cuts: TensorCuts, plan: ComputePlan) -> dict[str, Handed]:
+    """What one tensor rank hands over in a step.
+
+    Whole streams are summed: outputs of row-cut products and of tables forward, gradients of whole inputs backward.
+    With sequence parallelism each of these sums is scattered along the sequence, and gathered again where it is needed
+    whole; gradients of parameters that are used on a share of the sequence are summed once a step.  Products are in the
+    plan's precision, what norms and tables make in 32 bits, unless they are gathered in the plan's precision as well
+    (ZeRO stages 2 and 3).
+    """
+    spread, again = plan.zero_stage >= 2 and plan.data > 1, plan.recompute == "full"
+    narrow = word_bytes(plan)
+    wide = narrow if spread else 4
+    tables, inputs = _times(cuts.tables, plan), _times(cuts.backward, plan)
+    rows = _times(cuts.forward, plan, cuts.forward_again if again else ())
+    summed = [_sized(rows, narrow), _sized(tables, wide), _sized(inputs, wide)]
+    gathered = [_sized(_times(cuts.gathered, plan), narrow, plan.tensor)]
+    if not plan.sequence_parallel:
+        return _kinds({"all_reduce": summed, "all_gather": gathered})
+    entered = _times(cuts.backward, plan, cuts.backward_again if again else ())
+    gathered += [
+        _sized(_times(cuts.forward, plan), narrow, plan.tensor),
+        _sized(tables, wide, plan.tensor),
+        _sized(entered, wide, plan.tensor),
+    ]
+    shards = min(plan.shard_group or plan.data, plan.data) if spread else 1
+    shared = [(1 if cuts.shared else 0, 4 * sum(-(-size // shards) for size in cuts.shared))]
+    return _kinds({"reduce_scatter": summed, "all_gather": gathered, "all_reduce": shared})
+
+
+def word_bytes(plan: ComputePlan) -> int:
+    """Bytes of a number that products give."""
+    return 4 if plan.precision in ("fp32", "tf32") else 2
+
+
+_CALLS = ("forward", "tables", "backward", "gathered", "forward_again", "backward_again", "shared")
+
+
+def _times(once: Sequence[int], plan: ComputePlan, again: Sequence[int] = ()) -> Handed:
+    """Calls and elements of a step, of the calls for one sample of a micro-batch."""
+    calls = (*once, *again)
+    return plan.accumulation * len(calls), plan.accumulation * plan.micro_batch * sum(calls)
+
+
+def _sized(called: Handed, width: int, ranks: int = 1) -> Handed:
+    """In bytes; of tensors that are gathered, this rank's part."""
+    return called[0], width * called[1] // ranks
+
+
+def _kinds(found: dict[str, list[Handed]]) -> dict[str, Handed]:
+    added = {kind: (sum(calls for calls, _ in parts), sum(size for _, size in parts)) for kind, parts in found.items()}
+    return {kind: handed for kind, handed in added.items() if handed[0]}
