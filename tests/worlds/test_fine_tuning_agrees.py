@@ -16,7 +16,7 @@ from datahall.compute.memory import memory
 from datahall.compute.numbers import PlanNumbers
 from datahall.compute.plan import ComputePlan
 from datahall.compute.step import step_table
-from datahall.real import training
+from datahall.real import parity, training
 from datahall.real.injection import Injection
 from datahall.real.observe import count_flops
 from datahall.virtual.checkpoints import checkpoint_bytes
@@ -64,7 +64,13 @@ def test_forecast_and_run_count_alike(tuned, tmp_path):
 
 @pytest.mark.parametrize(
     ("method", "targets", "recompute"),
-    [("full", "attention", "none"), ("lora", "attention", "full"), ("lora", "all", "none"), ("lora", "all", "full")],
+    [
+        ("full", "attention", "none"),
+        ("full", "attention", "selective"),
+        ("lora", "attention", "full"),
+        ("lora", "all", "none"),
+        ("lora", "all", "full"),
+    ],
 )
 def test_flops_of_a_step_are_those_of_its_table(tuned, method, targets, recompute):
     case = tuned(method, targets)
@@ -107,6 +113,22 @@ def memory_of(case, adapters):
     return memory(ShapeCounts.of(case.model), 64, plan, trainable_share=share, adapters=numbers)
 
 
-def test_other_splits_of_frozen_models_are_refused(tuned):
+def test_frozen_models_are_not_cut(tuned):
     with pytest.raises(Refused, match="frozen"):
-        execute.prepare(entry.build(tuned()), ComputePlan(zero_stage=1, precision="fp32"), **PLACE)
+        execute.prepare(entry.build(tuned()), ComputePlan(tensor=2, precision="fp32"), **PLACE)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_what_is_frozen_is_spread_too(tuned, tmp_path, stage):
+    case = tuned(targets="all")
+    plan = small_plan(case, workers=2, micro_batch=2)
+    sharded = replace(plan, compute=replace(plan.compute, zero_stage=stage))
+    alone = parity.alone(plan)
+    run, one = (
+        training.run(case, which, tmp_path / name, keep_weights=True)
+        for name, which in (("run", sharded), ("one", alone))
+    )
+    assert parity.between(run, one).holds
+    planned = forecast(case, sharded).counts
+    assert {name: planned[name] for name in COUNTED} == {name: run.result.counts[name] for name in COUNTED}

@@ -36,6 +36,7 @@ class Workload:
     A pipeline also needs `cut(model, start, stop)`, the part from cut point `start` up to `stop` with the model's own
     parameter names (the first part takes the inputs, the last gives the outputs), `split(batch)` into inputs and
     targets, and `criterion(output, target)`, so that loss(model, batch) is criterion(model(inputs), targets).
+    `attention_cores` names the modules that selective recomputation runs again in the backward pass.
     `tensor_cuts` says how tensor parallelism cuts modules, by name with * for one part: "column" (outputs), "row"
     (inputs), "vocabulary" (rows of a table), "gathered" (outputs, put together again), "input" (whose input is whole).
     "sequence" names what works on each token alone between those (norms): with sequence parallelism tensor ranks share
@@ -53,4 +54,5 @@ class Workload:
     cut: Callable[[Any, int, int], Any] | None = None
     split: Callable[[Any], tuple[Any, Any]] | None = None
     criterion: Callable[[Any, Any], Any] | None = None
+    attention_cores: tuple[str, ...] = ()
     tensor_cuts: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))

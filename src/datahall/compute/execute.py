@@ -145,7 +145,7 @@ class DataParallel:
         self.loss, self.device = workload.loss, device
         self.precision = autocast_dtype(plan.precision)
         self.module: nn.Module = workload.model.to(device)
-        recompute_blocks(self.module, workload.cut_points, plan.recompute)
+        recompute_parts(self.module, workload, plan.recompute)
         grouped = dist.is_initialized() and dist.get_world_size() > 1 and not alone
         self.data_rank = dist.get_rank() if grouped else 0
         self.data_world = dist.get_world_size() if grouped else 1
@@ -258,18 +258,22 @@ def begin_sum(buffer: torch.Tensor) -> torch.futures.Future[Any]:
     return work.get_future()
 
 
-def recompute_blocks(module: nn.Module, cut_points: tuple[str, ...], how: str) -> None:
-    """Have blocks keep their input only, and run again in the backward pass, where the plan says so."""
-    if how == "none":
-        return
-    if how != "full":
+def recompute_parts(module: nn.Module, workload: Workload, how: str) -> None:
+    """Have blocks, or only their attention cores, keep their inputs and run again in the backward pass.
+
+    `how` is the plan's: none, selective (the cores) or full (the blocks).
+    """
+    if how == "selective" and not workload.attention_cores:
         raise Refused(
-            f"{how} recomputation is planned but not run.", where="plan.compute.recompute", hint="Use none or full."
+            f"{workload.name} does not say which of its modules are the attention cores.",
+            where="plan.compute.recompute",
+            hint="Give Workload.attention_cores, or choose none or full.",
         )
-    for name in cut_points:
-        block = module.get_submodule(name)
-        forward = block.forward
-        block.forward = lambda *inputs, _forward=forward: recompute(_forward, *inputs, use_reentrant=False)
+    parts: Mapping[str, tuple[str, ...]] = {"selective": workload.attention_cores, "full": workload.cut_points}
+    for name in parts.get(how, ()):
+        part = module.get_submodule(name)
+        forward = part.forward
+        part.forward = lambda *inputs, _forward=forward: recompute(_forward, *inputs, use_reentrant=False)
 
 
 def to_device(batch: Any, device: torch.device) -> Any:

@@ -168,7 +168,7 @@ class HoldsModel(HoldsPieces, Placed):
         self.summed_late = plan.zero_stage < 2 or self.data_world == 1
         self.precision = execute.autocast_dtype(plan.precision) if self.summed_late else None
         self.module: nn.Module = workload.model.to(device)
-        execute.recompute_blocks(self.module, workload.cut_points, plan.recompute)
+        execute.recompute_parts(self.module, workload, plan.recompute)
 
     def gradients(self, batches: Iterable[Any], micro_steps: int, mark: execute.Mark) -> float:
         """As in Executor.  The sum over workers of gradients scaled by 1 / (workers x micro-steps) is their mean."""

@@ -49,7 +49,7 @@ class Pipelined(HoldsPieces, Placed):
         self.group = self.grid.group("pipeline")
         self.summed_late = plan.zero_stage < 2 or self.data_world == 1
         model: nn.Module = workload.model.to(device)
-        execute.recompute_blocks(model, workload.cut_points, plan.recompute)
+        execute.recompute_parts(model, workload, plan.recompute)
         self.shapes = {name: parameter.shape for name, parameter in trained([model]).items()}
         parts = self._cut(model, plan)
         self.state = spread(workload, plan, list(parts.values()), list(self.shapes), self.grid, bucket_bytes)

@@ -77,6 +77,7 @@ def language_workload(
         cut=LanguageModelPart,
         split=lambda batch: (batch[:, :-1], batch[:, 1:]),
         criterion=token_cross_entropy,
+        attention_cores=tuple(f"blocks.{index}.attention.core" for index in range(case.model.layers)),
         tensor_cuts=TENSOR_CUTS,
         optimiser=optimiser,
     )
@@ -168,10 +169,11 @@ class Attention(nn.Module):
     def __init__(self, shape: ModelShape, rotary_base: float) -> None:
         super().__init__()
         self.rotary_base = rotary_base
-        self.heads, self.kv_heads, self.head_dim = shape.heads, shape.kv_heads, shape.head_dim
+        self.head_dim = shape.head_dim
         self.query = nn.Linear(shape.hidden, shape.heads * shape.head_dim, bias=shape.attention_bias)
         self.key = nn.Linear(shape.hidden, shape.kv_heads * shape.head_dim, bias=shape.attention_bias)
         self.value = nn.Linear(shape.hidden, shape.kv_heads * shape.head_dim, bias=shape.attention_bias)
+        self.core = AttentionCore()
         self.output = nn.Linear(shape.heads * shape.head_dim, shape.hidden, bias=False)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -181,10 +183,16 @@ class Attention(nn.Module):
         key = self.key(hidden).view(batch, sequence, -1, self.head_dim).transpose(1, 2)
         value = self.value(hidden).view(batch, sequence, -1, self.head_dim).transpose(1, 2)
         query, key = rotate(query, rotation), rotate(key, rotation)
-        mixed = functional.scaled_dot_product_attention(
-            query, key, value, is_causal=True, enable_gqa=self.heads != self.kv_heads
-        )
+        mixed = self.core(query, key, value)
         return self.output(mixed.transpose(1, 2).flatten(2))
+
+
+class AttentionCore(nn.Module):
+    """Scores, softmax and values: queries (batch, heads, sequence, head_dim) over as many or fewer keys and values."""
+
+    def forward(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        grouped = query.shape[1] != key.shape[1]
+        return functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=grouped)
 
 
 class GatedMlp(nn.Module):
