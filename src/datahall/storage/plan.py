@@ -30,3 +30,17 @@ class StoragePlan:
     ahead: int = 0
     cache_bytes: int = 0
     cache_policy: str = "lru"
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixPlan:
+    """Which keys and values of prompts are kept for prompts that begin alike, in blocks of `block_tokens`.
+
+    At most `memory_bytes` in memory (0: nothing is kept) and `tier_bytes` in a slower tier (0: there is none), by one
+    eviction policy; which tier, whoever carries it out is told.
+    """
+
+    memory_bytes: int = 0
+    policy: str = "lru"
+    block_tokens: int = 16
+    tier_bytes: int = 0
