@@ -24,6 +24,29 @@ class Samples(Protocol):
         ...
 
 
+class Travel(Protocol):
+    """How rows go to the workers that hold their experts; all of them call together."""
+
+    def counts(self, given: Any) -> Any:
+        """A tensor of as many counts for each worker, exchanged: what each worker gives this one."""
+        ...
+
+    def rows(self, rows: Any, sent: list[int], got: list[int]) -> Any:
+        """`rows`, the first `sent[0]` of them for worker 0 and so on; what comes back is `got[0]` of worker 0's, ..."""
+        ...
+
+
+class Mixture(Protocol):
+    """A module whose `experts`, a dictionary of modules, may be spread over workers."""
+
+    experts: Any
+    received: list[int]  # rows that each of this worker's experts was given since somebody set it to zero
+
+    def spread(self, place: int, places: int, travel: Travel) -> None:
+        """Keep the share of worker `place` of `places`, and send the rows of other experts by `travel`."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Workload:
     """One thing to train.
@@ -41,6 +64,7 @@ class Workload:
     (inputs), "vocabulary" (rows of a table), "gathered" (outputs, put together again), "input" (whose input is whole).
     "sequence" names what works on each token alone between those (norms): with sequence parallelism tensor ranks share
     the tokens there, along dimension 1 of (batch, sequence, ...), and a part of a pipeline takes and gives such shares.
+    `mixtures` names the modules that are a Mixture, whose experts may be spread over workers.
     """
 
     name: str
@@ -56,3 +80,4 @@ class Workload:
     criterion: Callable[[Any, Any], Any] | None = None
     attention_cores: tuple[str, ...] = ()
     tensor_cuts: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    mixtures: tuple[str, ...] = ()

@@ -93,10 +93,11 @@ def prepare(
     Refused for splits that datahall plans but does not run.
     """
     check_runnable(plan)
-    if plan.tensor > 1 or plan.pipeline > 1:
+    cut = max(plan.tensor, plan.pipeline, plan.expert) > 1
+    if cut:
         _check_all_trained(workload)
     made: Any = executor_class(plan)
-    if plan.pipeline > 1 or plan.tensor > 1:
+    if cut:
         return made(workload, plan, bucket_bytes, device)
     return (
         made(workload, plan, bucket_bytes, device, exchange) if made is DataParallel else made(workload, plan, device)
@@ -113,6 +114,10 @@ def executor_class(plan: ComputePlan) -> type[Executor]:
         from datahall.compute.execute_tensor import TensorParallel
 
         return TensorParallel
+    if plan.expert > 1:
+        from datahall.compute.execute_experts import ExpertParallel
+
+        return ExpertParallel
     grouped = dist.is_initialized() and dist.get_world_size() > 1
     if plan.zero_stage == 1 or (plan.zero_stage and grouped):
         from datahall.compute.execute_sharded import Sharded
@@ -212,9 +217,9 @@ class DataParallel:
 def _check_all_trained(workload: Workload) -> None:
     if any(not parameter.requires_grad for parameter in workload.model.parameters()):
         raise Refused(
-            "a model with frozen parameters is not cut over tensor ranks or stages.",
+            "a model with frozen parameters is not cut over tensor ranks, stages or expert ranks.",
             where="plan.compute",
-            hint="Leave out tensor and pipeline, or spread what is frozen by zero_stage=3.",
+            hint="Leave out tensor, pipeline and expert, or spread what is frozen by zero_stage=3.",
         )
 
 

@@ -18,7 +18,7 @@ class Grid:
     """Where this worker sits in a plan's split, and its groups.
 
     Dimensions are pipeline, replicate, data, context and tensor; `replicate` are groups of data ranks that each share
-    out a copy of their own (`ComputePlan.shard_group`).
+    out a copy of their own (`ComputePlan.shard_group`), or all experts (`ComputePlan.expert`).
     """
 
     def __init__(self, plan: ComputePlan, device: torch.device) -> None:
@@ -70,6 +70,7 @@ class Placed:
 def _sizes(layout: Layout, plan: ComputePlan) -> dict[str, int]:
     """Workers along each dimension, outermost first."""
     within = min(plan.shard_group or layout.data, layout.data) if plan.zero_stage else layout.data
+    within = plan.expert if plan.expert > 1 else within
     return {
         "pipeline": layout.pipeline,
         "replicate": layout.data // within,

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 from datahall.case.model import ModelShape
 from datahall.compute.adapters import Adapters
+from datahall.compute.handed_experts import routed_handed, routed_parameters
 from datahall.compute.handed_tensor import Handed, TensorCuts, language_model_cuts, tensor_handed, together, word_bytes
-from datahall.compute.layout import stage_layers
+from datahall.compute.layout import experts_run, stage_layers
 from datahall.compute.plan import ComputePlan
 
 GRADIENT_BYTES = 4  # parameters, gradients and Adam's moments stay 32-bit; only products are narrower
@@ -52,17 +53,19 @@ class Inventory:
 
 
 def language_model_inventory(shape: ModelShape, ranks: int = 1) -> Inventory:
-    """The parameters of our language model (dense, gated MLP) on one of `ranks` tensor ranks, block by block."""
+    """The parameters of our language model on one of `ranks` tensor ranks (1 for mixtures), block by block."""
     query, kept = shape.heads * shape.head_dim // ranks, shape.kv_heads * shape.head_dim // ranks
-    ffn = shape.ffn // ranks
     attention: list[Shape] = [(query, shape.hidden), (kept, shape.hidden), (kept, shape.hidden), (shape.hidden, query)]
     bias: list[Shape] = [(query,), (kept,), (kept,)] if shape.attention_bias else []
-    mlp: list[Shape] = [(ffn, shape.hidden), (ffn, shape.hidden), (shape.hidden, ffn)]
-    block = ((shape.hidden,), *attention, *bias, (shape.hidden,), *mlp)
+    around = ((shape.hidden,), *attention, *bias, (shape.hidden,))
+    dense = (*around, *_gated(shape.hidden, (shape.dense_ffn if shape.experts else shape.ffn) // ranks))
+    mixed = (*around, (shape.experts, shape.hidden), *shape.experts * _gated(shape.hidden, shape.ffn))
+    mixed = (*mixed, *shape.shared_experts * _gated(shape.hidden, shape.shared_ffn))
     table = (shape.vocab // ranks, shape.hidden)
     table_and_norm: tuple[Shape, ...] = (table, (shape.hidden,))
     head: tuple[Shape, ...] = () if shape.tied_embeddings else (table,)
-    return Inventory(tuple(block for _ in range(shape.layers)), table_and_norm + head, before=1)
+    blocks = (dense,) * (shape.layers - shape.moe_layers) + (mixed,) * shape.moe_layers
+    return Inventory(blocks, table_and_norm + head, before=1)
 
 
 def adapted_inventory(shape: ModelShape, adapters: Adapters) -> tuple[Inventory, Inventory]:
@@ -96,9 +99,11 @@ def recommender_inventory(shape: ModelShape) -> Inventory:
 
 def countable(shape: ModelShape, plan: ComputePlan) -> bool:
     """Whether datahall runs this shape and split itself, so that its collectives are known exactly."""
-    ours = not (shape.experts or shape.latent or shape.learned_positions or shape.mlp_bias or shape.query_key_norm)
-    run = max(plan.context, plan.expert) == 1 and (plan.zero_stage < 2 or plan.virtual_stages <= MOST_GATHERED_STAGES)
-    return ours and shape.mlp_matrices == 3 and run
+    ours = not (shape.latent or shape.learned_positions or shape.mlp_bias or shape.query_key_norm)
+    run = (
+        plan.context == 1 and experts_run(plan) and (plan.zero_stage < 2 or plan.virtual_stages <= MOST_GATHERED_STAGES)
+    )
+    return ours and shape.mlp_matrices == 3 and run and not (shape.experts and plan.tensor > 1)
 
 
 def handed_over(
@@ -107,12 +112,15 @@ def handed_over(
     """What one worker of our language model hands over in a step, by kind of collective; {} for one worker.
 
     Where gradients travel in buckets, one bucket is counted; more do not change the bytes.  With `adapters` (data
-    parallelism and ZeRO only) their gradients alone travel.
+    parallelism and ZeRO only) their gradients alone travel.  Which rows an expert rank gets is the router's choice:
+    of its bytes, `all_to_all` is the mean over the ranks that share the experts, and exact for all of them together.
     """
     if adapters is not None:
         inventory, trained = adapted_inventory(shape, adapters)
         return exchange_handed([inventory], plan, [trained])
     inventory = language_model_inventory(shape, plan.tensor)
+    if plan.expert > 1:
+        return merged(routed_handed(shape, sequence, plan), _spread_gradients(shape, plan))
     ends = _ends(inventory) if plan.pipeline > 1 else None
     cuts = _stage_cuts(shape, sequence, plan, stage)
     within = within_copy(plan.micro_batch * sequence * shape.hidden, cuts, plan, stage)
@@ -206,6 +214,14 @@ def merged(*parts: Mapping[str, Handed]) -> dict[str, Handed]:
     return found
 
 
+def _spread_gradients(shape: ModelShape, plan: ComputePlan) -> dict[str, Handed]:
+    """Gradients of what every rank holds, and those of this rank's experts where another group has the same."""
+    experts = routed_parameters(shape)
+    common = {"all_reduce": (1, GRADIENT_BYTES * (shape.parameters() - experts))}
+    own = {"all_reduce": (1, GRADIENT_BYTES * experts // plan.expert)}
+    return merged(common, own) if plan.data > plan.expert else common
+
+
 def within_copy(elements: int, cuts: TensorCuts, plan: ComputePlan, stage: int) -> dict[str, Handed]:
     """What a worker of `stage` hands to others of its copy: to tensor ranks by the `cuts` it holds, and to stages.
 
@@ -238,6 +254,11 @@ def _ends(inventory: Inventory) -> tuple[Sequence[Shape], Sequence[Shape]]:
     """Our language model outside the blocks: the table on the first stage, norm and head (or the table) on the last."""
     table, *rest = inventory.root
     return (table,), (rest if len(rest) > 1 else (*rest, table))
+
+
+def _gated(hidden: int, width: int) -> tuple[Shape, ...]:
+    """A gated MLP: gate, up and down."""
+    return ((width, hidden), (width, hidden), (hidden, width))
 
 
 def _shard(shape: Shape, ranks: int) -> int:

@@ -63,10 +63,16 @@ def stage_layers(layers: int, stages: int, stage: int) -> range:
 
 
 def check_runnable(plan: ComputePlan) -> None:
-    """Refused unless datahall runs this split: data with any ZeRO stage x tensor x pipeline."""
-    if max(plan.context, plan.expert) > 1:
+    """Refused unless datahall runs this split: data with any ZeRO stage x tensor x pipeline, or with expert ranks."""
+    if plan.context > 1 or not experts_run(plan):
         raise Refused(
             "this split is planned but not run.",
             where="plan.compute",
-            hint="What runs is data parallelism with zero_stage 0 to 3, times tensor, times pipeline.",
+            hint="What runs is data parallelism with zero_stage 0 to 3, times tensor, times pipeline; or expert ranks.",
         )
+
+
+def experts_run(plan: ComputePlan) -> bool:
+    """Whether datahall runs these expert ranks: none, or equal groups of data ranks that nothing else splits."""
+    alone = max(plan.context, plan.tensor, plan.pipeline) == 1 and plan.zero_stage == 0
+    return plan.expert == 1 or (alone and plan.data % plan.expert == 0)

@@ -61,7 +61,7 @@ class FastRun:
 def check_fast(plan: Plan) -> None:
     """Refused for what fast recovery does not run; UsageError where torchft is missing."""
     compute, network = plan.compute, plan.network
-    split = max(compute.tensor, compute.pipeline, compute.context) > 1 or compute.zero_stage
+    split = max(compute.tensor, compute.pipeline, compute.context, compute.expert) > 1 or compute.zero_stage
     if split or compute.data < 2 or network.compression != "none" or network.local_steps > 1:
         raise Refused(
             "fast recovery runs plain data parallelism with two workers or more.",

@@ -37,7 +37,10 @@ def train(
     pipeline = open_input(job, workload, executor, checkpoints.order, checkpoints.position)
     for step in range(first, job.stop):
         torch.manual_seed(hash((job.case.application.seed, step, executor.data_rank)))
+        _received(workload)  # what came before the step does not count
         seen = _step(executor, recorder, counter, checkpoints, pipeline, micro_steps)
+        if workload.mixtures:
+            seen["received"] = _received(workload)
         due = checkpoints.due(step + 1)
         if due:
             recorder.mark("checkpoint")
@@ -83,6 +86,16 @@ def _step(
         "update_blocked_s": round(counter.blocked_s - updating_s, 6),
         "cpu_s": round(time.process_time() - cpu_s, 6),
     }
+
+
+def _received(workload: Workload) -> list[list[int]]:
+    """Rows that this worker's experts were given since the last call, by mixture."""
+    found: list[list[int]] = []
+    for name in workload.mixtures:
+        mixture: Any = workload.model.get_submodule(name)
+        found.append(mixture.received)
+        mixture.received = [0] * len(mixture.received)
+    return found
 
 
 class _Phases:

@@ -42,6 +42,7 @@ class WorkerStep:
     collective_bytes: int
     cpu_s: float
     kinds: Mapping[str, tuple[int, int]]  # calls and bytes by kind of collective
+    received: tuple[tuple[int, ...], ...] = ()  # rows of each of its experts, by mixture, by the routers' own record
 
     @property
     def step_s(self) -> float:
@@ -211,6 +212,7 @@ def _worker_step(rank: int, data: Mapping[str, Any], everybody_s: float, next_be
         collective_bytes=data["bytes"],
         cpu_s=data["cpu_s"],
         kinds={kind: (calls, count) for kind, (calls, count) in data.get("kinds", {}).items()},
+        received=tuple(tuple(rows) for rows in data.get("received", ())),
     )
 
 

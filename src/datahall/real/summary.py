@@ -109,19 +109,23 @@ def counts_of(
     """Exact counts of the committed history, from the observers' logs.
 
     FLOPs and collectives are those of one worker: the one that speaks for the plan `compute`, by default the first.
+    Where workers share experts, what each has to do is the router's choice: the mean over those that share them.
     """
+    members = compute.expert if compute else 1
 
-    def voice(step: Step) -> WorkerStep:
-        return step.workers[Layout.of(compute, len(step.workers)).voice if compute else 0]
+    def voices(step: Step) -> Sequence[WorkerStep]:
+        first = Layout.of(compute, len(step.workers)).voice if compute else 0
+        return step.workers[first : first + members]
 
     read = sum(len(samples.get(step.number, ())) for step in steps)
     counts = {"steps": len(steps), "samples": read, "tokens": read * tokens_per_sample}
-    for event in read_kind(folder, "flops"):
-        if event.data["rank"] == voice(steps[-1]).rank:
-            counts["matmul_flops"] = event.data["matmul"] * len(steps)
-            counts["attention_flops"] = event.data["attention"] * len(steps)
-    counts["collective_bytes"] = sum(voice(step).collective_bytes for step in steps)
-    counts["collective_calls"] = sum(voice(step).collective_calls for step in steps)
+    flops = {event.data["rank"]: event.data for event in read_kind(folder, "flops")}
+    known = [flops[worker.rank] for worker in voices(steps[-1]) if worker.rank in flops] if steps else []
+    if known:
+        counts["matmul_flops"] = sum(one["matmul"] for one in known) * len(steps) // members
+        counts["attention_flops"] = sum(one["attention"] for one in known) * len(steps) // members
+    counts["collective_bytes"] = sum(worker.collective_bytes for step in steps for worker in voices(step)) // members
+    counts["collective_calls"] = sum(worker.collective_calls for step in steps for worker in voices(step)) // members
     if (read := read_kind(folder, "read")) and all(step.attempt == 0 for step in steps):
         counts["shards_opened"] = sum(event.data["opened"] for event in read)
         counts["cache_hits"] = sum(event.data["opened"] - event.data["fetched"] for event in read)

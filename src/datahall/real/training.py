@@ -116,11 +116,11 @@ def check_exchange(plan: Plan, workers_from: Mapping[int, int] | None = None) ->
     compute, every = plan.compute, plan.network.local_steps
     if every == 1:
         return
-    if max(compute.tensor, compute.pipeline) > 1 or compute.zero_stage or workers_from:
+    if max(compute.tensor, compute.pipeline, compute.expert) > 1 or compute.zero_stage or workers_from:
         raise Refused(
             "local updates run with plain data parallelism and a fixed number of workers only.",
             where="plan.network.local_steps",
-            hint="Set zero_stage 0, tensor 1 and pipeline 1, or local_steps 1.",
+            hint="Set zero_stage 0, and tensor, pipeline and expert 1, or local_steps 1.",
         )
     if plan.storage.interval_steps % every:
         raise Refused(

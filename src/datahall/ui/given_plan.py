@@ -94,7 +94,14 @@ _EXCHANGE_NUMBERS = {
     "local_steps": int, "compression_rank": int, "bucket_bytes": int,
     "kept_share": float, "outer_momentum": float, "outer_rate": float,
 }  # fmt: skip
-_SPLIT_NUMBERS = {"tensor": 1, "pipeline": 1, "virtual_stages": 1, "zero_stage": 0, "shard_group": 0}  # the least
+_SPLIT_NUMBERS = {
+    "tensor": 1,
+    "pipeline": 1,
+    "virtual_stages": 1,
+    "zero_stage": 0,
+    "shard_group": 0,
+    "expert": 1,
+}  # the least
 _SPLIT_WORDS = {
     "schedule": ("gpipe", "1f1b", "interleaved"),
     "recompute": ("none", "selective", "full"),

@@ -1,6 +1,6 @@
 """A small decoder-only language model from a `ModelShape`: RMSNorm, rotary positions, grouped queries, SwiGLU.
 
-Dense shapes without latent attention or mixtures of experts; those exist in the forecast only.  Weights depend on the
+Dense, or with mixtures of experts (`mixture`); latent attention exists in the forecast only.  Weights depend on the
 seed alone, so that every worker builds the same model.
 """
 
@@ -19,6 +19,7 @@ from datahall.base.workload import Samples, Workload
 from datahall.case.model import ModelShape
 from datahall.case.question import Case
 from datahall.workloads.lora import add_adapters
+from datahall.workloads.mixture import mlp_of
 from datahall.workloads.text import VOCABULARY, samples_of
 
 ROTARY_BASE = 10_000.0
@@ -78,7 +79,10 @@ def language_workload(
         split=lambda batch: (batch[:, :-1], batch[:, 1:]),
         criterion=token_cross_entropy,
         attention_cores=tuple(f"blocks.{index}.attention.core" for index in range(case.model.layers)),
-        tensor_cuts=TENSOR_CUTS,
+        tensor_cuts={} if case.model.experts else TENSOR_CUTS,
+        mixtures=tuple(
+            f"blocks.{index}.mlp" for index in range(case.model.layers - case.model.moe_layers, case.model.layers)
+        ),
         optimiser=optimiser,
     )
 
@@ -110,7 +114,7 @@ class LanguageModel(nn.Module):
         _check_runnable(shape)
         self.shape = shape
         self.embedding = nn.Embedding(shape.vocab, shape.hidden)
-        self.blocks = nn.ModuleList(Block(shape, rotary_base) for _ in range(shape.layers))
+        self.blocks = nn.ModuleList(Block(shape, rotary_base, layer) for layer in range(shape.layers))
         self.norm = nn.RMSNorm(shape.hidden, eps=_NORM_EPSILON)
         self.head = nn.Linear(shape.hidden, shape.vocab, bias=False)
         self.apply(_initialise)
@@ -149,14 +153,14 @@ class LanguageModelPart(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then a gated MLP, each behind its own norm and added to the stream."""
+    """Attention, then the MLP of this layer, each behind its own norm and added to the stream."""
 
-    def __init__(self, shape: ModelShape, rotary_base: float) -> None:
+    def __init__(self, shape: ModelShape, rotary_base: float, layer: int = 0) -> None:
         super().__init__()
         self.attention_norm = nn.RMSNorm(shape.hidden, eps=_NORM_EPSILON)
         self.attention = Attention(shape, rotary_base)
         self.mlp_norm = nn.RMSNorm(shape.hidden, eps=_NORM_EPSILON)
-        self.mlp = GatedMlp(shape)
+        self.mlp = mlp_of(shape, layer)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         hidden = hidden + self.attention(self.attention_norm(hidden))
@@ -195,19 +199,6 @@ class AttentionCore(nn.Module):
         return functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=grouped)
 
 
-class GatedMlp(nn.Module):
-    """SwiGLU (arXiv 2002.05202): two projections up, one gating the other, one down."""
-
-    def __init__(self, shape: ModelShape) -> None:
-        super().__init__()
-        self.gate = nn.Linear(shape.hidden, shape.ffn, bias=False)
-        self.up = nn.Linear(shape.hidden, shape.ffn, bias=False)
-        self.down = nn.Linear(shape.ffn, shape.hidden, bias=False)
-
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        return self.down(functional.silu(self.gate(hidden)) * self.up(hidden))
-
-
 @lru_cache(maxsize=8)  # every layer asks for the same
 def rotary_table(
     sequence: int, head_dim: int, device: torch.device, base: float = ROTARY_BASE
@@ -234,9 +225,9 @@ def _initialise(module: nn.Module) -> None:
 
 def _check_runnable(shape: ModelShape) -> None:
     biased = shape.mlp_bias or shape.query_key_norm
-    if shape.experts or shape.latent or shape.learned_positions or shape.window or shape.mlp_matrices != 3 or biased:
+    if shape.latent or shape.learned_positions or shape.window or shape.mlp_matrices != 3 or biased:
         raise Refused(
-            f"{shape.name} is planned but not run: our language model is dense, with rotary positions and a gated MLP.",
+            f"{shape.name} is planned but not run: our language model has rotary positions and gated MLPs.",
             where="model",
             hint="Give the model's own code with application.entry: package.module:build.",
         )

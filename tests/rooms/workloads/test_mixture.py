@@ -1,0 +1,69 @@
+"""Mixtures of experts: parameters and FLOPs as counted, each row weighted by its own scores, nothing dropped."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from small_cases import SHAPE, small_case
+from torch.nn import functional
+
+from datahall.compute.execute import recompute_blocks
+from datahall.compute.handed import element_count, language_model_inventory
+from datahall.compute.plan import ComputePlan
+from datahall.compute.step import step_table
+from datahall.real.observe import count_flops
+from datahall.workloads.language_model import LanguageModel, build, next_token_loss
+from datahall.workloads.mixture import Mixture
+
+MIXED = replace(SHAPE, layers=3, ffn=48, experts=4, experts_per_token=2, dense_layers=1, dense_ffn=128)
+SHARED = replace(MIXED, shared_experts=2, shared_ffn=32)
+
+
+@pytest.mark.parametrize("shape", [MIXED, SHARED, replace(MIXED, dense_layers=0, experts_per_token=1)])
+def test_parameters_are_those_counted(shape):
+    model = LanguageModel(shape)
+    inventory = language_model_inventory(shape)
+    assert sum(parameter.numel() for parameter in model.parameters()) == shape.parameters() == inventory.parameters
+    shapes = [tuple(parameter.shape) for parameter in model.blocks[-1].parameters()]
+    assert sorted(shapes) == sorted(inventory.blocks[-1])
+    assert sum(element_count(one) for one in inventory.blocks[0]) == sum(
+        p.numel() for p in model.blocks[0].parameters()
+    )
+
+
+@pytest.mark.parametrize("recompute", ["none", "full"])
+@pytest.mark.parametrize("shape", [MIXED, SHARED])
+def test_flops_are_those_counted_whatever_is_chosen(shape, recompute):
+    workload = build(small_case(shape))
+    recompute_blocks(workload.model, workload.cut_points, recompute)
+    plan = ComputePlan(micro_batch=4, precision="fp32", recompute=recompute)
+    flops = count_flops(lambda: next_token_loss(workload.model, workload.data.batch(range(4))).backward())
+    assert flops.matmul + flops.attention == step_table(shape, 64, plan).total_flops()
+
+
+def test_each_token_gets_its_chosen_experts_by_their_scores():
+    torch.manual_seed(1)
+    mixture = Mixture(SHARED)
+    hidden = torch.randn(2, 5, SHARED.hidden)
+    found = mixture(hidden)
+    for sample in range(2):
+        for at in range(5):
+            token = hidden[sample, at]
+            scores, chosen = mixture.router(token).topk(2)
+            weights = functional.softmax(scores, -1)
+            parts = [
+                weight * mixture.experts[str(int(one))](token) for weight, one in zip(weights, chosen, strict=True)
+            ]
+            expected = sum(parts) + sum(expert(token) for expert in mixture.shared)
+            assert torch.allclose(found[sample, at], expected, atol=1e-5)
+    assert sum(mixture.received) == 2 * 5 * 2
+
+
+def test_an_expert_that_nobody_chose_has_a_gradient_of_zero():
+    mixture = Mixture(replace(MIXED, experts_per_token=1))
+    with torch.no_grad():
+        mixture.router.weight.zero_()
+        mixture.router.weight[2] = 1.0
+    mixture(torch.rand(1, 3, MIXED.hidden)).sum().backward()
+    assert mixture.received == [0, 0, 3, 0]
+    assert all(float(p.grad.abs().sum()) == 0.0 for p in mixture.experts["0"].parameters())

@@ -1,0 +1,157 @@
+"""Mixtures of experts in every split that runs: the weights of one process, and counts that the forecast knew."""
+
+from dataclasses import replace
+
+import pytest
+from small_cases import SHAPE, small_case
+
+from datahall.base.errors import Refused
+from datahall.compute.handed import handed_over
+from datahall.compute.layout import Layout
+from datahall.compute.plan import ComputePlan
+from datahall.decisions.plan import Plan
+from datahall.network.plan import NetworkPlan
+from datahall.real import parity, training
+from datahall.real.injection import Injection
+from datahall.storage.plan import StoragePlan
+from datahall.virtual.training import forecast
+
+STEPS = 3
+COUNTED = ("samples", "tokens", "steps", "matmul_flops", "attention_flops", "collective_bytes", "collective_calls")
+MIXED = replace(
+    SHAPE,
+    layers=4,
+    ffn=48,
+    experts=4,
+    experts_per_token=2,
+    shared_experts=1,
+    shared_ffn=32,
+    dense_layers=1,
+    dense_ffn=128,
+)
+ALONE = ComputePlan(micro_batch=8, precision="fp32")
+EXPERT = ComputePlan(data=2, expert=2, micro_batch=2, accumulation=2, precision="fp32")
+SPLITS = {
+    "two replicas": replace(EXPERT, data=4, accumulation=1),
+    "four ranks": replace(EXPERT, data=4, expert=4, accumulation=1),
+    "recomputed": replace(EXPERT, recompute="full"),
+    "data": replace(EXPERT, expert=1),
+    "zero1": replace(EXPERT, expert=1, zero_stage=1),
+    "zero3": replace(EXPERT, expert=1, zero_stage=3),
+    "zero3 recomputed": replace(EXPERT, expert=1, zero_stage=3, recompute="full"),
+    "pipeline": ComputePlan(pipeline=2, micro_batch=2, accumulation=4, precision="fp32"),
+    "zero3 x pipeline": ComputePlan(data=2, pipeline=2, zero_stage=3, micro_batch=2, accumulation=2, precision="fp32"),
+}
+NARROW = {
+    "expert bf16": replace(EXPERT, precision="bf16"),
+    "zero3 bf16": replace(SPLITS["zero3"], precision="bf16"),
+    "pipeline bf16": replace(SPLITS["pipeline"], precision="bf16"),
+}
+
+
+@pytest.fixture(scope="module")
+def case():
+    few = small_case(MIXED)
+    tokens = STEPS * few.application.global_batch * few.application.sequence
+    return replace(few, application=replace(few.application, tokens=tokens), site=replace(few.site, nodes=4))
+
+
+@pytest.fixture(scope="module")
+def alone(case, tmp_path_factory):
+    return _run(case, ALONE, tmp_path_factory)
+
+
+def test_expert_ranks_are_the_training_of_one_process(case, alone, tmp_path_factory):
+    _counts_agree(case, ALONE, alone)
+    run = _run(case, EXPERT, tmp_path_factory)
+    assert parity.between(run, alone).holds
+    _counts_agree(case, EXPERT, run)
+    _bytes_are_what_the_routers_say(case, EXPERT, run)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", SPLITS)
+def test_a_split_is_the_training_of_one_process(case, alone, tmp_path_factory, name):
+    run = _run(case, SPLITS[name], tmp_path_factory)
+    assert parity.between(run, alone).holds
+    _counts_agree(case, SPLITS[name], run)
+    if SPLITS[name].expert > 1 and SPLITS[name].recompute == "none":
+        _bytes_are_what_the_routers_say(case, SPLITS[name], run)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", NARROW)
+def test_narrow_products_are_counted_alike(case, tmp_path_factory, name):
+    _counts_agree(case, NARROW[name], _run(case, NARROW[name], tmp_path_factory))
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", ["two ranks", "two replicas"])
+def test_expert_ranks_go_on_from_their_checkpoint(case, alone, tmp_path_factory, name):
+    killed = Injection("kill-worker", rank=1, step=2)
+    storage = StoragePlan(interval_steps=1, asynchronous=True)
+    run = _run(case, {**SPLITS, "two ranks": EXPERT}[name], tmp_path_factory, storage=storage, injection=killed)
+    assert len(run.lost) == 1
+    assert parity.between(run, alone).holds
+
+
+@pytest.mark.parametrize(
+    ("shape", "compute", "why"),
+    [
+        (MIXED, replace(EXPERT, zero_stage=3), "planned but not run"),
+        (MIXED, ComputePlan(data=2, tensor=2, expert=2, sequence_parallel=False), "planned but not run"),
+        (MIXED, ComputePlan(data=2, pipeline=2, expert=2), "planned but not run"),
+    ],
+)
+def test_what_is_only_planned_is_refused_before_anything_starts(case, shape, compute, why, tmp_path_factory):
+    with pytest.raises(Refused, match=why):
+        _run(replace(case, model=shape), replace(compute, micro_batch=2), tmp_path_factory)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(
+    ("shape", "compute", "why"),
+    [
+        (SHAPE, EXPERT, "no experts"),
+        (replace(MIXED, experts=3), EXPERT, "no experts that 2 workers can share out evenly"),
+        (MIXED, ComputePlan(tensor=2, micro_batch=4, accumulation=2, sequence_parallel=False), "tensor parallelism"),
+    ],
+)
+def test_what_a_model_does_not_have_is_refused(case, shape, compute, why, tmp_path_factory):
+    with pytest.raises(Refused, match=why):
+        _run(replace(case, model=shape), replace(compute, precision="fp32"), tmp_path_factory)
+
+
+def _run(case, compute, folders, storage=None, injection=None):
+    plan = Plan(compute, storage or StoragePlan(), NetworkPlan(), case.hash())
+    return training.run(case, plan, folders.mktemp("run") / "run", injection=injection, keep_weights=True)
+
+
+def _counts_agree(case, compute, run):
+    """Of each worker where nothing is the router's choice, otherwise of each group that shares the experts."""
+    layout = Layout.of(compute)
+    for step in run.steps:
+        for first in range(0, layout.workers, compute.expert):
+            members = step.workers[first : first + compute.expert]
+            for kind, (calls, size) in handed_over(
+                case.model, case.application.sequence, compute, layout.place(first).stage
+            ).items():
+                seen = [worker.kinds[kind] for worker in members]
+                assert {found for found, _ in seen} == {calls}
+                assert sum(found for _, found in seen) == len(members) * size
+                assert kind == "all_to_all" or {found for _, found in seen} == {size}
+    planned = forecast(case, Plan(compute, StoragePlan(), NetworkPlan(), case.hash())).counts
+    assert {name: planned[name] for name in COUNTED} == {name: run.result.counts[name] for name in COUNTED}
+
+
+def _bytes_are_what_the_routers_say(case, compute, run):
+    """What each worker handed over, seen at the call, follows from the rows that its experts were given."""
+    shape, mixtures = case.model, case.model.moe_layers * compute.accumulation
+    for step in run.steps:
+        received = {worker.rank: sum(map(sum, worker.received)) for worker in step.workers}
+        own = compute.micro_batch * case.application.sequence * shape.experts_per_token * mixtures
+        assert sum(received.values()) == compute.data * own
+        assert len(set(received.values())) > 1  # the routers did choose
+        for worker in step.workers:
+            rows = 2 * own + 2 * received[worker.rank]
+            assert worker.kinds["all_to_all"][1] == mixtures * 8 * shape.experts + 4 * shape.hidden * rows
