@@ -66,9 +66,12 @@ class Mixture(nn.Module):
         order = chosen.flatten().argsort(stable=True)
         rows = _narrowed(tokens).index_select(0, order // self.chosen)
         given = torch.bincount(chosen.flatten(), minlength=self.router.out_features)
-        found = self._here(rows, given) if self.travel is None else self._there(rows, given, self.travel)
-        mixed = found.index_select(0, order.argsort()).unflatten(0, chosen.shape) * weights.unsqueeze(-1)
-        return sum(common, start=mixed.sum(-2)).view_as(hidden)
+        done = self._here(rows, given) if self.travel is None else self._there(rows, given, self.travel)
+        mixed = done.index_select(0, order.argsort()).unflatten(0, chosen.shape) * weights.unsqueeze(-1)
+        found = mixed.sum(-2)
+        for shared in common:
+            found = found + shared
+        return found.view_as(hidden)
 
     def _here(self, rows: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
         """Rows in the order of this worker's experts through them; each runs, so that each has a gradient."""

@@ -58,9 +58,9 @@ def test_a_text_that_is_not_there_is_the_users_error():
         training_text(8, "/nowhere/text")
 
 
-def test_a_mixture_is_refused():
+def test_a_window_is_refused():
     with pytest.raises(Refused, match="planned but not run"):
-        LanguageModel(replace(SHAPE, experts=4))
+        LanguageModel(replace(SHAPE, window=16))
 
 
 @pytest.mark.parametrize("world", [1, 2, 4])

@@ -7,7 +7,7 @@ import torch
 from small_cases import SHAPE, small_case
 from torch.nn import functional
 
-from datahall.compute.execute import recompute_blocks
+from datahall.compute.execute import recompute_parts
 from datahall.compute.handed import element_count, language_model_inventory
 from datahall.compute.plan import ComputePlan
 from datahall.compute.step import step_table
@@ -31,11 +31,11 @@ def test_parameters_are_those_counted(shape):
     )
 
 
-@pytest.mark.parametrize("recompute", ["none", "full"])
+@pytest.mark.parametrize("recompute", ["none", "selective", "full"])
 @pytest.mark.parametrize("shape", [MIXED, SHARED])
 def test_flops_are_those_counted_whatever_is_chosen(shape, recompute):
     workload = build(small_case(shape))
-    recompute_blocks(workload.model, workload.cut_points, recompute)
+    recompute_parts(workload.model, workload, recompute)
     plan = ComputePlan(micro_batch=4, precision="fp32", recompute=recompute)
     flops = count_flops(lambda: next_token_loss(workload.model, workload.data.batch(range(4))).backward())
     assert flops.matmul + flops.attention == step_table(shape, 64, plan).total_flops()
