@@ -18,6 +18,7 @@ CASES = sorted(path.name for path in (ROOT / "cases").glob("*.yaml"))
 NAMED = {"FILE.csv": "runs.csv", "PLAN": "plan.json"}  # what a reader would put for the words in capitals
 PLAYED_ELSEWHERE = {
     "digits.yaml": "tests/rooms/real/test_engines.py",
+    "generate.yaml": "tests/worlds/test_generation_agrees.py",
     "slow-link.yaml": "tests/rooms/real/test_system_on_link.py",
 }
 

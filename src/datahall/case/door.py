@@ -18,12 +18,22 @@ from datahall.base.errors import CaseError, UnknownName, UsageError
 from datahall.case import hf, lines
 from datahall.case.data import UNDECIDED, CacheWish, Data, described
 from datahall.case.form_errors import check, shown
+from datahall.case.generation import MADE, Generation, PrefixWish
 from datahall.case.lines import Document
 from datahall.case.model import LatentAttention, ModelShape
 from datahall.case.named_model import sequence_of, shape_of
 from datahall.case.question import Case, Goal, Training
 from datahall.case.quick import check_precision, labels, training_defaults
-from datahall.case.schema import CaseForm, DataForm, FileModelForm, GoalForm, NamedForm, ShapeForm, TrainingForm
+from datahall.case.schema import (
+    CaseForm,
+    DataForm,
+    FileModelForm,
+    GenerationForm,
+    GoalForm,
+    NamedForm,
+    ShapeForm,
+    TrainingForm,
+)
 from datahall.case.site import Site
 from datahall.case.stated_site import site_of
 
@@ -59,7 +69,9 @@ def resolve(document: Document, folder: Path, name: str) -> Case:
     model, longest, model_note = _model(form.model, document, folder)
     site, site_why = site_of(form.site, document, folder)
     training, why = _training(application, model, site, longest, document)
-    training = dataclasses.replace(training, data=_data(application.data, model, document, folder))
+    data = _data(application.data, model, document, folder)
+    generation = _generation(application.generation, document, folder)
+    training = dataclasses.replace(training, data=data, generation=generation)
     check_precision(training.precision, site, document.where(("application", "precision")))
     notes = {"model": model_note} if model_note else {}
     return Case(
@@ -187,6 +199,30 @@ def _data(form: DataForm | None, model: ModelShape, document: Document, folder: 
     rate, latency = (form.tier.read, form.tier.latency) if form.tier is not None else (0.0, 0.0)
     ahead = UNDECIDED if form.ahead is None else form.ahead
     return Data(**found, ahead=ahead, cache=wish, read_bytes_per_s=rate, latency_s=latency)
+
+
+def _generation(form: GenerationForm | None, document: Document, folder: Path) -> Generation | None:
+    if form is None:
+        return None
+    shared = form.prompt * 3 // 4 if form.shared is None else form.shared
+    if shared >= form.prompt:
+        raise CaseError(
+            f"a prompt of {form.prompt} tokens cannot share {shared}: the last has to be its own.",
+            where=document.where(("application", "generation", "shared")),
+            hint="Let shared be less than prompt.",
+        )
+    prompts = form.prompts if form.prompts in MADE else str((folder / Path(form.prompts).expanduser()).resolve())
+    asked, wish = form.cache, PrefixWish()
+    if asked is not None:
+        policy = "" if asked.policy == "auto" else asked.policy
+        wish = PrefixWish(asked.memory, policy, asked.block or 0, asked.use, asked.tier, asked.tier_limit)
+        if bool(asked.tier) != bool(asked.tier_limit):
+            raise CaseError(
+                "a slower tier needs a place and a limit.",
+                where=document.where(("application", "generation", "cache")),
+                hint='Write both, like "tier: /var/tmp/blocks" and "tier_limit: 1 GiB".',
+            )
+    return Generation(prompts, form.requests, form.prompt, shared, form.begins, form.answer, form.batch, wish)
 
 
 def _check_method(form: TrainingForm, model: ModelShape, document: Document) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from datahall.base.label import Label
 from datahall.case.data import Data
+from datahall.case.generation import Generation
 from datahall.case.model import ModelShape
 from datahall.case.site import Site
 
@@ -38,6 +39,7 @@ class Training:
     seed: int = 0
     lossy_checkpoint: str = ""  # bf16 | int8: what 32-bit numbers of a checkpoint may be rounded to; empty: nothing
     engine: str = ""  # pytorch | tensorflow | jax; empty: PyTorch
+    generation: Generation | None = None  # what `datahall generate` makes; training does not look at it
 
     @property
     def steps(self) -> int:

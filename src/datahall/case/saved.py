@@ -12,6 +12,7 @@ from typing import Any, cast
 from datahall.base.errors import UsageError
 from datahall.base.label import Label
 from datahall.case.data import data_from_json
+from datahall.case.generation import generation_from_json
 from datahall.case.model import LatentAttention, ModelShape
 from datahall.case.question import Case, Goal, Training
 from datahall.case.site import Accelerator, Disk, Link, Site
@@ -49,8 +50,9 @@ def _model(data: dict[str, Any]) -> ModelShape:
 
 
 def _application(data: dict[str, Any]) -> Training:
-    held = data.get("data")
-    fields: dict[str, Any] = {**data, "data": data_from_json(held) if held else None}
+    held, made = data.get("data"), data.get("generation")
+    parts = {"data": data_from_json(held) if held else None, "generation": generation_from_json(made) if made else None}
+    fields: dict[str, Any] = {**data, **parts}
     return Training(**fields)
 
 

@@ -156,6 +156,30 @@ class DataForm(Form):
     tier: TierForm | None = None
 
 
+class PrefixCacheForm(Form):
+    """A cache of prompts that begin alike."""
+
+    memory: SomeBytes
+    policy: Literal["auto", "lru", "lfu", "fifo", "s3-fifo"] = "auto"
+    block: Count | None = None
+    use: Literal["auto", "always", "never"] = "auto"
+    tier: str = ""
+    tier_limit: Bytes = 0.0
+
+
+class GenerationForm(Form):
+    """What `datahall generate` makes tokens for."""
+
+    prompts: str = "shared"
+    requests: Count = 32
+    prompt: Count = 256
+    shared: Whole | None = None
+    begins: Count = 2
+    answer: Count = 16
+    batch: Count = 4
+    cache: PrefixCacheForm | None = None
+
+
 class TrainingForm(Form):
     """What to train: `kind` training or fine-tuning.  `global_batch` is text or a number; `door` reads its unit."""
 
@@ -175,6 +199,7 @@ class TrainingForm(Form):
     entry: str = ""
     dataset: str = ""
     data: DataForm | None = None
+    generation: GenerationForm | None = None
     seed: Whole = 0
 
 

@@ -82,38 +82,33 @@ class PrefixCache:
     def _write(self, name: str, block: torch.Tensor) -> None:
         if self.place is None:
             return
-        data = block.contiguous().view(torch.uint8).numpy().tobytes()
         try:
-            write_file(self.place, self._folder, name, data)
+            self._digests[name] = write_file(self.place, self._folder, name, block)
         except StoreFault:  # a full disk, say: a cache that cannot keep is only slower
             self.lost += 1
             self.index.lost(name)
-            return
-        self._digests[name] = digest(data)
-        self.written_bytes += len(data)
+        else:
+            self.written_bytes += self.index.block_bytes
 
     def _read(self, name: str, like: torch.Tensor) -> torch.Tensor | None:
         """The block of the slower tier, or None where it is not what was written."""
         if self.place is None:
             return None
-        data = bytearray(like.numel() * like.element_size())
-        try:
-            got = self.place.read_into(self._folder, name, 0, memoryview(data))
-        except StoreFault:
-            got = 0
-        if got != len(data) or digest(data) != self._digests.get(name):
+        block = read_file(self.place, self._folder, name, like, self._digests.get(name, ""))
+        if block is None:
             self._remove(name)
-            return None
-        self.read_bytes += len(data)
-        return torch.frombuffer(data, dtype=like.dtype).view(like.shape)
+        else:
+            self.read_bytes += self.index.block_bytes
+        return block
 
     def _remove(self, name: str) -> None:
         if self.place is not None and self._digests.pop(name, None) is not None:
             self.place.remove(self._folder, name)
 
 
-def write_file(place: Place, folder: str, name: str, data: bytes) -> None:
-    """A new file of `place`, or nothing; StoreFault where it cannot be written."""
+def write_file(place: Place, folder: str, name: str, block: torch.Tensor) -> str:
+    """A block as a new file of `place`, or nothing; its digest.  StoreFault where it cannot be written."""
+    data = block.contiguous().view(torch.uint8).numpy().tobytes()
     sink = place.create(folder, name)
     try:
         sink.write(data)
@@ -121,3 +116,16 @@ def write_file(place: Place, folder: str, name: str, data: bytes) -> None:
         sink.abandon()
         raise
     sink.close()  # gives the file up by itself where it fails
+    return digest(data)
+
+
+def read_file(place: Place, folder: str, name: str, like: torch.Tensor, expected: str) -> torch.Tensor | None:
+    """The block in a file, shaped like `like`; None where it is missing or not what was written."""
+    data = bytearray(like.numel() * like.element_size())
+    try:
+        got = place.read_into(folder, name, 0, memoryview(data))
+    except StoreFault:
+        return None
+    if got != len(data) or digest(data) != expected:
+        return None
+    return torch.frombuffer(data, dtype=like.dtype).view(like.shape)

@@ -26,6 +26,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "gpu-check": ("datahall.ui.gpu_check:gpu_check", "measure the GPUs here, as a file that can be shared"),
     "weights": ("datahall.ui.weights:weights", "fetch a small pretrained model to fine-tune"),
     "run": ("datahall.ui.run:run", "train a case here by a given plan"),
+    "generate": ("datahall.ui.generate:generate_command", "tokens for prompts, what they share kept where it pays"),
     "engines": ("datahall.ui.engines:engines", "one training on three engines, one worker against several"),
     "validate": ("datahall.ui.validate:validate", "forecasts beside published measurements, scored"),
     "report": ("datahall.ui.report:report", "write the page and the trace of a run again"),
