@@ -82,6 +82,7 @@ NARROW = {
     "zero3 x grid bf16": replace(LONG["zero3 x sequence x pipeline"], precision="bf16"),
 }
 
+TIED = ["zero1", "sequence", "interleaved", "sequence x interleaved", "zero1 x grid", "zero3 x tensor x pipeline"]
 PLAIN = {"data": ComputePlan(data=2, micro_batch=2, accumulation=2, precision="fp32")}
 # For a recommender, which is two tables and a tower:
 TOO_MANY_STAGES = ("interleaved", "zero3 x interleaved", "four stages")
@@ -101,6 +102,13 @@ def alone(case, tmp_path_factory):
     return _run(case, ALONE, tmp_path_factory)
 
 
+@pytest.fixture(scope="module")
+def tied(case, tmp_path_factory):
+    """A case whose head is its table, and its training by one process."""
+    tied = replace(case, model=replace(case.model, tied_embeddings=True))
+    return tied, _run(tied, ALONE, tmp_path_factory)
+
+
 def test_one_process_counts_as_was_forecast(case, alone):
     _counts_agree(case, ALONE, alone)
 
@@ -113,6 +121,16 @@ def test_a_split_is_the_training_of_one_process(case, alone, tmp_path_factory, n
     _counts_agree(case, compute, run)
     if compute.pipeline > 1 and compute.data == 1:
         _bubble_agrees(compute, run)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", TIED)
+def test_a_head_that_is_the_table_again_splits_alike(tied, tmp_path_factory, name):
+    case, one = tied
+    compute = {**BRIEF, **LONG}[name]
+    run = _run(case, compute, tmp_path_factory)
+    assert parity.between(run, one).holds
+    _counts_agree(case, compute, run)
 
 
 @pytest.mark.soak

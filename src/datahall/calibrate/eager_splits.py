@@ -82,6 +82,7 @@ def eager_habits(habits: StackHabits, plan: ComputePlan, layers: int, link: Mapp
         pipeline_exposed=1.0,
         sends_wait=1.0,
         head_exposed=1.0,
+        tied_exposed=1.0,
         expert_latency=0.0,
         gradient_exposed=1.0,
         gradient_cover=1.0,  # buckets are full all along the backward pass

@@ -192,6 +192,7 @@ def _counts(anatomy: Anatomy, saved_bytes: float, plan: ComputePlan) -> ShapeCou
             "dense_weights": max(1.0, (anatomy.parameters - outside) / layers),
             "dense_width": saved_bytes / _WORD / layers - 4.0 * hidden,
             "embedding_parameters": outside,
+            "tied_weights": sum(element_count(shape) for shape in anatomy.common) * plan.tensor,
         }
     )
 

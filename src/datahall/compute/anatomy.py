@@ -20,9 +20,10 @@ class Anatomy:
     """One workload: parameters by block, elements that a sample hands from stage to stage, and the cuts of its parts.
 
     `on_rank` are the parameters of one tensor rank, where there are several; `first_outside` and `last_outside` those
-    of a rank outside the blocks that the first and the last stage hold; `parts` are what is cut in each stage.
-    `boundary` is 0 where the model cannot be cut into stages.  FLOPs are of one micro-batch of the plan that it was
-    read for, on the worker that speaks for the run.  `state_bytes` are what the optimiser keeps for each parameter.
+    of a rank outside the blocks that the first and the last stage hold, `common` those that both do; `parts` are what
+    is cut in each stage.  `boundary` is 0 where the model cannot be cut into stages.  FLOPs are of one micro-batch of
+    the plan that it was read for, on the worker that speaks for the run.  `state_bytes` are what the optimiser keeps
+    for each parameter.
     """
 
     inventory: Inventory
@@ -30,6 +31,7 @@ class Anatomy:
     on_rank: Inventory | None = None
     first_outside: tuple[Shape, ...] = ()
     last_outside: tuple[Shape, ...] = ()
+    common: tuple[Shape, ...] = ()
     parts: tuple[TensorCuts, ...] = ()
     matmul_flops: int = 0
     attention_flops: int = 0
@@ -43,7 +45,7 @@ class Anatomy:
     def handed_over(self, plan: ComputePlan, stage: int) -> dict[str, Handed]:
         """What one worker of `stage` hands over in a step, by kind of collective; {} for one worker."""
         cuts = together(self.parts[stage :: plan.pipeline])
-        within = within_copy(plan.micro_batch * self.boundary, cuts, plan, stage)
+        within = within_copy(plan.micro_batch * self.boundary, cuts, plan, stage, self.common)
         outside = (self.first_outside, self.last_outside) if plan.pipeline > 1 else None
         held = held_parts(self.on_rank or self.inventory, plan, stage, outside)
         return merged(within, exchange_handed(held, plan))
@@ -70,6 +72,7 @@ def anatomy_from_json(told: Mapping[str, Any]) -> Anatomy:
         "on_rank": told["on_rank"] and _inventory(told["on_rank"]),
         "first_outside": _shapes(told["first_outside"]),
         "last_outside": _shapes(told["last_outside"]),
+        "common": _shapes(told["common"]),
         "parts": tuple(_cuts(part) for part in told["parts"]),
     }
     return Anatomy(**{**told, **read})

@@ -48,6 +48,7 @@ class ShapeCounts:
     embedding_parameters: Any  # tables, positions, an untied head
     head_weights: Any  # hidden x vocab
     other_parameters: Any  # norms, biases and routers of all layers
+    tied_weights: Any  # of a head that is the table again
 
     @classmethod
     def of(cls, shape: ModelShape) -> ShapeCounts:
@@ -87,6 +88,7 @@ class ShapeCounts:
             embedding_parameters=embedding,
             head_weights=hidden * shape.vocab,
             other_parameters=shape.parameters() - embedding - counted,
+            tied_weights=hidden * shape.vocab if shape.tied_embeddings else 0,
         )
 
     def keys(self, sequence: Any) -> Any:

@@ -110,17 +110,17 @@ def _cut_into_stages(
     stages = plan.pipeline * plan.virtual_stages
     inputs, targets = workload.split(batch)  # pyright: ignore[reportOptionalCall]
     boundary = matmul = attention = 0
-    held: list[tuple[Shape, ...]] = []
+    held: list[dict[str, Shape]] = []
     parts: list[TensorCuts] = []
     for index in range(stages):
         own = stage_layers(len(workload.cut_points), stages, index)
         part: nn.Module = workload.cut(workload.model, own.start, own.stop)  # pyright: ignore[reportOptionalCall]
         held.append(
-            tuple(
-                _piece(name, tuple(one.shape), workload.tensor_cuts, plan.tensor)
+            {
+                name: _piece(name, tuple(one.shape), workload.tensor_cuts, plan.tensor)
                 for name, one in part.named_parameters()
                 if name in outside
-            )
+            }
         )
         outputs: list[torch.Tensor] = []
 
@@ -143,8 +143,9 @@ def _cut_into_stages(
     return _with(
         found,
         boundary=boundary,
-        first_outside=held[0],
-        last_outside=held[-1],
+        first_outside=tuple(held[0].values()),
+        last_outside=tuple(held[-1].values()),
+        common=tuple(shape for name, shape in held[0].items() if name in held[-1]),
         parts=tuple(parts),
         matmul_flops=matmul // plan.tensor,
         attention_flops=attention // plan.tensor,

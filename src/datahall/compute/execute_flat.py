@@ -16,7 +16,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
 from datahall.base.workload import Workload
-from datahall.compute.execute_local import like, local, trained
+from datahall.compute.execute_local import like, local, tie, tied_names, trained
 from datahall.compute.execute_optimiser import allocate_state, optimiser_of
 from datahall.compute.handed import FLAT_MULTIPLE
 
@@ -93,6 +93,7 @@ class FlatState:
     def _move_in(self, modules: Sequence[nn.Module]) -> None:
         """Make the parameters views of the buffer, and their gradients views of the sums."""
         owners = {name: module for module in modules for name, _ in module.named_parameters()}
+        ties = [(module, tied_names(module)) for module in modules]
         at = 0
         for name, parameter in self.held.items():
             piece = local(parameter.detach())
@@ -106,6 +107,8 @@ class FlatState:
             else:
                 parameter.data = view
             parameter.grad = like(parameter, self.sums[part].view_as(piece))
+        for module, names in ties:
+            tie(module, names)
 
     def _spread(self, value: torch.Tensor) -> torch.Tensor:
         if self.mesh is None or value.shape != self.share.shape:

@@ -71,7 +71,7 @@ class LocalState:
 
     def gradients(self) -> list[torch.Tensor]:
         """This worker's gradients, in the order of its parameters."""
-        return [_own_part(parameter) for parameter in self.held.values() if parameter.grad is not None]
+        return [own_part(parameter) for parameter in self.held.values() if parameter.grad is not None]
 
     def exchange(self) -> None:
         """Sum the gradients over the workers that hold the same parameters."""
@@ -81,7 +81,7 @@ class LocalState:
     def update(self) -> None:
         """One step of the optimiser; gradients are cleared."""
         for name, parameter in self.held.items():
-            self.pieces[name].grad = None if parameter.grad is None else _own_part(parameter)
+            self.pieces[name].grad = None if parameter.grad is None else own_part(parameter)
         self.optimiser.step()
         self.forget()
 
@@ -150,7 +150,7 @@ class HoldsPieces:
         if ranks is not None or late:
             mark("exchange")
         if ranks is not None:
-            _sum([_own_part(self.state.held[name]) for name in self.shared], ranks)
+            _sum([own_part(self.state.held[name]) for name in self.shared], ranks)
         if late:
             self.state.exchange()
 
@@ -208,6 +208,22 @@ def trained(modules: Sequence[nn.Module]) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in named if parameter.requires_grad}
 
 
+def tied_names(module: nn.Module) -> dict[str, str]:
+    """Of parameters that a module has under several names, each other name to the first."""
+    first: dict[int, str] = {}
+    named = list(module.named_parameters(remove_duplicate=False))
+    for name, parameter in named:
+        first.setdefault(id(parameter), name)
+    return {name: first[id(parameter)] for name, parameter in named if first[id(parameter)] != name}
+
+
+def tie(module: nn.Module, names: Mapping[str, str]) -> None:
+    """Make parameters one again that were replaced under their first names, as `tied_names` told them."""
+    for name, first in names.items():
+        path, _, leaf = name.rpartition(".")
+        setattr(module.get_submodule(path), leaf, module.get_parameter(first))
+
+
 def local(tensor: torch.Tensor) -> torch.Tensor:
     """What this worker holds of a tensor."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
@@ -227,7 +243,7 @@ def like(parameter: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     )
 
 
-def _own_part(parameter: nn.Parameter) -> torch.Tensor:
+def own_part(parameter: nn.Parameter) -> torch.Tensor:
     """This worker's part of a parameter's gradient; one that every worker has whole is cut like its parameter."""
     gradient = parameter.grad
     assert gradient is not None

@@ -6,7 +6,7 @@ their gradients after the last micro-batch.  The order of every worker's work is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from datahall.base.workload import Workload
 from datahall.compute import execute
 from datahall.compute.execute import Mark
 from datahall.compute.execute_grid import Grid, Placed
-from datahall.compute.execute_local import HoldsPieces, trained
+from datahall.compute.execute_local import HoldsPieces, own_part, trained
 from datahall.compute.execute_sharded import spread
 from datahall.compute.execute_tensor import check_tensor_cuts, cut_modules
 from datahall.compute.handed import MOST_GATHERED_STAGES
@@ -68,6 +68,9 @@ class Pipelined(HoldsPieces, Placed):
         whole = self._whole(list(batches))
         mark("forward")
         loss = self._pass(whole)
+        if self.common:
+            mark("exchange")
+            self._sum_common()
         self.sum_gradients(mark)
         return loss
 
@@ -103,6 +106,7 @@ class Pipelined(HoldsPieces, Placed):
                 self.shared += cut_modules(part, self.workload, plan, ranks)
                 if self.summed_late:
                     _narrow(part, self.precision, self.device)
+        self.common = _common(self.names_of, plan.pipeline, self.grid.place.stage)
         return made
 
     def _schedule(self, plan: ComputePlan) -> Any:
@@ -130,6 +134,19 @@ class Pipelined(HoldsPieces, Placed):
             return float(sum(loss.detach() for loss in losses)) * self._copies()
         self.schedule.step(*inputs, return_outputs=False)
         return None
+
+    def _sum_common(self) -> None:
+        """Add up the gradients of parameters that other stages use too, in the same order on all of them."""
+        for name, stages in self.common.items():
+            mine = own_part(self.state.held[name])
+            found = {stage: torch.empty_like(mine) for stage in stages}
+            found[self.grid.place.stage] = mine
+            others = [stage for stage in stages if stage != self.grid.place.stage]
+            sends = [dist.P2POp(dist.isend, mine, group=self.group, group_peer=stage) for stage in others]
+            receives = [dist.P2POp(dist.irecv, found[stage], group=self.group, group_peer=stage) for stage in others]
+            for work in dist.batch_isend_irecv([*sends, *receives]):
+                work.wait()
+            mine.copy_(torch.stack(list(found.values())).sum(0))
 
     def _copies(self) -> int:
         """How many gradients are summed into one."""
@@ -169,6 +186,18 @@ class _NotedStage(PipelineStage):
     def backward_one_chunk(self, bwd_chunk_id: int, *arguments: Any, **named: Any) -> Any:
         self.order.append(("B", self.stage_index, bwd_chunk_id))
         return super().backward_one_chunk(bwd_chunk_id, *arguments, **named)
+
+
+def _common(names_of: Sequence[Sequence[str]], workers: int, mine: int) -> dict[str, list[int]]:
+    """The parameters that this worker's stages share with other workers', and the places of all these in the pipeline.
+
+    Stages go round the `workers`; `mine` is this one's place.
+    """
+    users: dict[str, set[int]] = {}
+    for index, names in enumerate(names_of):
+        for name in names:
+            users.setdefault(name, set()).add(index % workers)
+    return {name: sorted(places) for name, places in users.items() if len(places) > 1 and mine in places}
 
 
 def _narrow(part: nn.Module, dtype: torch.dtype | None, device: torch.device) -> None:

@@ -24,7 +24,7 @@ from torch.distributed.tensor.parallel import (
 
 from datahall.base.errors import Refused
 from datahall.base.workload import Workload
-from datahall.compute.execute_local import HoldsModel, trained
+from datahall.compute.execute_local import HoldsModel, tie, tied_names, trained
 from datahall.compute.execute_sharded import spread
 from datahall.compute.plan import ComputePlan
 
@@ -60,7 +60,9 @@ def cut_modules(module: nn.Module, workload: Workload, plan: ComputePlan, ranks:
         for name, part in module.named_modules()
         if how[name] and how[name] != "sequence"
     }
+    ties = tied_names(module)
     parallelize_module(module, ranks, styles)
+    tie(module, ties)
     if not plan.sequence_parallel:
         return []
     shared = [(name, part) for name, part in module.named_modules() if how[name] == "sequence"]
@@ -107,9 +109,9 @@ def check_tensor_cuts(workload: Workload, plan: ComputePlan) -> None:
             hint="Give Workload.tensor_cuts, or choose a plan with tensor 1.",
         )
     shape = getattr(workload.model, "shape", None)
-    if shape is not None and (shape.kv_heads % plan.tensor or shape.ffn % plan.tensor or shape.tied_embeddings):
+    if shape is not None and (shape.kv_heads % plan.tensor or shape.ffn % plan.tensor):
         raise Refused(
-            "tensor parallelism runs with heads and widths that divide, and untied.",
+            "tensor parallelism runs with heads and widths that divide.",
             where="plan.compute.tensor",
             hint="Choose tensor so that it divides kv_heads and ffn.",
         )

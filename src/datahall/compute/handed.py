@@ -123,7 +123,8 @@ def handed_over(
         return merged(routed_handed(shape, sequence, plan), _spread_gradients(shape, plan))
     ends = _ends(inventory) if plan.pipeline > 1 else None
     cuts = _stage_cuts(shape, sequence, plan, stage)
-    within = within_copy(plan.micro_batch * sequence * shape.hidden, cuts, plan, stage)
+    common = inventory.root[:1] if shape.tied_embeddings else ()
+    within = within_copy(plan.micro_batch * sequence * shape.hidden, cuts, plan, stage, common)
     return merged(within, exchange_handed(held_parts(inventory, plan, stage, ends), plan))
 
 
@@ -222,11 +223,14 @@ def _spread_gradients(shape: ModelShape, plan: ComputePlan) -> dict[str, Handed]
     return merged(common, own) if plan.data > plan.expert else common
 
 
-def within_copy(elements: int, cuts: TensorCuts, plan: ComputePlan, stage: int) -> dict[str, Handed]:
+def within_copy(
+    elements: int, cuts: TensorCuts, plan: ComputePlan, stage: int, common: Sequence[Shape] = ()
+) -> dict[str, Handed]:
     """What a worker of `stage` hands to others of its copy: to tensor ranks by the `cuts` it holds, and to stages.
 
     `elements` of a micro-batch go to the next stage in 32 bits, with sequence parallelism a share by each tensor rank;
-    a gradient of that size goes back.
+    a gradient of that size goes back.  The first and the last stage tell each other their gradients of `common`, a
+    tensor rank's parameters that both use, once a step.
     """
     found = tensor_handed(cuts, plan) if plan.tensor > 1 else {}
     if plan.pipeline == 1:
@@ -235,7 +239,15 @@ def within_copy(elements: int, cuts: TensorCuts, plan: ComputePlan, stage: int) 
     mine = range(stage, stages, plan.pipeline)
     sends = plan.accumulation * sum((index < stages - 1) + (index > 0) for index in mine)
     share = plan.tensor if plan.sequence_parallel else 1
-    return {**found, "send": (sends, 4 * elements * sends // share)}
+    sent = merged({"send": (sends, 4 * elements * sends // share)}, _common_handed(common, plan, mine))
+    return {**found, **sent}
+
+
+def _common_handed(common: Sequence[Shape], plan: ComputePlan, mine: Sequence[int]) -> dict[str, Handed]:
+    if not common or not {0, plan.pipeline * plan.virtual_stages - 1} & set(mine):
+        return {}
+    shards = min(plan.shard_group or plan.data, plan.data) if plan.zero_stage >= 2 else 1
+    return {"send": (len(common), GRADIENT_BYTES * sum(_shard(shape, shards) for shape in common))}
 
 
 def _stage_cuts(shape: ModelShape, sequence: int, plan: ComputePlan, stage: int) -> TensorCuts:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from datahall.compute.counts import ShapeCounts
+from datahall.compute.handed import GRADIENT_BYTES
 from datahall.compute.memory import held_parameters
 from datahall.compute.numbers import PlanNumbers
 from datahall.network.estimate import (
@@ -164,7 +165,8 @@ def _pipeline_s(
 
     Each tensor rank sends its part.  Where every rank has the whole (no sequence parallelism), engines scatter before
     the send and gather behind it (arXiv 2104.04473, section 4.1).  The slowest hop counts, since every stage waits for
-    it: the one that leaves a domain, unless all stages are in one.
+    it: the one that leaves a domain, unless all stages are in one.  A table that is also the head has its gradients
+    told from the last stage to the first once a step.
     """
     stride = plan.tensor * plan.data * plan.context
     pod = np.maximum(links.pod, links.domain)
@@ -175,7 +177,11 @@ def _pipeline_s(
     held = word * tokens * counts.hidden
     whole = np.where(np.asarray(plan.sequence_parallel) > 0, 1.0, plan.tensor)
     gather = _gather_s(held, whole, 1.0, links)
-    return habits.pipeline_exposed * sends * (send_s(held / plan.tensor, rate, links.out_latency_s) + gather)
+    passed = habits.pipeline_exposed * sends * (send_s(held / plan.tensor, rate, links.out_latency_s) + gather)
+    spread = plan.tensor * np.where(np.asarray(plan.zero_stage) >= 2, plan.shards, 1.0)
+    tied = np.where(np.asarray(plan.pipeline) > 1, GRADIENT_BYTES * counts.tied_weights / spread, 0.0)
+    told = np.where(tied > 0, send_s(tied, rate, links.out_latency_s), 0.0)
+    return passed + habits.tied_exposed * told / plan.accumulation
 
 
 def _gather_s(payload: Any, ranks: Any, stride: Any, links: LinkRates, calls: Any = 1.0) -> Any:

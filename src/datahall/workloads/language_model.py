@@ -133,19 +133,15 @@ class LanguageModelPart(nn.Module):
 
     def __init__(self, model: LanguageModel, start: int, stop: int) -> None:
         super().__init__()
-        if model.shape.tied_embeddings:
-            raise Refused(
-                "a pipeline cannot share the embedding between its first and last stage.",
-                where="model.tied_embeddings",
-                hint="Untie them, or choose a plan without a pipeline.",
-            )
         self.blocks = nn.ModuleDict({str(index): model.blocks[index] for index in range(start, stop)})
-        self.embedding = model.embedding if start == 0 else None
         last = stop == model.shape.layers
+        self.reads_tokens = start == 0
+        tied = last and model.shape.tied_embeddings  # a head that is the table again: held under the table's name
+        self.embedding = model.embedding if self.reads_tokens or tied else None
         self.norm, self.head = (model.norm, model.head) if last else (None, None)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        if self.embedding is not None:
+        if self.embedding is not None and self.reads_tokens:
             hidden = self.embedding(hidden)
         for block in self.blocks.values():
             hidden = block(hidden)
