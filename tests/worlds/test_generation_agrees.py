@@ -79,6 +79,9 @@ def test_the_command_seals_runs_and_compares(tmp_path):
     found = {count["name"]: count["measured"] for count in compared["counts"]}
     assert found["hit_blocks"] > 0
     assert found["prompts_answered_alike"] == 5
+    answers = [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
+    assert [len(answer["tokens"]) for answer in answers] == [4] * 5
+    assert all(answer["text"] for answer in answers)
 
 
 @pytest.mark.parametrize(

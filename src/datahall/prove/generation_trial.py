@@ -5,20 +5,22 @@ The verdict on the cache is sealed before the first prompt is read.  It only put
 
 from __future__ import annotations
 
+import json
 import os
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from datahall.base.errors import Refused, UsageError
+from datahall.base.errors import UsageError
 from datahall.base.event import Event
 from datahall.base.label import Label
 from datahall.base.metric import Metric
 from datahall.base.result import Result
 from datahall.base.units import human
+from datahall.base.whole_file import write_text
 from datahall.calibrate.generation import LEAST_SPREAD, fit_generation
 from datahall.case.generation import Generation
 from datahall.case.question import Case
@@ -34,9 +36,9 @@ from datahall.storage.place import Place, open_place
 from datahall.storage.prefix_estimate import held_token_bytes
 from datahall.virtual.generation import Batches, GenerationCosts, result_of, seconds_of
 from datahall.virtual.prefix_choice import PrefixVerdict, choose, plans_within
-from datahall.workloads import entry
+from datahall.workloads.decoding import generating_model
 from datahall.workloads.language_model import LanguageModel
-from datahall.workloads.prompts import batches_of
+from datahall.workloads.prompts import batches_of, text_of
 
 WORD_BYTES = 4  # of keys and values: the model runs in 32 bits
 OnEvent = Callable[[Event], None]
@@ -44,7 +46,7 @@ OnEvent = Callable[[Event], None]
 
 @dataclass(frozen=True, slots=True)
 class GenerationTrial:
-    """A finished trial: what was said before, what was seen, and the answers of the first prompts as token ids."""
+    """A finished trial: what was said before, what was seen, and the answers as token ids."""
 
     verdict: PrefixVerdict
     costs: GenerationCosts
@@ -53,20 +55,21 @@ class GenerationTrial:
     folder: Path
 
 
-def generate(
-    case: Case, folder: Path, *, import_paths: Sequence[str] = (), on_event: OnEvent | None = None
-) -> GenerationTrial:
-    """Make tokens for the prompts of `case.application.generation`.  Refused for models that are not ours."""
+def generate(case: Case, folder: Path, on_event: OnEvent | None = None) -> GenerationTrial:
+    """Make tokens for the prompts of `case.application.generation`; answers.jsonl in `folder` has them, also as text.
+
+    Refused for models that are not ours.
+    """
     wanted = case.application.generation or Generation()
-    model = entry.build(case, import_paths).model
-    if not isinstance(model, LanguageModel):
-        raise Refused(f"{case.model.name} is not datahall's language model.", where="application.entry")
+    model, batches = generating_model(case), batches_of(case, wanted)
     place = open_place(wanted.cache.tier) if wanted.cache.tier else None
     say = _teller(on_event)
     with turn(lambda: say("waiting_for_turn")):
-        return trial(
-            model.eval(), batches_of(case, wanted), wanted, folder, place=place, say=say, case_hash=case.hash()
-        )
+        done = trial(model, batches, wanted, folder, place=place, say=say, case_hash=case.hash())
+    text = text_of(case)
+    lines = [json.dumps({"tokens": answer, "text": text(answer)}) for answer in done.answers]
+    write_text(folder / "answers.jsonl", "".join(f"{line}\n" for line in lines))
+    return done
 
 
 def trial(
@@ -99,7 +102,7 @@ def trial(
     compared = compare(forecast, measured, LEAST_SPREAD / 2, seal_sha256=sealed, machine=machine)
     compared = replace(compared, verdict=judge_generation(compared))
     write_json(folder / "comparison.json", compared.to_json())
-    return GenerationTrial(verdict, costs, compared, tuple(tuple(one) for one in answers[:4]), folder)
+    return GenerationTrial(verdict, costs, compared, tuple(tuple(one) for one in answers), folder)
 
 
 def probed(model: LanguageModel, batches: Batches, wanted: Generation, place: Place | None = None) -> GenerationCosts:

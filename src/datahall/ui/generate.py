@@ -30,7 +30,7 @@ def generate_command(case_file: Path, requests: Path | None, sets: tuple[str, ..
     """Make tokens for the prompts of CASE (application.generation) and keep what prompts have in common.
 
     Probes the model, says before whether the cache pays and from which rate and share of hits it would, seals, runs
-    every batch with it and without, and prints forecast beside measurement.
+    every batch with it and without, and prints forecast beside measurement.  The folder has answers.jsonl.
     """
     case = _case(load(case_file, sets), requests)
     try:
@@ -41,7 +41,7 @@ def generate_command(case_file: Path, requests: Path | None, sets: tuple[str, ..
         ) from error
     folder = new_folder(runs, f"{case.name}-generate")
     write_json(folder / "case.json", case.to_json())
-    done = generate(case, folder, import_paths=[str(case_file.resolve().parent)], on_event=_tell)
+    done = generate(case, folder, on_event=_tell)
     if as_json:
         json.dump(done.comparison.to_json(), sys.stdout, indent=2)
         return

@@ -106,6 +106,7 @@ class Played:
     first_token_s: float
     steps: int
     counts: dict[str, int]
+    tier_s: float = 0.0  # of all this, for bytes that move to and from the slower tier (its latencies left out)
 
     @property
     def total_s(self) -> float:
@@ -132,10 +133,10 @@ def play(costs: GenerationCosts, plan: PrefixPlan, batches: Batches, new_tokens:
         longest = max(visit.tokens for visit in group)
         decode += float(np.sum(costs.step_s(len(group), longest + 1 + np.arange(new_tokens - 1))))
     every = [visit for group in visits for visit in group]
-    steps = len(visits) * (new_tokens - 1)
-    return Played(
-        prefill, fetching, keeping, decode, first / len(every), steps, _counts(every, index, plan, token_bytes)
-    )
+    steps, counts = len(visits) * (new_tokens - 1), _counts(every, index, plan, token_bytes)
+    read_bytes = counts["hit_blocks_of_the_tier"] * index.block_bytes
+    tier = read_bytes * costs.read.byte_s + counts["bytes_written_to_the_tier"] * costs.write.byte_s
+    return Played(prefill, fetching, keeping, decode, first / len(every), steps, counts, tier)
 
 
 def result_of(played: Played, without: Played, costs: GenerationCosts, notes: tuple[str, ...] = ()) -> Result:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 from typing import Any
 
@@ -30,8 +30,8 @@ class Candidate:
 class Turn:
     """Where a block's choice turns, at the middle of a usual prompt.
 
-    Seconds of computing a block again and of fetching and keeping it; the rate below which the tier loses; the share of
-    blocks, and tokens of a usual prompt, that must be found.
+    Seconds of computing a block again and of fetching it; the share of blocks, and tokens of a usual prompt, that must
+    be found; the rates below which the tier loses: of a block that it has, and of all that it writes and gives back.
     """
 
     block_bytes: int
@@ -42,6 +42,7 @@ class Turn:
     least_bytes_per_s: float
     least_hit_share: float
     least_tokens: float
+    least_of_all_bytes_per_s: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values; what is infinite is null."""
@@ -58,13 +59,11 @@ class Turn:
             f" and {human(self.memory_s, 'seconds')} to take from memory: the cache pays {share}{tokens}."
         ]
         if tier:
-            least = human(self.least_bytes_per_s, "bytes_per_s")
-            even = (
-                "no rate makes up for its latency" if math.isinf(self.least_bytes_per_s) else f"it pays above {least}"
-            )
+            block, everything = _above(self.least_bytes_per_s), _above(self.least_of_all_bytes_per_s)
             said.append(
                 f"From the slower tier it takes {human(self.tier_s, 'seconds')}, at"
-                f" {human(self.tier_bytes_per_s, 'bytes_per_s')} besides the latency: {even}."
+                f" {human(self.tier_bytes_per_s, 'bytes_per_s')} besides the latency: a block that is there pays"
+                f" {block}, the tier with all that it writes {everything}."
             )
         return said
 
@@ -93,12 +92,10 @@ class PrefixVerdict:
         """The verdict, before anything runs."""
         if not self.plan.memory_bytes:
             best = max((c for c in self.considered if c.plan.memory_bytes), key=_quickness, default=None)
-            lost = (
-                ""
-                if best is None
-                else f": the best would save {human(self.without.total_s - best.played.total_s, 'seconds')}"
-            )
-            return f"No cache{lost} of {human(self.without.total_s, 'seconds')}."
+            if best is None:
+                return "No cache."
+            saved = human(self.without.total_s - best.played.total_s, "seconds")
+            return f"No cache: the best would save {saved} of {human(self.without.total_s, 'seconds')}."
         counts = self.played.counts
         spared = counts["prompt_tokens"] - counts["tokens_read"]
         word = "saves" if self.saved_s > 0 else "loses"
@@ -131,6 +128,10 @@ def choose(
     ]
     best = max(tried, key=_quickness, default=Candidate(off, without))
     turn = turning(costs, best.plan, batches, token_bytes)
+    tiered = max((one for one in tried if one.plan.tier_bytes), key=_quickness, default=None)
+    if tiered is not None:
+        alone = play(costs, replace(tiered.plan, tier_bytes=0), batches, new_tokens, token_bytes)
+        turn = replace(turn, least_of_all_bytes_per_s=tier_break_even_bytes_per_s(tiered, alone, token_bytes))
     verdict = PrefixVerdict(best.plan, best.played, without, turn, tuple(tried))
     if always or verdict.pays:
         return verdict
@@ -142,6 +143,17 @@ def plans_within(memory_bytes: int, tier_bytes: int = 0, policy: str = "", block
     policies, blocks = [policy] if policy else list(POLICIES), [block_tokens] if block_tokens else list(BLOCKS)
     tiers = [0, tier_bytes] if tier_bytes else [0]
     return [PrefixPlan(memory_bytes, p, b, t) for t in tiers for b in blocks for p in policies]
+
+
+def tier_break_even_bytes_per_s(tiered: Candidate, alone: Played, token_bytes: int) -> float:
+    """The rate, to and from, above which a plan's tier pays for all that it writes; `alone` does without it.
+
+    Infinite where its latencies alone cost more than it spares, 0 where nothing moves.
+    """
+    played, block_bytes = tiered.played, tiered.plan.block_tokens * token_bytes
+    moved = played.counts["hit_blocks_of_the_tier"] * block_bytes + played.counts["bytes_written_to_the_tier"]
+    spared_s = alone.total_s - (played.total_s - played.tier_s)
+    return math.inf if spared_s <= 0 < moved else moved / spared_s if moved else 0.0
 
 
 def turning(costs: GenerationCosts, plan: PrefixPlan, batches: Batches, token_bytes: int) -> Turn:
@@ -158,6 +170,10 @@ def turning(costs: GenerationCosts, plan: PrefixPlan, batches: Batches, token_by
     rate = 1.0 / costs.read.byte_s if costs.read.byte_s else math.inf
     least = float(break_even_fetch_bytes_per_s(size, compute, memory + costs.read.block_s))
     return Turn(size, compute, memory, tier, rate, least, share, share * usual)
+
+
+def _above(bytes_per_s: float) -> str:
+    return "at no rate" if math.isinf(bytes_per_s) else f"above {human(bytes_per_s, 'bytes_per_s')}"
 
 
 def _quickness(candidate: Candidate) -> float:

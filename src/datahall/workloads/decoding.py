@@ -11,11 +11,27 @@ from collections.abc import Callable, Sequence
 import torch
 from torch.nn import functional
 
-from datahall.base.errors import UsageError
+from datahall.base.errors import Refused, UsageError
 from datahall.case.model import ModelShape
+from datahall.case.question import Case
 from datahall.workloads.language_model import Attention, LanguageModel, rotary_table, rotate
+from datahall.workloads.pretrained import load_model, weights_folder
 
 Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def generating_model(case: Case) -> LanguageModel:
+    """The case's model to make tokens with: its weights, or random ones by seed.  Refused for a model of another's."""
+    if case.application.entry:
+        raise Refused(
+            "tokens are made with datahall's own language model only.",
+            where="application.entry",
+            hint="Leave entry out; application.weights names a pretrained model.",
+        )
+    torch.manual_seed(case.application.seed)
+    weights = case.application.weights
+    model = load_model(weights_folder(weights), case.model) if weights else LanguageModel(case.model)
+    return model.eval()
 
 
 class KeyValues:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from datahall.base.errors import UsageError
 from datahall.case.generation import MADE, Generation
 from datahall.case.question import Case
 from datahall.workloads.pretrained import weights_folder
-from datahall.workloads.text import raw_text
+from datahall.workloads.text import VOCABULARY, raw_text
 
 _BYTES_A_TOKEN = 16  # as much text as surely gives a token
 
@@ -29,6 +29,14 @@ def batches_of(case: Case, wanted: Generation) -> list[list[list[int]]]:
     else:
         prompts = read_prompts(Path(wanted.prompts), encode, case.model.vocab)
     return [prompts[at : at + wanted.batch] for at in range(0, len(prompts), wanted.batch)]
+
+
+def text_of(case: Case) -> Callable[[Sequence[int]], str]:
+    """What turns token ids of the case's model into text."""
+    if not case.application.weights:
+        return lambda tokens: bytes(token for token in tokens if token < VOCABULARY).decode("utf-8", "replace")
+    tokenizer = _tokenizer(case.application.weights)
+    return lambda tokens: str(tokenizer.decode(list(tokens)))
 
 
 def made_prompts(wanted: Generation, seed: int, encode: Callable[[str], list[int]]) -> list[list[int]]:
@@ -77,8 +85,12 @@ def _prompt(line: str, where: str, hint: str, encode: Callable[[str], list[int]]
 def _encoder(case: Case) -> Callable[[str], list[int]]:
     if not case.application.weights:
         return lambda text: list(text.encode())
+    tokenizer = _tokenizer(case.application.weights)
+    return lambda text: tokenizer.encode(text, add_special_tokens=False).ids
+
+
+def _tokenizer(weights: str) -> Any:
     from tokenizers import Tokenizer
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    tokenizer = Tokenizer.from_file(str(weights_folder(case.application.weights) / "tokenizer.json"))
-    return lambda text: tokenizer.encode(text, add_special_tokens=False).ids
+    return Tokenizer.from_file(str(weights_folder(weights) / "tokenizer.json"))

@@ -2,6 +2,7 @@
 
 import math
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from datahall.storage.plan import PrefixPlan
 from datahall.storage.prefix import prefix_index, replay_prompts
 from datahall.storage.prefix_estimate import break_even_fetch_bytes_per_s, break_even_hit_share, held_token_bytes
 from datahall.virtual.generation import GenerationCosts, Line, next_token_s, play, prompt_s, result_of
-from datahall.virtual.prefix_choice import choose, plans_within, turning
+from datahall.virtual.prefix_choice import Candidate, choose, plans_within, tier_break_even_bytes_per_s, turning
 
 TOKEN_BYTES = 1024
 COSTS = GenerationCosts(
@@ -84,13 +85,29 @@ def test_a_tier_pays_above_its_break_even_rate_only():
     saved = {}
     for factor in (0.5, 2.0):
         read = Line(1e-4, 1 / (factor * turn.least_bytes_per_s))
-        costs = GenerationCosts(**{**{name: getattr(COSTS, name) for name in COSTS.__dataclass_fields__}, "read": read})
+        costs = replace(COSTS, read=read)
         without = play(costs, PrefixPlan(), batches, 2, TOKEN_BYTES)
         played = play(costs, plan, batches, 2, TOKEN_BYTES)
         assert played.counts["hit_blocks_of_the_tier"] > 0.7 * 48 * 16
         saved[factor] = without.prefill_s - played.prefill_s - played.fetching_s
     assert saved[0.5] < 0 < saved[2.0]
-    assert "it pays above" in turn.sentences(tier=True)[1]
+    assert "pays above" in turn.sentences(tier=True)[1]
+
+
+def test_at_its_break_even_rate_over_all_the_tier_costs_what_it_spares():
+    batches = [batch for turn in range(6) for seed in range(8) for batch in prompts(256, 1, 16, seed)]
+    plan = PrefixPlan(300 * TOKEN_BYTES, "lru", 16, 1 << 23)
+    alone = play(COSTS, replace(plan, tier_bytes=0), batches, 2, TOKEN_BYTES)
+    quick = replace(COSTS, write=Line(1e-4, 1e-9))
+    candidate = Candidate(plan, play(quick, plan, batches, 2, TOKEN_BYTES))
+    rate = tier_break_even_bytes_per_s(candidate, alone, TOKEN_BYTES)
+    for factor in (0.5, 1.0, 2.0):
+        lines = {name: Line(1e-4, 1 / (factor * rate)) for name in ("read", "write")}
+        played = play(replace(COSTS, **lines), plan, batches, 2, TOKEN_BYTES)
+        expected = {0.5: 1, 1.0: 0, 2.0: -1}[factor]
+        assert np.sign(round(played.total_s - alone.total_s, 9)) == expected
+    slow = Candidate(plan, play(replace(COSTS, read=Line(1.0, 0.0)), plan, batches, 2, TOKEN_BYTES))
+    assert math.isinf(tier_break_even_bytes_per_s(slow, alone, TOKEN_BYTES))
 
 
 def test_che_and_the_replay_agree_on_prompts_asked_for_independently():
