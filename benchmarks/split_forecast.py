@@ -50,6 +50,11 @@ SPLITS = {
     "data x pipeline": replace(PIPE, data=2, micro_batch=2),
 }
 TOO_MANY_STAGES = ("interleaved, 2 x 2", "1F1B, 4 stages")  # for a recommender: two tables and a tower
+MIXED = {
+    "expert x 2": replace(TWO, expert=2),
+    "data x 4, expert x 2": replace(TWO, data=4, expert=2, accumulation=1),
+}
+WHOLE = ("one process", "data x 2", "ZeRO-1", "ZeRO-3", "1F1B, 2 stages")  # mixtures, without expert ranks
 PLAIN = tuple(name for name in SPLITS if "recomputed" not in name and "bf16" not in name)
 COMPONENTS = ("compute", "transfer", "waiting", "optimiser")
 
@@ -94,13 +99,34 @@ SUBJECTS = {
         "datahall.workloads.recommender:build",
         tuple(name for name in PLAIN if name not in TOO_MANY_STAGES),
     ),
+    "mixture": Subject(
+        ModelShape(
+            "mixture",
+            layers=4,
+            hidden=160,
+            heads=5,
+            kv_heads=5,
+            head_dim=32,
+            ffn=256,
+            vocab=256,
+            experts=4,
+            experts_per_token=2,
+            dense_layers=1,
+            dense_ffn=448,
+            router_balance=True,
+        ),
+        112,
+        1,
+        "Mixture of experts",
+        splits=(*WHOLE, *MIXED),
+    ),
 }
 
 
 def main() -> int:
     """Probe, forecast and run every split, print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"Of {', '.join(SPLITS)}.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"Of {', '.join([*SPLITS, *MIXED])}.")
     parser.add_argument("--model", choices=list(SUBJECTS), action="append")
     parser.add_argument("--steps", type=int, default=12)
     given = parser.parse_args()
@@ -121,7 +147,8 @@ def _judge(subject: Subject, names: list[str], steps: int, here: Here, folder: P
     done: dict[str, SealedRun] = {}
     for name in names or subject.splits:
         print(subject.what, name, file=sys.stderr, flush=True)
-        compute = replace(SPLITS[name], micro_batch=SPLITS[name].micro_batch * subject.many)
+        split = {**SPLITS, **MIXED}[name]
+        compute = replace(split, micro_batch=split.micro_batch * subject.many)
         plan = Plan(compute, StoragePlan(), NetworkPlan(), case.hash())
         done[name] = sealed_run(case, plan, here, folder / name.replace(" ", "-"))
     _steps(done)

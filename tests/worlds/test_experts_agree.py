@@ -3,18 +3,24 @@
 from dataclasses import replace
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from small_cases import SHAPE, small_case
 
 from datahall.base.errors import Refused
+from datahall.compute.execute import prepare
 from datahall.compute.handed import handed_over
 from datahall.compute.layout import Layout
 from datahall.compute.plan import ComputePlan
 from datahall.decisions.plan import Plan
 from datahall.network.plan import NetworkPlan
 from datahall.real import parity, training
+from datahall.real.checkpoint import checkpoint_folder
 from datahall.real.injection import Injection
+from datahall.storage.execute import load
 from datahall.storage.plan import StoragePlan
 from datahall.virtual.training import forecast
+from datahall.workloads import entry
 
 STEPS = 3
 COUNTED = ("samples", "tokens", "steps", "matmul_flops", "attention_flops", "collective_bytes", "collective_calls")
@@ -26,6 +32,7 @@ MIXED = replace(
     experts_per_token=2,
     shared_experts=1,
     shared_ffn=32,
+    router_balance=True,
     dense_layers=1,
     dense_ffn=128,
 )
@@ -93,6 +100,20 @@ def test_expert_ranks_go_on_from_their_checkpoint(case, alone, tmp_path_factory,
     run = _run(case, {**SPLITS, "two ranks": EXPERT}[name], tmp_path_factory, storage=storage, injection=killed)
     assert len(run.lost) == 1
     assert parity.between(run, alone).holds
+
+
+@pytest.mark.soak
+def test_one_process_goes_on_from_what_expert_ranks_saved(case, tmp_path_factory):
+    run = _run(case, SPLITS["two replicas"], tmp_path_factory, storage=StoragePlan(interval_steps=STEPS))
+    executor = prepare(entry.build(case), ALONE, bucket_bytes=0, device=torch.device("cpu"))
+    state = executor.tensors(complete=True)
+    assert load(checkpoint_folder(run.folder), state).unread == ()
+    weights = load_file(run.folder / "weights.safetensors")
+    assert len(weights) == len(entry.build(case).model.state_dict())
+    assert all(torch.equal(state[name], tensor) for name, tensor in weights.items())
+    moments = [tensor for name, tensor in state.items() if name.endswith("exp_avg")]
+    assert len(moments) == len(weights)
+    assert all(float(moment.abs().sum()) > 0 for moment in moments)
 
 
 @pytest.mark.parametrize(

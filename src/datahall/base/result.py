@@ -20,9 +20,11 @@ run, so that a slow colleague shows as waiting):
     tokens_per_s      tokens per second of steady steps
     mfu               model FLOPs per second over the dense peak of the plan's precision (share)
     goodput           share of total_time in which committed steps moved the training forward
+    busiest_share     of the rows that expert ranks share out among them, those of the rank with the most (share)
 
 Counts: samples, tokens, steps, matmul_flops, attention_flops (one worker's whole run), collective_bytes and
-collective_calls (handed to collectives by one worker), checkpoint_bytes.
+collective_calls (handed to collectives by one worker), checkpoint_bytes.  With expert ranks, one worker is the mean
+of those that share the experts: what each gets is the router's choice, what all get is not.
 """
 
 from __future__ import annotations

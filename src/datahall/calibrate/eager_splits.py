@@ -23,6 +23,8 @@ _SHARDED_KERNELS = {2: 110.0, 3: 145.0}
 _TENSOR_KERNELS = 520.0
 # How many times its formula a sum of tensor ranks takes with its copies and with waiting for each other at every layer.
 _TENSOR_PASSES = 3.0
+# What the fullest of two expert ranks has above the mean rank, of rows: cases/mixture.yaml, whose routers are balanced.
+_EXPERT_WAIT = 0.25
 _USUAL_PASSES = {"gather_passes": 1.9, "scatter_passes": 3.4}  # of gloo, where the probe did not measure them
 # Copies of the parameters held beside weights, gradients and moments by ZeRO stage: buckets, flat buffers, blocks that
 # were gathered.
@@ -84,6 +86,8 @@ def eager_habits(habits: StackHabits, plan: ComputePlan, layers: int, link: Mapp
         head_exposed=1.0,
         tied_exposed=1.0,
         expert_latency=0.0,
+        expert_exposed=1.0,
+        expert_wait=_EXPERT_WAIT,
         gradient_exposed=1.0,
         gradient_cover=1.0,  # buckets are full all along the backward pass
         transfer_cores=link.get("cores", 1.0) / plan.threads,

@@ -55,6 +55,7 @@ class ModelShape:
     learned_positions: int = 0  # rows of a learned position table
     window: int = 0
     window_share: float = 0.0
+    router_balance: bool = False  # of each expert a bias that only choosing sees, learnt from its load
 
     @property
     def moe_layers(self) -> int:
@@ -93,6 +94,7 @@ class ModelShape:
         dense_mlp = self.mlp_parameters(self.dense_ffn if self.experts else self.ffn)
         mixture = experts * self.mlp_parameters(self.ffn) + self.shared_experts * self.mlp_parameters(self.shared_ffn)
         mixture += self.hidden * self.experts  # the router scores every expert
+        mixture += self.experts if self.router_balance else 0
         layers = self.layers * (self.attention_parameters() + self.norms_per_layer * norm)
         return embeddings + layers + dense * dense_mlp + self.moe_layers * mixture + final_norm
 

@@ -105,6 +105,7 @@ class ShapeForm(Form):
     experts_per_token: Whole = 0
     shared_experts: Whole = 0
     shared_ffn: Whole = 0
+    router_balance: bool = False
     dense_layers: Whole = 0
     dense_ffn: Whole = 0
     latent: LatentForm | None = None

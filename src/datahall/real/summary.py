@@ -7,6 +7,7 @@ the step's time, and the few steps in which the machine did something else do no
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from datahall.base.errors import UsageError
@@ -93,6 +94,8 @@ def use_metrics(case: Case, compute: ComputePlan, steps: Sequence[Step], step: M
         found.append(Metric("mfu", "share", value, low, high, label))
     except (UsageError, ZeroDivisionError):
         pass  # the stated peak is missing or was passed: a share of it would say nothing
+    if compute.expert > 1 and steps:
+        found.append(_busiest(steps, compute.expert))
     forward_s = sum(max(worker.step_s for worker in each.workers) for each in steps)
     if ended_s > 0:
         found.append(exactly("goodput", "share", min(1.0, forward_s / ended_s)))
@@ -142,6 +145,16 @@ def _longest_wait_s(steps: Sequence[Step]) -> float:
         for worker in step.workers:
             waited[worker.rank] = waited.get(worker.rank, 0.0) + worker.seconds["input"]
     return max(waited.values())
+
+
+def _busiest(steps: Sequence[Step], ranks: int) -> Metric:
+    """Of the rows of the first ranks that share the experts, those of the busiest: mean of all mixtures and steps."""
+    shares: list[float] = []
+    for step in steps:
+        for rows in zip(*(worker.received for worker in step.workers[:ranks]), strict=True):
+            each = [sum(of_experts) for of_experts in rows]
+            shares.append(max(each) / sum(each))
+    return replace(_mean("busiest_share", shares), unit="share")
 
 
 def middle_half(workers: Sequence[WorkerStep], period: int = 1) -> list[WorkerStep]:

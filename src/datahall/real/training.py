@@ -101,6 +101,10 @@ def check_batches(plan: Plan, workers: Sequence[int]) -> None:
     """UsageError unless the global batch can be divided among each of these numbers of workers."""
     compute = plan.compute
     for count in workers:
+        if count % compute.expert:
+            raise UsageError(
+                f"{count} workers cannot form groups of {compute.expert} expert ranks.", where="plan.compute"
+            )
         piece = max(1, count // (compute.devices // compute.data)) * compute.micro_batch
         if compute.global_batch % piece:
             raise UsageError(

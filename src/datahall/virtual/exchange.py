@@ -70,7 +70,8 @@ def exchange_s(
         tensor=habits.tensor_exposed * again * _tensor_s(counts, tokens, layers, mixture, links, word_bytes, plan),
         context=_context_s(counts, tokens, layers, links, habits, word_bytes, plan, one),
         expert=habits.expert_exposed * expert
-        + habits.expert_hidden * np.maximum(0.0, expert - one.forward - one.backward),
+        + habits.expert_hidden * np.maximum(0.0, expert - one.forward - one.backward)
+        + np.where(np.asarray(plan.expert) > 1, habits.expert_wait * one.experts, 0.0),
         shard=shard,
         pipeline=_pipeline_s(counts, tokens, links, habits, word_bytes, plan),
         gradient=gradient,

@@ -21,6 +21,7 @@ class StackHabits:
     context_exposed: Any = 0.3
     expert_exposed: Any = 0.8
     expert_hidden: Any = 0.0  # 1 where expert transfers hide only as far as a micro-step's arithmetic covers them
+    expert_wait: Any = 0.0  # of its experts' seconds, that a worker waits for the one whose experts have the most rows
     shard_exposed: Any = 0.15
     shard_from_stage: Any = 3.0  # the ZeRO stage from which gradients are summed in every micro-step, not once a step
     gather_passes: Any = 1.0  # what the library takes to gather shards, in times of a ring's formula

@@ -93,6 +93,7 @@ def forecast(
     label = _label(case, calibration)
     metrics = _metrics(case, values, calibration, label)
     metrics["goodput"] = _goodput(run, calibration, label)
+    metrics |= _busiest(plan, float(inputs.habits.expert_wait), label)
     notes = _notes(case, plan, run, inputs, own, calibration.label)
     counts = run_counts(case, plan, own)
     result = Result("virtual", MappingProxyType(metrics), MappingProxyType(counts), notes)
@@ -261,6 +262,15 @@ def _goodput(run: RunSeconds, calibration: Calibration, label: Label) -> Metric:
     lost = run.total - run.steps
     low, high = (float(run.steps * by / (run.steps * by + lost * loss)) for by, loss in ((short, more), (long, less)))
     return Metric("goodput", "share", float(run.goodput_share), low, high, label)
+
+
+def _busiest(plan: Plan, more: float, label: Label) -> dict[str, Metric]:
+    """The rows of the busiest expert rank, `more` above the mean rank's: from even routing to three times that."""
+    ranks = plan.compute.expert
+    if ranks == 1 or more == 0:
+        return {}
+    found = Metric("busiest_share", "share", (1 + more) / ranks, 1 / ranks, min(1.0, (1 + 3 * more) / ranks), label)
+    return {found.name: found}
 
 
 def _notes(

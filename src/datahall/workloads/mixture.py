@@ -1,11 +1,14 @@
 """The MLPs of our language model: the dense one, and mixtures of experts (arXiv 1701.06538, 2401.04088).
 
 Each token chooses its experts by a learned score, and gets their outputs weighted by the softmax over the chosen
-scores; no token is dropped and no loss balances the experts.  Experts may be spread over workers; how rows travel then
-is told from outside (`base.workload.Travel`).
+scores; no token is dropped.  Loads are balanced without a loss, by a bias that only choosing sees (arXiv 2408.15664): a
+parameter whose gradient is its expert's load, so that every split and checkpoint treats it as any other.  Experts may
+be spread over workers; how rows travel then is told from outside (`base.workload.Travel`).
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import nn
@@ -35,6 +38,9 @@ class GatedMlp(nn.Module):
         return self.down(functional.silu(self.gate(hidden)) * self.up(hidden))
 
 
+_FAVOUR = 100.0  # of a score, for each of a balance: AdamW's rate of 0.001 moves it by 0.1 a step
+
+
 class Mixture(nn.Module):
     """Routed experts, of which each token passes through some, and shared ones that see every token.
 
@@ -47,6 +53,7 @@ class Mixture(nn.Module):
         self.chosen = shape.experts_per_token
         self.router = nn.Linear(shape.hidden, shape.experts, bias=False)
         self.experts = nn.ModuleDict({str(one): GatedMlp(shape.hidden, shape.ffn) for one in range(shape.experts)})
+        self.balance = nn.Parameter(torch.zeros(shape.experts)) if shape.router_balance else None
         self.shared = nn.ModuleList(GatedMlp(shape.hidden, shape.shared_ffn) for _ in range(shape.shared_experts))
         self.travel: Travel | None = None
         self.received: list[int] = [0] * shape.experts
@@ -61,17 +68,25 @@ class Mixture(nn.Module):
         tokens = hidden.flatten(0, -2)
         # Before the routed ones: what recomputation runs last it runs in part only.
         common = [expert(tokens) for expert in self.shared]
-        scores, chosen = self.router(tokens).topk(self.chosen, dim=-1)
-        weights = scores.float().softmax(-1).to(scores.dtype)
+        chosen, weights, given = self._choose(self.router(tokens))
         order = chosen.flatten().argsort(stable=True)
         rows = _narrowed(tokens).index_select(0, order // self.chosen)
-        given = torch.bincount(chosen.flatten(), minlength=self.router.out_features)
         done = self._here(rows, given) if self.travel is None else self._there(rows, given, self.travel)
         mixed = done.index_select(0, order.argsort()).unflatten(0, chosen.shape) * weights.unsqueeze(-1)
         found = mixed.sum(-2)
         for shared in common:
             found = found + shared
         return found.view_as(hidden)
+
+    def _choose(self, scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The experts of each token, what their outputs count for, and the rows that each expert is given."""
+        favoured = scores.detach() if self.balance is None else scores.detach() + _FAVOUR * self.balance.detach()
+        chosen = favoured.topk(self.chosen, dim=-1).indices
+        given = torch.bincount(chosen.flatten(), minlength=scores.shape[-1])
+        weights = scores.gather(-1, chosen).float().softmax(-1)
+        if self.balance is not None:
+            weights = _Balanced.apply(weights, self.balance, given)
+        return chosen, weights.to(scores.dtype), given
 
     def _here(self, rows: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
         """Rows in the order of this worker's experts through them; each runs, so that each has a gradient."""
@@ -90,6 +105,19 @@ class Mixture(nn.Module):
         order = of_expert.argsort(stable=True)
         found = self._here(arrived.index_select(0, order), arriving.sum(0))
         return travel.rows(found.index_select(0, order.argsort()), got, sent)
+
+
+class _Balanced(torch.autograd.Function):
+    """The weights as they are; backward, the balance of an expert with more than its share of rows gets a gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, weights: torch.Tensor, balance: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
+        ctx.excess = (given / given.sum() - 1.0 / len(given)).to(balance.dtype)
+        return weights.view_as(weights)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        return gradients[0], ctx.excess, None
 
 
 def _narrowed(rows: torch.Tensor) -> torch.Tensor:

@@ -16,7 +16,7 @@ from datahall.workloads.language_model import LanguageModel, build, next_token_l
 from datahall.workloads.mixture import Mixture
 
 MIXED = replace(SHAPE, layers=3, ffn=48, experts=4, experts_per_token=2, dense_layers=1, dense_ffn=128)
-SHARED = replace(MIXED, shared_experts=2, shared_ffn=32)
+SHARED = replace(MIXED, shared_experts=2, shared_ffn=32, router_balance=True)
 
 
 @pytest.mark.parametrize("shape", [MIXED, SHARED, replace(MIXED, dense_layers=0, experts_per_token=1)])
@@ -67,3 +67,19 @@ def test_an_expert_that_nobody_chose_has_a_gradient_of_zero():
     mixture(torch.rand(1, 3, MIXED.hidden)).sum().backward()
     assert mixture.received == [0, 0, 3, 0]
     assert all(float(p.grad.abs().sum()) == 0.0 for p in mixture.experts["0"].parameters())
+
+
+def test_a_balance_evens_out_what_experts_are_given():
+    torch.manual_seed(2)
+    mixture = Mixture(replace(MIXED, router_balance=True))
+    hidden = torch.randn(4, 16, MIXED.hidden) + torch.randn(MIXED.hidden)  # what all have in common favours some
+    optimiser = torch.optim.AdamW([mixture.balance], lr=1e-3)
+    fullest = []
+    for _ in range(60):
+        mixture.received = [0] * MIXED.experts
+        mixture(hidden).sum().backward()
+        optimiser.step()
+        optimiser.zero_grad()
+        fullest.append(max(mixture.received) / (sum(mixture.received) / MIXED.experts))
+    assert fullest[0] > 1.5
+    assert sum(fullest[-10:]) / 10 < 1.25
