@@ -24,7 +24,7 @@ _TENSOR_KERNELS = 520.0
 # How many times its formula a sum of tensor ranks takes with its copies and with waiting for each other at every layer.
 _TENSOR_PASSES = 3.0
 # What the fullest of two expert ranks has above the mean rank, of rows: cases/mixture.yaml, whose routers are balanced.
-_EXPERT_WAIT = 0.25
+_EXPERT_WAIT = 0.3
 _USUAL_PASSES = {"gather_passes": 1.9, "scatter_passes": 3.4}  # of gloo, where the probe did not measure them
 # Copies of the parameters held beside weights, gradients and moments by ZeRO stage: buckets, flat buffers, blocks that
 # were gathered.
