@@ -76,7 +76,7 @@ def features(run: PublishedRun) -> Floats:
         np.log2(plan.accumulation) / 4,
         bits,
         2.0 * (run.shape.experts > 0),
-        1.0 * (plan.recompute == "full") + 0.5 * (plan.recompute == "selective"),
+        {"none": 0.0, "selective": 0.5, "keep-attention": 0.7, "keep-qkv": 0.85, "full": 1.0}[plan.recompute],
         {"eager": 0.0, "compiled": 1.0, "fused": 2.0, "old": 3.0, "xla": 4.0}[run.traits.issue],
         1.0 * run.traits.overlap,
         1.5 * run.traits.rowwise,

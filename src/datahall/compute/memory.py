@@ -134,6 +134,9 @@ def _activations(
     layer = word * tokens * (stream + (counts.attention_width + inside) / plan.tensor)
     inputs = word * tokens * counts.hidden / split
     recompute = np.asarray(plan.recompute)
+    projected = inputs + word * tokens * (counts.score_width + counts.key_value_width) / plan.tensor
+    attended = projected + word * tokens * counts.value_width / plan.tensor
+    inputs = np.select([recompute >= 4, recompute >= 3], [attended, projected], inputs)
     kept = np.where(recompute >= 2, inputs, np.where(recompute >= 1, habits.selective_kept * layer, layer))
     alive = np.where(recompute >= 2, layer, (1.0 - habits.selective_kept) * layer * (recompute >= 1))
     warm = 1.0 + np.where(

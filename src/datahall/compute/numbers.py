@@ -14,7 +14,7 @@ import numpy as np
 from datahall.base.errors import UsageError
 from datahall.compute.plan import ComputePlan
 
-RECOMPUTE_CODES = {"none": 0, "selective": 1, "full": 2}
+RECOMPUTE_CODES = {"none": 0, "selective": 1, "full": 2, "keep-qkv": 3, "keep-attention": 4}
 BUBBLE_SHARES = {"gpipe": 1.0, "1f1b": 1.0, "interleaved": 1.0, "zero-bubble": 1 / 3, "zbv": 1 / 3, "dualpipe": 0.5}
 PRECISION_BITS = {"fp32": 32, "tf32": 32, "bf16": 16, "fp16": 16, "fp8": 8, "int8": 8, "fp4": 4}
 
@@ -23,7 +23,7 @@ PRECISION_BITS = {"fp32": 32, "tf32": 32, "bf16": 16, "fp16": 16, "fp8": 8, "int
 class PlanNumbers:
     """ComputePlan in numbers: every field a number or an array, all arrays of equal shape (or broadcasting).
 
-    `recompute` is 0 none, 1 selective, 2 full; `zero_stage` 0 to 3; `shard_group` ranks that share one copy (0: all);
+    `recompute` is 0 none, 1 selective, 2 full (3 and 4: less of it); `zero_stage` 0 to 3; `shard_group` ranks that share one copy (0: all);
     `bubble_share` scales the pipeline bubble of 1F1B; `sequence_parallel` 0 or 1; `linear_bits` is the width of the
     operands of the linear layers' products; `keeps_all` 1 where a pipeline holds all
     micro-batches until the last (GPipe).

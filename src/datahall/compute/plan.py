@@ -16,8 +16,9 @@ class ComputePlan:
     are spread inside it).  `micro_batch` is sequences per data-parallel rank and micro-step, `accumulation`
     micro-steps per optimiser step (with pipeline > 1: the micro-batches in flight).  `zero_stage` 0 to 3 says what
     data-parallel ranks shard (nothing, optimiser state, gradients too, parameters too); `shard_group` ranks share one
-    copy (0: all of them, fewer is HSDP).  `recompute` is none, selective (attention core) or full.  `threads` is CPU
-    threads per process.
+    copy (0: all of them, fewer is HSDP).  `recompute` is none, selective (attention core) or full; published runs also
+    keep-qkv (full, but queries, keys and values are kept) and keep-attention (and what attention made of them).
+    `threads` is CPU threads per process.
     """
 
     data: int = 1

@@ -7,6 +7,7 @@ Bytes are memory traffic of an ideal kernel that reads each operand once; no sec
 
 from __future__ import annotations
 
+from datahall.base.errors import UsageError
 from datahall.base.step_table import Component, Row, StepTable
 from datahall.case.model import ModelShape
 from datahall.compute.adapters import ALL, Adapters, trained_parameters
@@ -162,6 +163,8 @@ def _recompute_rows(rows: list[Row], plan: ComputePlan, last_products: int) -> l
     """Forward rows again.  A block's last product is not: torch stops once it has what the backward pass needs."""
     if plan.recompute == "none":
         return []
+    if plan.recompute not in {"selective", "full"}:
+        raise UsageError(f"{plan.recompute} is forecast for published runs and not counted.", where="recompute")
     forward = [row for row in rows if row.name.endswith(" forward") and not row.name.startswith("logits")]
     core = [row for row in forward if row.name.startswith("attention core")]
     again = [_recomputed("attention core recompute", core, 0)]

@@ -25,6 +25,8 @@ from datahall.virtual.habits import StackHabits
 from datahall.virtual.links import LinkRates
 from datahall.virtual.micro_step import MicroStep
 
+_ATTENTION_TENSORS = 4.0  # of a layer: a projection in, one out, two norms
+
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
@@ -138,7 +140,9 @@ def _state_s(
     waits = np.where(np.asarray(counts.moe_layers) > 0, 1.0, habits.expert_latency)
     back = np.where(np.asarray(plan.zero_stage) == 0, habits.gradient_bytes, word)  # an all-reduce, or new parameters
     calls = habits.shard_calls
-    gathered = _gather_s(back * dense, shards, plan.tensor, links, calls) + waits * _gather_s(
+    owners = np.minimum(shards, counts.layers / plan.pipeline * (_ATTENTION_TENSORS + counts.mlp_matrices))
+    sends = np.where((np.asarray(plan.zero_stage) <= 2) & (habits.owner_broadcasts > 0), owners, calls)
+    gathered = _gather_s(back * dense, shards, plan.tensor, links, sends) + waits * _gather_s(
         back * experts, expert_ranks, plan.tensor * plan.expert, links
     )
     reduced = _scatter_s(habits.gradient_bytes * dense, shards, plan.tensor, links, calls)

@@ -66,9 +66,8 @@ def micro_step(
     exposed = np.where(np.asarray(plan.pipeline) > 1, habits.head_exposed, 1.0)
     attend_back = core / rates.attention_backward_share * 2.5 + heads * rates.attention_head_backward_s
     again_linear, again_core = (_repeated(share, plan) for share in (habits.selective_linear, habits.selective_core))
-    spared = np.where(np.asarray(plan.recompute) >= 2, (1.0 - habits.last_repeated) * last_share(counts), 0.0)
-    again = again_linear * ((1.0 - spared) * dense + experts + permute + element)
-    recompute = again + again_core * attend
+    again = again_linear * ((1.0 - _spared(counts, habits, plan)) * dense + experts + permute + element)
+    recompute = again + again_core * np.where(np.asarray(plan.recompute) >= 4, 0.0, attend)
     kernels = _forward_kernels(counts, layers, mixture, rates, habits, plan, adapters)
     return MicroStep(
         linear=(1.0 + grads) * dense + 3.0 * thin,
@@ -87,6 +86,21 @@ def last_share(counts: ShapeCounts) -> Any:
     """The MLP's last product among a dense layer's products: nothing in the backward pass needs its result again."""
     share = counts.dense_weights / counts.mlp_matrices / (counts.attention_weights + counts.dense_weights)
     return share * (1.0 - counts.moe_layers / counts.layers)
+
+
+def first_share(counts: ShapeCounts) -> Any:
+    """The projections to queries, keys and values among a layer's products."""
+    mixture = counts.moe_layers / counts.layers
+    beside = (1.0 - mixture) * counts.dense_weights + mixture * (counts.shared_weights + counts.router_weights)
+    first = counts.attention_weights - counts.hidden * counts.value_width
+    return first / (counts.attention_weights + beside)
+
+
+def _spared(counts: ShapeCounts, habits: StackHabits, plan: PlanNumbers) -> Any:
+    """The share of a layer's products that full recomputation leaves out: the last one, and those whose results stay."""
+    mode = np.asarray(plan.recompute)
+    last = np.where(mode >= 2, (1.0 - habits.last_repeated) * last_share(counts), 0.0)
+    return last + np.where(mode >= 3, first_share(counts), 0.0)
 
 
 def _repeated(selective_share: Any, plan: PlanNumbers) -> Any:

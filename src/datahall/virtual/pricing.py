@@ -55,6 +55,7 @@ class Setting:
     rowwise: Any  # 1 where narrow operands have a scale for each row
     token_drop: Any  # 1 where each expert takes a fixed number of tokens
     dual_pipe: Any  # 1 where expert and pipeline transfers hide behind another micro-batch's arithmetic
+    owner_broadcasts: Any  # 1 where each rank broadcasts the tensors that it updated
     early_attention: Any  # 1 where fused attention is of the first generation
     repeats_products: Any  # 1 where selective recomputation repeats products (torchtitan), 0 where the attention core
 
@@ -90,6 +91,7 @@ def setting_of(accelerator: Accelerator, precision: str, traits: StackTraits, li
         rowwise=traits.rowwise,
         token_drop=traits.token_drop,
         dual_pipe=traits.dual_pipe,
+        owner_broadcasts=traits.owner_broadcasts,
         early_attention=traits.early_attention,
         repeats_products=1.0 if traits.family == "torchtitan" else 0.0,
     )
@@ -210,6 +212,7 @@ def _habits(at: Setting, c: Mapping[str, Any]) -> StackHabits:
         gradient_bytes=np.where(old, c["gradient_bytes_old"], c["gradient_bytes"]),
         update_bytes=np.where(old, c["update_bytes_old"], c["update_bytes"]),
         expert_kernels=c["expert_kernels"] * (1.0 - at.token_drop),
+        owner_broadcasts=at.owner_broadcasts,
         straggler_share=c["straggler_share"],
     )
 

@@ -33,6 +33,7 @@ class StackTraits:
     sequence_parallel: bool = True
     local_batch_in_pipeline: bool = False
     dual_pipe: float = 0.0  # 1: a forward and a backward chunk run side by side, each behind the other's transfers
+    owner_broadcasts: float = 0.0  # 1: under ZeRO-1 a rank updates whole tensors and broadcasts them, one rank at a time
     interleaves: bool = False  # its pipelines usually hold several chunks of layers
 
 
@@ -61,10 +62,13 @@ _STACKS: tuple[tuple[str, StackTraits], ...] = (
     (r"hai-llm|dualpipe", replace(_CORE, family="hai-llm", dual_pipe=1.0)),
     (r"llama3 4d|meta llama", replace(_TORCH, family="meta", recent_attention=0.5, overlap=0.3, interleaves=True)),
     (r"deepspeed", replace(_TORCH, family="deepspeed")),
+    (r"intern(?:evo|lm)", replace(_TORCH, family="internevo", owner_broadcasts=1.0)),
 )
 
 
 _RECOMPUTES = (  # what is written, from its beginning, and what `compute.plan` calls it
+    (r".*(?:quer|qkv|except_mlp)(?:.*(?:attention|context))", "keep-attention"),
+    (r".*(?:quer|qkv|except_mlp)", "keep-qkv"),
     (r"full|offload|block|uniform|remat|yes|true|on\b|1\b|activation|ac\b|gradient|per.?layer", "full"),
     (r"selective|op\b|per.?op|sac\b|minimal|save", "selective"),
     (r"none|no\b|false|off\b|0\b", "none"),
