@@ -1,6 +1,6 @@
-"""The table of held-out errors by family and accelerator, from the shipped calibration: what the README and docs show.
+"""The tables of held-out errors, and of what was asked against what was reached: what the README and docs show.
 
-Everything in it was written by `refit`; nothing is computed here.
+What is held out was written by `refit`; only the runs collected after the fit are forecast here.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from datahall.calibrate.validate import judge_rows
 from datahall.catalog import calibrations
 
 _NAME = "training"
@@ -22,8 +23,11 @@ def main() -> int:
     """Write docs/tables/training-accuracy.md under the project's root, which is the first argument."""
     tables = Path(sys.argv[1]) / "docs" / "tables"
     tables.mkdir(parents=True, exist_ok=True)
-    text = markdown(calibrations.calibration(_NAME)["held_out"], rivals(tables / "rivals.md"))
+    held_out = calibrations.calibration(_NAME)["held_out"]
+    text = markdown(held_out, rivals(tables / "rivals.md"))
     (tables / "training-accuracy.md").write_text(text, encoding="utf-8")
+    asked = bars(held_out, judge_rows(None, unseen=True).to_json())
+    (tables / "training-bars.md").write_text(asked, encoding="utf-8")
     return 0
 
 
@@ -58,6 +62,62 @@ def markdown(held_out: Mapping[str, Any], beside: Mapping[str, str]) -> str:
         ]
         lines.append("")
     return "\n".join(lines)
+
+
+def bars(held_out: Mapping[str, Any], unseen: Mapping[str, Any]) -> str:
+    """One table: what issue 3 asks of forecasts of published runs, and what is reached, the worst part named."""
+    summary = held_out["summary"]
+    zero, ten = summary["group_zero_shot"], summary["group_ten_shot"]
+    lines = ["| runs | asked, at most | reached | |", "|---|---:|---:|---|"]
+
+    def add(what: str, limit: float, reached: float, where: str = "") -> None:
+        met = reached <= limit
+        lines.append(f"| {what} | {100 * limit:g} % | {100 * reached:.1f} % | {'' if met else '**missed** '}{where} |")
+
+    for title, scores, limits in (("zero-shot", zero, (0.15, 0.20)), ("ten-shot", ten, (0.06, 0.10))):
+        add(f"families left out, {title}: median", limits[0], scores["macro_median_ape"])
+        add(f"families left out, {title}: mean", limits[1], scores["macro_mean_ape"])
+    for title, limit in (("zero_shot", 0.25), ("ten_shot", 0.10)):
+        name, worst = _worst(held_out[f"accelerator_{title}"])
+        add(f"worst accelerator left out, {title.replace('_', '-')}: mean", limit, worst, name)
+    for family, title, limit in (
+        ("korthikanti", "zero_shot", 0.05),
+        ("maxtext", "ten_shot", 0.10),
+        ("vtrain-multi", "zero_shot", 0.10),
+        ("vtrain-single", "zero_shot", 0.25),
+        ("vtrain-single", "ten_shot", 0.10),
+    ):
+        add(f"{family}, {title.replace('_', '-')}: mean", limit, held_out[f"group_{title}"][family]["mean_ape"])
+    add("collected after the fit: median", 0.15, unseen["macro_median_ape"])
+    add("collected after the fit: mean", 0.20, unseen["macro_mean_ape"])
+    add("regret of the pick, shipped runs, families left out", 0.02, zero["regret_share"])
+    add("regret of the pick, runs collected after the fit", 0.02, unseen["regret_share"])
+    return "\n".join([*lines, "", *_interval_lines(held_out, unseen), ""])
+
+
+def _interval_lines(held_out: Mapping[str, Any], unseen: Mapping[str, Any]) -> list[str]:
+    """How often 90 % intervals hold (85 to 97 % asked) and how wide they are (at most 3 median errors asked)."""
+    lines = ["| 90 % intervals | held | half-width / median error | parts of six runs or more below 85 % |"]
+    lines.append("|---|---:|---:|---|")
+    parts = {name: (scores, held_out[name]) for name, scores in held_out["summary"].items()}
+    parts["collected after the fit, by family"] = (unseen, unseen["by_group"])
+    parts["collected after the fit, by accelerator"] = (unseen, unseen["by_accelerator"])
+    for name, (scores, table) in parts.items():
+        low = [
+            f"{part} {100 * found['interval_coverage_share']:.0f} %"
+            for part, found in table.items()
+            if found["n_scored"] >= 6 and found["interval_coverage_share"] < 0.85
+        ]
+        wide = scores["median_half_width_share"] / scores["median_ape"]
+        title = name.replace("_zero_shot", "s left out, zero-shot").replace("_ten_shot", "s left out, ten-shot")
+        title = title.replace("groups", "families")
+        lines.append(f"| {title} | {100 * scores['interval_coverage_share']:.0f} % | {wide:.1f} | {', '.join(low)} |")
+    return lines
+
+
+def _worst(table: Mapping[str, Any]) -> tuple[str, float]:
+    name = max(table, key=lambda part: table[part]["mean_ape"] or 0.0)
+    return name, table[name]["mean_ape"]
 
 
 def _cells(found: Mapping[str, float] | None) -> str:

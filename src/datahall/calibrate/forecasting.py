@@ -66,7 +66,7 @@ def forecast_runs(trained: Trained, runs: Sequence[PublishedRun], seen: Sequence
         for run, close, same in zip(runs, near, told.repeated, strict=True)
     )
     left = told.unexplained * np.where(near, np.maximum(_OWN_SHARE, corrected.unexplained), 1.0)
-    scale = told.roughness * log_scales(trained.fitted, runs, arrays, _novelty(trained, runs, seen, left))
+    scale = told.roughness * log_scales(trained.fitted, runs, arrays, _novelty(trained, runs, seen, left, near))
     half = scale * np.array([trained.factors.get(name, 2.0) for name in condition])
     return Forecasts(np.exp(logs), np.exp(logs - half), np.exp(logs + half), scale, condition)
 
@@ -92,7 +92,13 @@ def _condition(trained: Trained, run: PublishedRun, near: bool, repeated: bool) 
     return FAMILIAR if known else UNSEEN
 
 
-def _novelty(trained: Trained, runs: Sequence[PublishedRun], seen: Sequence[PublishedRun], left: Floats) -> Novelty:
+def _novelty(
+    trained: Trained,
+    runs: Sequence[PublishedRun],
+    seen: Sequence[PublishedRun],
+    left: Floats,
+    near: NDArray[np.bool_],
+) -> Novelty:
     known = np.vstack([trained.places, np.array([features(run) for run in seen])]) if seen else trained.places
     return Novelty(
         unexplained=left,
@@ -101,4 +107,5 @@ def _novelty(trained: Trained, runs: Sequence[PublishedRun], seen: Sequence[Publ
         maker_runs=np.array([trained.makers.get(run.accelerator.vendor, 0) for run in runs]),
         mixture_runs=sum(run.shape.experts > 0 for run in trained.neighbours.runs),
         distance=nearest(np.array([features(run) for run in runs]), known),
+        shown=near,
     )

@@ -30,6 +30,9 @@ from datahall.calibrate.judge import Judgement
 from datahall.calibrate.published import PublishedRun
 from datahall.calibrate.shipped import NAME, load, shipped_runs, trained_json
 
+_SCORES = ("n_scored", "median_ape", "mean_ape", "p90_ape", "interval_coverage_share", "median_half_width_share")
+_OVERALL = ("regret_share", *_SCORES, "macro_median_ape", "macro_mean_ape", "interval_score")  # of draws no regret
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Refit; 0 if written or, with --check, alike."""
@@ -57,33 +60,39 @@ def differing(shipped: Mapping[str, float], refitted: Mapping[str, float]) -> li
 
 
 def held_out(runs: Sequence[PublishedRun], trained: Trained) -> dict[str, Any]:
-    """Errors on runs that the fit has not seen, by group and accelerator, with none and with at most ten rows."""
+    """Errors on runs that the fit has not seen, by group and accelerator, with none and with at most ten rows.
+
+    `summary` has them over all rows, and as means over groups of those of quality A.
+    """
     start = trained.fitted.constants
-    table: dict[str, Any] = {}
+    table: dict[str, Any] = {"summary": {}}
     for title, key in (("group", group_of), ("accelerator", accelerator_of)):
         none = left_out_forecasts(runs, runs, key, trained.factors, start=start)
-        table[f"{title}_zero_shot"] = _scores(runs, none, key)
-        table[f"{title}_ten_shot"] = ten_shot(runs, trained, key)
+        rest, few = ten_shot(runs, trained, key)
+        for name, judged, found in (("zero_shot", runs, none), ("ten_shot", rest, few)):
+            scores = Judgement(tuple(judged), found, ()).to_json()
+            table[f"{title}_{name}"] = _rounded(scores["by_group" if key is group_of else "by_accelerator"])
+            table["summary"] |= _rounded({f"{title}_{name}": scores}, _OVERALL[name == "ten_shot" :])
     return table
 
 
-def ten_shot(runs: Sequence[PublishedRun], trained: Trained, key: Any, draws: int = 4) -> dict[str, Any]:
-    """Scores of each left-out part after at most ten of its rows were seen, over several draws of them."""
-    table: dict[str, Any] = {}
+def ten_shot(
+    runs: Sequence[PublishedRun], trained: Trained, key: Any, draws: int = 4
+) -> tuple[list[PublishedRun], Forecasts]:
+    """The other runs of each left-out part after at most ten of its rows were seen, in several draws of them."""
+    judged: list[PublishedRun] = []
+    parts: list[Forecasts] = []
     for name in dict.fromkeys(key(run) for run in runs):
         base = trained_on([run for run in runs if key(run) != name], trained.factors, trained.fitted.constants)
         inside = [index for index, run in enumerate(runs) if key(run) == name]
         if len(inside) < 4:
             continue
-        judged: list[PublishedRun] = []
-        parts: list[Forecasts] = []
         for draw in range(draws):
             few = few_of(runs, inside, draw)
             rest = [runs[index] for index in inside if index not in few]
             judged += rest
             parts.append(forecast_runs(base, rest, [runs[index] for index in few]))
-        table |= _scores(judged, joined(parts), key)
-    return table
+    return judged, joined(parts)
 
 
 def joined(parts: Sequence[Forecasts]) -> Forecasts:
@@ -95,12 +104,9 @@ def joined(parts: Sequence[Forecasts]) -> Forecasts:
     return Forecasts(**columns, condition=tuple(name for part in parts for name in part.condition))
 
 
-def _scores(runs: Sequence[PublishedRun], found: Forecasts, key: Any) -> dict[str, Any]:
-    judged = Judgement(tuple(runs), found, ()).to_json()
-    table = judged["by_group"] if key is group_of else judged["by_accelerator"]
-    wanted = ("n_scored", "median_ape", "mean_ape", "p90_ape", "interval_coverage_share", "median_half_width_share")
+def _rounded(table: Mapping[str, Any], wanted: Sequence[str] = _SCORES) -> dict[str, Any]:
     return {
-        name: {field: round(scores[field], 4) if field in scores else None for field in wanted}
+        name: {field: round(scores[field], 4) if scores.get(field) is not None else None for field in wanted}
         for name, scores in table.items()
     }
 

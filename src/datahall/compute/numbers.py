@@ -23,10 +23,10 @@ PRECISION_BITS = {"fp32": 32, "tf32": 32, "bf16": 16, "fp16": 16, "fp8": 8, "int
 class PlanNumbers:
     """ComputePlan in numbers: every field a number or an array, all arrays of equal shape (or broadcasting).
 
-    `recompute` is 0 none, 1 selective, 2 full (3 and 4: less of it); `zero_stage` 0 to 3; `shard_group` ranks that share one copy (0: all);
-    `bubble_share` scales the pipeline bubble of 1F1B; `sequence_parallel` 0 or 1; `linear_bits` is the width of the
-    operands of the linear layers' products; `keeps_all` 1 where a pipeline holds all
-    micro-batches until the last (GPipe).
+    `recompute` is 0 none, 1 selective, 2 full, 3 and 4 less of it; `zero_stage` 0 to 3; `shard_group` ranks that share
+    one copy (0: all); `bubble_share` scales the pipeline bubble of 1F1B; `sequence_parallel` 0 or 1; `linear_bits` is
+    the width of the operands of the linear layers' products; `keeps_all` 1 where a pipeline holds all micro-batches
+    until the last (GPipe).
     """
 
     data: Any = 1

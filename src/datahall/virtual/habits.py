@@ -27,7 +27,9 @@ class StackHabits:
     gather_passes: Any = 1.0  # what the library takes to gather shards, in times of a ring's formula
     scatter_passes: Any = 1.0  # the same of summing and scattering
     shard_calls: Any = 1.0  # messages that a stage's parameters are gathered or scattered by
-    owner_broadcasts: Any = 0.0  # 1 where each rank broadcasts the tensors that it updated (ZeRO-1), one rank after another
+    owner_broadcasts: Any = (
+        0.0  # 1 where each rank broadcasts the tensors that it updated (ZeRO-1), one rank after another
+    )
     gradient_exposed: Any = 0.3
     gradient_cover: Any = 0.7  # of the last micro-step's backward that gradient exchange can run beside
     transfer_cores: Any = 0.0  # that a worker's hidden transfers take, in times of what its arithmetic takes

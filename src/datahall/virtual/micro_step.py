@@ -97,7 +97,7 @@ def first_share(counts: ShapeCounts) -> Any:
 
 
 def _spared(counts: ShapeCounts, habits: StackHabits, plan: PlanNumbers) -> Any:
-    """The share of a layer's products that full recomputation leaves out: the last one, and those whose results stay."""
+    """The share of a layer's products that full recomputation leaves out: the last, and those whose results stay."""
     mode = np.asarray(plan.recompute)
     last = np.where(mode >= 2, (1.0 - habits.last_repeated) * last_share(counts), 0.0)
     return last + np.where(mode >= 3, first_share(counts), 0.0)

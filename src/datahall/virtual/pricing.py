@@ -56,6 +56,7 @@ class Setting:
     token_drop: Any  # 1 where each expert takes a fixed number of tokens
     dual_pipe: Any  # 1 where expert and pipeline transfers hide behind another micro-batch's arithmetic
     owner_broadcasts: Any  # 1 where each rank broadcasts the tensors that it updated
+    short_gradients: Any  # 1 where gradients travel in 16 bits
     early_attention: Any  # 1 where fused attention is of the first generation
     repeats_products: Any  # 1 where selective recomputation repeats products (torchtitan), 0 where the attention core
 
@@ -92,6 +93,7 @@ def setting_of(accelerator: Accelerator, precision: str, traits: StackTraits, li
         token_drop=traits.token_drop,
         dual_pipe=traits.dual_pipe,
         owner_broadcasts=traits.owner_broadcasts,
+        short_gradients=traits.short_gradients,
         early_attention=traits.early_attention,
         repeats_products=1.0 if traits.family == "torchtitan" else 0.0,
     )
@@ -209,7 +211,9 @@ def _habits(at: Setting, c: Mapping[str, Any]) -> StackHabits:
         selective_linear=at.repeats_products * np.minimum(1.0, c["selective_linear"]),
         selective_core=1.0 - at.repeats_products,
         last_repeated=np.where(np.asarray(at.issue) == _ISSUES["xla"], 0.0, 1.0),
-        gradient_bytes=np.where(old, c["gradient_bytes_old"], c["gradient_bytes"]),
+        gradient_bytes=np.where(
+            np.asarray(at.short_gradients) > 0, 2.0, np.where(old, c["gradient_bytes_old"], c["gradient_bytes"])
+        ),
         update_bytes=np.where(old, c["update_bytes_old"], c["update_bytes"]),
         expert_kernels=c["expert_kernels"] * (1.0 - at.token_drop),
         owner_broadcasts=at.owner_broadcasts,

@@ -33,7 +33,10 @@ class StackTraits:
     sequence_parallel: bool = True
     local_batch_in_pipeline: bool = False
     dual_pipe: float = 0.0  # 1: a forward and a backward chunk run side by side, each behind the other's transfers
-    owner_broadcasts: float = 0.0  # 1: under ZeRO-1 a rank updates whole tensors and broadcasts them, one rank at a time
+    owner_broadcasts: float = (
+        0.0  # 1: under ZeRO-1 a rank updates whole tensors and broadcasts them, one rank at a time
+    )
+    short_gradients: float = 0.0  # 1: gradients travel in 16 bits, as its own documentation says
     interleaves: bool = False  # its pipelines usually hold several chunks of layers
 
 
@@ -58,11 +61,12 @@ _STACKS: tuple[tuple[str, StackTraits], ...] = (
     (r"megatron", _OLD_MEGATRON),
     (r"torchtitan", StackTraits("torchtitan", "compiled", local_batch_in_pipeline=True)),
     (r"maxtext|t5x|pathways|jax|pax|axlearn|easylm|levanter", StackTraits("xla", "xla")),
-    (r"foundry|composer|mosaic", StackTraits("llm-foundry", "eager", early_attention=1.0)),
+    (r"foundry|composer|mosaic", StackTraits("llm-foundry", "eager", early_attention=1.0, short_gradients=1.0)),
     (r"hai-llm|dualpipe", replace(_CORE, family="hai-llm", dual_pipe=1.0)),
     (r"llama3 4d|meta llama", replace(_TORCH, family="meta", recent_attention=0.5, overlap=0.3, interleaves=True)),
     (r"deepspeed", replace(_TORCH, family="deepspeed")),
-    (r"intern(?:evo|lm)", replace(_TORCH, family="internevo", owner_broadcasts=1.0)),
+    (r"intern(?:evo|lm)", replace(_TORCH, family="internevo", owner_broadcasts=1.0, short_gradients=1.0)),
+    (r"fms.?fsdp", replace(_TORCH, family="fms-fsdp", short_gradients=1.0)),
 )
 
 

@@ -5,15 +5,21 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from datahall.calibrate.accuracy_table import bars
 from datahall.calibrate.design import design
+from datahall.calibrate.forecasting import forecast_runs
 from datahall.calibrate.published import PublishedRun, read_rows, read_runs
 from datahall.calibrate.shipped import load, shipped_runs, unseen_runs
 from datahall.calibrate.validate import judge_rows
 from datahall.catalog import published_runs
+from datahall.catalog.calibrations import calibration
+from datahall.compute.memory import memory
 from datahall.ui.validate import validate
+from datahall.virtual.micro_step import first_share
 from datahall.virtual.traits import traits_of
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -81,6 +87,12 @@ def test_the_figures_of_the_docs_are_those_of_the_table() -> None:
     assert f"median {100 * data['macro_median_ape']:.1f} % and mean {100 * data['macro_mean_ape']:.1f} %" in text
 
 
+def test_what_was_asked_stands_beside_what_is_reached() -> None:
+    table = bars(calibration("training")["held_out"], judge_rows(None, unseen=True).to_json())
+    shown = (ROOT / "docs" / "tables" / "training-bars.md").read_text(encoding="utf-8")
+    assert shown == table, "scripts/refit writes the table again"
+
+
 def test_unseen_and_a_file_are_one_too_many(tmp_path: Path) -> None:
     file = tmp_path / "mine.csv"
     file.write_text("model,accelerator,n_devices\n", encoding="utf-8")
@@ -129,3 +141,46 @@ def test_names_that_contain_another_stacks_name() -> None:
 def test_optimiser_states_shared_by_some_devices_only(sharding: str, stage: int, group: int) -> None:
     plan = run_of("internevo-05", sharding=sharding).variants[0].plan
     assert (plan.zero_stage, plan.shard_group) == (stage, group)
+
+
+@pytest.mark.parametrize(
+    ("text", "mode"),
+    [
+        ("offload(qkv_proj_offloaded)", "keep-qkv"),
+        ("offload(layer input, queries, keys, values)", "keep-qkv"),
+        ("full(remat; queries, keys, values and attention kept)", "keep-attention"),
+        ("offload(layer input)", "full"),
+        ("selective(minimal)", "selective"),
+        ("full", "full"),
+    ],
+)
+def test_what_is_kept_of_a_layer_is_not_repeated(text: str, mode: str) -> None:
+    assert run_of("ironwood-09", recompute=text).variants[0].plan.recompute == mode
+
+
+def test_the_more_is_kept_the_faster_the_step_and_the_fuller_the_memory() -> None:
+    modes = ("full", "offload(qkv)", "full(queries, attention kept)", "none")
+    runs = [run_of("ironwood-09", recompute=mode) for mode in modes]
+    arrays = design(runs)
+    constants = load().fitted.constants
+    assert np.all(np.diff(arrays.seconds(constants)) < 0)
+    assert np.all(np.diff(memory(arrays.counts, arrays.sequence, arrays.plans).activations) > 0)
+    steps = arrays.steps(constants)
+    projections = first_share(arrays.counts) * steps.linear / 3.0  # forward: a third of what they take in all
+    assert steps.recompute[0] - steps.recompute[1] == pytest.approx(projections[0], rel=1e-9)
+
+
+def test_ranks_that_broadcast_what_they_updated_pay_for_each_broadcast() -> None:
+    constants = load().fitted.constants
+    small, large = run_of("internevo-02"), run_of("internevo-03")
+    plain = [run_of(run.key, framework="some torch program") for run in (small, large)]
+    ours = design([small, large]).seconds(constants) - design(plain).seconds(constants)
+    assert ours[1] > 8 * max(0.0, ours[0])  # 128 ranks do 128 broadcasts over 127 hops, 1,024 do 224 over 1,023
+    inside = run_of("internevo-06")
+    assert design([inside]).seconds(constants)[0] < design([large]).seconds(constants)[0]
+
+
+def test_transfers_and_distance_widen_an_interval() -> None:
+    runs = [run_of("internevo-01"), run_of("internevo-03")]
+    near, far = forecast_runs(load(), runs).log_scale
+    assert far > near
