@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 from small_cases import SHAPE, small_case
 
 from datahall.base.errors import Refused
+from datahall.case.model import LatentAttention
 from datahall.compute.execute import prepare
 from datahall.compute.handed import handed_over
 from datahall.compute.layout import Layout
@@ -49,6 +50,7 @@ SPLITS = {
     "pipeline": ComputePlan(pipeline=2, micro_batch=2, accumulation=4, precision="fp32"),
     "zero3 x pipeline": ComputePlan(data=2, pipeline=2, zero_stage=3, micro_batch=2, accumulation=2, precision="fp32"),
 }
+LATENT = LatentAttention(query_rank=24, key_value_rank=16, rope_dim=8, nope_dim=8, value_dim=16)
 NARROW = {
     "expert bf16": replace(EXPERT, precision="bf16"),
     "zero3 bf16": replace(SPLITS["zero3"], precision="bf16"),
@@ -84,6 +86,16 @@ def test_a_split_is_the_training_of_one_process(case, alone, tmp_path_factory, n
     _counts_agree(case, SPLITS[name], run)
     if SPLITS[name].expert > 1 and SPLITS[name].recompute == "none":
         _bytes_are_what_the_routers_say(case, SPLITS[name], run)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", ["two ranks", "zero3", "pipeline"])
+def test_latent_attention_splits_alike(case, tmp_path_factory, name):
+    latent = replace(case, model=replace(MIXED, latent=LATENT))
+    one, run = (_run(latent, plan, tmp_path_factory) for plan in (ALONE, {**SPLITS, "two ranks": EXPERT}[name]))
+    assert parity.between(run, one).holds
+    _counts_agree(latent, ALONE, one)
+    _counts_agree(latent, {**SPLITS, "two ranks": EXPERT}[name], run)
 
 
 @pytest.mark.soak

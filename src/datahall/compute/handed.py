@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from datahall.case.model import ModelShape
+from datahall.case.model import LatentAttention, ModelShape
 from datahall.compute.adapters import Adapters
 from datahall.compute.handed_experts import routed_handed, routed_parameters
 from datahall.compute.handed_tensor import Handed, TensorCuts, language_model_cuts, tensor_handed, together, word_bytes
@@ -57,7 +57,8 @@ def language_model_inventory(shape: ModelShape, ranks: int = 1) -> Inventory:
     query, kept = shape.heads * shape.head_dim // ranks, shape.kv_heads * shape.head_dim // ranks
     attention: list[Shape] = [(query, shape.hidden), (kept, shape.hidden), (kept, shape.hidden), (shape.hidden, query)]
     bias: list[Shape] = [(query,), (kept,), (kept,)] if shape.attention_bias else []
-    around = ((shape.hidden,), *attention, *bias, (shape.hidden,))
+    heads = (*attention, *bias) if shape.latent is None else _latent(shape, shape.latent)
+    around = ((shape.hidden,), *heads, (shape.hidden,))
     balance = ((shape.experts,),) if shape.router_balance else ()
     dense = (*around, *_gated(shape.hidden, (shape.dense_ffn if shape.experts else shape.ffn) // ranks))
     mixed = (*around, (shape.experts, shape.hidden), *balance, *shape.experts * _gated(shape.hidden, shape.ffn))
@@ -100,11 +101,11 @@ def recommender_inventory(shape: ModelShape) -> Inventory:
 
 def countable(shape: ModelShape, plan: ComputePlan) -> bool:
     """Whether datahall runs this shape and split itself, so that its collectives are known exactly."""
-    ours = not (shape.latent or shape.learned_positions or shape.mlp_bias or shape.query_key_norm)
+    ours = not (shape.learned_positions or shape.mlp_bias or shape.query_key_norm)
     run = (
         plan.context == 1 and experts_run(plan) and (plan.zero_stage < 2 or plan.virtual_stages <= MOST_GATHERED_STAGES)
     )
-    return ours and shape.mlp_matrices == 3 and run and not (shape.experts and plan.tensor > 1)
+    return ours and shape.mlp_matrices == 3 and run and (plan.tensor == 1 or not (shape.experts or shape.latent))
 
 
 def handed_over(
@@ -267,6 +268,21 @@ def _ends(inventory: Inventory) -> tuple[Sequence[Shape], Sequence[Shape]]:
     """Our language model outside the blocks: the table on the first stage, norm and head (or the table) on the last."""
     table, *rest = inventory.root
     return (table,), (rest if len(rest) > 1 else (*rest, table))
+
+
+def _latent(shape: ModelShape, latent: LatentAttention) -> tuple[Shape, ...]:
+    """Latent attention: queries (behind a latent of their own, or none), keys and values, output."""
+    query, narrow = shape.heads * (latent.nope_dim + latent.rope_dim), latent.key_value_rank
+    rank = latent.query_rank
+    before: tuple[Shape, ...] = ((rank, shape.hidden), (rank,)) if rank else ()
+    return (
+        *before,
+        (query, rank or shape.hidden),
+        (narrow + latent.rope_dim, shape.hidden),
+        (narrow,),
+        (shape.heads * (latent.nope_dim + latent.value_dim), narrow),
+        (shape.hidden, shape.heads * latent.value_dim),
+    )
 
 
 def _gated(hidden: int, width: int) -> tuple[Shape, ...]:

@@ -28,6 +28,8 @@ def generating_model(case: Case) -> LanguageModel:
             where="application.entry",
             hint="Leave entry out; application.weights names a pretrained model.",
         )
+    if case.model.latent:
+        raise Refused("a latent in place of keys and values is planned but not held.", where="model.latent")
     torch.manual_seed(case.application.seed)
     weights = case.application.weights
     model = load_model(weights_folder(weights), case.model) if weights else LanguageModel(case.model)

@@ -1,13 +1,12 @@
 """A small decoder-only language model from a `ModelShape`: RMSNorm, rotary positions, grouped queries, SwiGLU.
 
-Dense, or with mixtures of experts (`mixture`); latent attention exists in the forecast only.  Weights depend on the
-seed alone, so that every worker builds the same model.
+Dense, or with mixtures of experts (`mixture`); heads are plain, or read from a latent (`latent`).  Weights depend on
+the seed alone, so that every worker builds the same model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -18,11 +17,12 @@ from datahall.base.errors import Refused, UsageError
 from datahall.base.workload import Samples, Workload
 from datahall.case.model import ModelShape
 from datahall.case.question import Case
+from datahall.workloads.latent import LatentHeads, check_heads
 from datahall.workloads.lora import add_adapters
 from datahall.workloads.mixture import mlp_of
+from datahall.workloads.rotary import ROTARY_BASE, rotary_table, rotate
 from datahall.workloads.text import VOCABULARY, samples_of
 
-ROTARY_BASE = 10_000.0
 _NORM_EPSILON = 1e-5
 _VALIDATION_SAMPLES = 64
 TENSOR_CUTS = {
@@ -79,7 +79,7 @@ def language_workload(
         split=lambda batch: (batch[:, :-1], batch[:, 1:]),
         criterion=token_cross_entropy,
         attention_cores=tuple(f"blocks.{index}.attention.core" for index in range(case.model.layers)),
-        tensor_cuts={} if case.model.experts else TENSOR_CUTS,
+        tensor_cuts={} if case.model.experts or case.model.latent else TENSOR_CUTS,
         mixtures=tuple(
             f"blocks.{index}.mlp" for index in range(case.model.layers - case.model.moe_layers, case.model.layers)
         ),
@@ -154,7 +154,8 @@ class Block(nn.Module):
     def __init__(self, shape: ModelShape, rotary_base: float, layer: int = 0) -> None:
         super().__init__()
         self.attention_norm = nn.RMSNorm(shape.hidden, eps=_NORM_EPSILON)
-        self.attention = Attention(shape, rotary_base)
+        latent = shape.latent is not None
+        self.attention = LatentHeads(shape, rotary_base, AttentionCore()) if latent else Attention(shape, rotary_base)
         self.mlp_norm = nn.RMSNorm(shape.hidden, eps=_NORM_EPSILON)
         self.mlp = mlp_of(shape, layer)
 
@@ -195,23 +196,6 @@ class AttentionCore(nn.Module):
         return functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=grouped)
 
 
-@lru_cache(maxsize=8)  # every layer asks for the same
-def rotary_table(
-    sequence: int, head_dim: int, device: torch.device, base: float = ROTARY_BASE
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosines and sines of rotary positions (arXiv 2104.09864), shape (sequence, head_dim / 2)."""
-    pairs = torch.arange(0, head_dim, 2, device=device, dtype=torch.float32)
-    angles = torch.outer(torch.arange(sequence, device=device), base ** (-pairs / head_dim))
-    return angles.cos(), angles.sin()
-
-
-def rotate(heads: torch.Tensor, rotation: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-    """`heads` (batch, heads, sequence, head_dim) with the pairs (i, i + head_dim / 2) turned by their positions."""
-    cos, sin = (table.to(heads.dtype) for table in rotation)
-    first, second = heads.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
-
-
 def _initialise(module: nn.Module) -> None:
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, std=0.02)
@@ -221,12 +205,13 @@ def _initialise(module: nn.Module) -> None:
 
 def _check_runnable(shape: ModelShape) -> None:
     biased = shape.mlp_bias or shape.query_key_norm
-    if shape.latent or shape.learned_positions or shape.window or shape.mlp_matrices != 3 or biased:
+    if shape.learned_positions or shape.window or shape.mlp_matrices != 3 or biased:
         raise Refused(
             f"{shape.name} is planned but not run: our language model has rotary positions and gated MLPs.",
             where="model",
             hint="Give the model's own code with application.entry: package.module:build.",
         )
+    check_heads(shape)
     if shape.vocab < VOCABULARY:
         raise UsageError(
             f"the text is read as bytes, so the vocabulary needs {VOCABULARY} entries, not {shape.vocab}.",

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from datahall.base.errors import Refused
 from datahall.case.question import Training
 from datahall.compute.adapters import ALL, adapters_of
 
@@ -44,6 +45,8 @@ def add_adapters(model: nn.Module, application: Training) -> None:
     adapters = adapters_of(application)
     if adapters is None:
         return
+    if getattr(model, "shape", None) is not None and model.shape.latent:  # pyright: ignore[reportAttributeAccessIssue]
+        raise Refused("adapters beside latent attention are not counted.", where="application.method")
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     names = (*_ATTENTION, *_MLP) if adapters.targets == ALL else _ATTENTION

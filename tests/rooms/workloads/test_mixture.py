@@ -7,6 +7,8 @@ import torch
 from small_cases import SHAPE, small_case
 from torch.nn import functional
 
+from datahall.base.errors import Refused
+from datahall.case.model import LatentAttention
 from datahall.compute.execute import recompute_parts
 from datahall.compute.handed import element_count, language_model_inventory
 from datahall.compute.plan import ComputePlan
@@ -16,10 +18,12 @@ from datahall.workloads.language_model import LanguageModel, build, next_token_l
 from datahall.workloads.mixture import Mixture
 
 MIXED = replace(SHAPE, layers=3, ffn=48, experts=4, experts_per_token=2, dense_layers=1, dense_ffn=128)
+LATENT = LatentAttention(query_rank=24, key_value_rank=16, rope_dim=8, nope_dim=8, value_dim=16)
+DEEPSEEK = replace(MIXED, latent=LATENT, shared_experts=1, shared_ffn=48)
 SHARED = replace(MIXED, shared_experts=2, shared_ffn=32, router_balance=True)
 
 
-@pytest.mark.parametrize("shape", [MIXED, SHARED, replace(MIXED, dense_layers=0, experts_per_token=1)])
+@pytest.mark.parametrize("shape", [MIXED, SHARED, DEEPSEEK, replace(DEEPSEEK, latent=replace(LATENT, query_rank=0))])
 def test_parameters_are_those_counted(shape):
     model = LanguageModel(shape)
     inventory = language_model_inventory(shape)
@@ -32,7 +36,7 @@ def test_parameters_are_those_counted(shape):
 
 
 @pytest.mark.parametrize("recompute", ["none", "selective", "full"])
-@pytest.mark.parametrize("shape", [MIXED, SHARED])
+@pytest.mark.parametrize("shape", [MIXED, SHARED, DEEPSEEK])
 def test_flops_are_those_counted_whatever_is_chosen(shape, recompute):
     workload = build(small_case(shape))
     recompute_parts(workload.model, workload, recompute)
@@ -83,3 +87,22 @@ def test_a_balance_evens_out_what_experts_are_given():
         fullest.append(max(mixture.received) / (sum(mixture.received) / MIXED.experts))
     assert fullest[0] > 1.5
     assert sum(fullest[-10:]) / 10 < 1.25
+
+
+def test_latent_heads_see_the_past_only_and_where_it_stands():
+    torch.manual_seed(0)
+    model = LanguageModel(replace(SHAPE, latent=LATENT))
+    tokens = torch.randint(256, (1, 32))
+    changed = tokens.clone()
+    changed[0, 20] = (changed[0, 20] + 1) % 256
+    before, after = model(tokens), model(changed)
+    assert torch.equal(before[0, :20], after[0, :20])
+    assert not torch.allclose(before[0, 20:], after[0, 20:])
+    repeated = model(torch.full((1, 8), 7))
+    assert not torch.allclose(model(tokens.flip(1))[0, -1], before[0, -1])
+    assert torch.allclose(repeated[0, 0], repeated[0, 7], atol=1e-4)  # alike whatever it attends to: one token only
+
+
+def test_latent_values_of_another_width_are_refused():
+    with pytest.raises(Refused, match="no fused attention"):
+        LanguageModel(replace(SHAPE, latent=replace(LATENT, value_dim=8)))
