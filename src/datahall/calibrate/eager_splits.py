@@ -23,8 +23,10 @@ _SHARDED_KERNELS = {2: 110.0, 3: 145.0}
 _TENSOR_KERNELS = 520.0
 # How many times its formula a sum of tensor ranks takes with its copies and with waiting for each other at every layer.
 _TENSOR_PASSES = 3.0
-# What the fullest of two expert ranks has above the mean rank, of rows: cases/mixture.yaml, whose routers are balanced.
-_EXPERT_WAIT = 0.3
+# On cases/mixture.yaml with two expert ranks: what the fullest has above the mean rank, of rows; and how many times its
+# formula an all-to-all takes with its copies and with waiting for each other at every mixture.
+_EXPERT_WAIT = 0.36
+_EXPERT_PASSES = 3.5
 _USUAL_PASSES = {"gather_passes": 1.9, "scatter_passes": 3.4}  # of gloo, where the probe did not measure them
 # Copies of the parameters held beside weights, gradients and moments by ZeRO stage: buckets, flat buffers, blocks that
 # were gathered.
@@ -86,12 +88,14 @@ def eager_habits(habits: StackHabits, plan: ComputePlan, layers: int, link: Mapp
         head_exposed=1.0,
         tied_exposed=1.0,
         expert_latency=0.0,
-        expert_exposed=1.0,
+        expert_exposed=_EXPERT_PASSES,
         expert_wait=_EXPERT_WAIT,
         gradient_exposed=1.0,
         gradient_cover=1.0,  # buckets are full all along the backward pass
         transfer_cores=link.get("cores", 1.0) / plan.threads,
-        jitter_share=habits.jitter_share if plan.zero_stage < 2 else 0.0,  # seen as transfer: in the passes
+        jitter_share=habits.jitter_share
+        if plan.zero_stage < 2 and plan.expert == 1
+        else 0.0,  # seen as transfer: in the passes
     )
 
 
