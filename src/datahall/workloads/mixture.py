@@ -83,7 +83,10 @@ class Mixture(nn.Module):
         favoured = scores.detach() if self.balance is None else scores.detach() + _FAVOUR * self.balance.detach()
         chosen = favoured.topk(self.chosen, dim=-1).indices
         given = torch.bincount(chosen.flatten(), minlength=scores.shape[-1])
-        weights = scores.gather(-1, chosen).float().softmax(-1)
+        if self.chosen > 1:
+            weights = scores.gather(-1, chosen).float().softmax(-1)
+        else:  # of all scores (arXiv 2101.03961): of one alone the weight is 1, and the router would learn nothing
+            weights = scores.float().softmax(-1).gather(-1, chosen)
         if self.balance is not None:
             weights = _Balanced.apply(weights, self.balance, given)
         return chosen, weights.to(scores.dtype), given

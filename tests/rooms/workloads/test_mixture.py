@@ -106,3 +106,9 @@ def test_latent_heads_see_the_past_only_and_where_it_stands():
 def test_latent_values_of_another_width_are_refused():
     with pytest.raises(Refused, match="no fused attention"):
         LanguageModel(replace(SHAPE, latent=replace(LATENT, value_dim=8)))
+
+
+def test_a_router_that_chooses_one_expert_still_learns():
+    mixture = Mixture(replace(MIXED, experts_per_token=1))
+    mixture(torch.rand(1, 3, MIXED.hidden)).sum().backward()
+    assert float(mixture.router.weight.grad.abs().sum()) > 0
