@@ -48,6 +48,12 @@ SPLITS = {
     "1F1B, 4 stages": replace(PIPE, pipeline=4, micro_batch=2, accumulation=8),
     "data x tensor": replace(TWO, tensor=2, accumulation=2),
     "data x pipeline": replace(PIPE, data=2, micro_batch=2),
+    "ZeRO-1 x tensor": replace(TWO, tensor=2, zero_stage=1),
+    "ZeRO-3 x tensor": replace(TWO, tensor=2, zero_stage=3),
+    "ZeRO-1 x pipeline": replace(PIPE, data=2, micro_batch=2, zero_stage=1),
+    "ZeRO-2 x pipeline": replace(PIPE, data=2, micro_batch=2, zero_stage=2),
+    "ZeRO-3 x pipeline": replace(PIPE, data=2, micro_batch=2, zero_stage=3),
+    "cores recomputed": replace(TWO, recompute="selective"),
 }
 TOO_MANY_STAGES = ("interleaved, 2 x 2", "1F1B, 4 stages")  # for a recommender: two tables and a tower
 MIXED = {

@@ -11,15 +11,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from datahall.compute.counts import ShapeCounts
+from datahall.compute.handed import block_gathers, scatters
 from datahall.compute.memory import MemoryHabits, held_parameters
 from datahall.compute.numbers import PlanNumbers
 from datahall.compute.plan import ComputePlan
 from datahall.virtual.habits import StackHabits
 
-# Times that the parameters are copied in each micro-step, in and out of the buffers of gathers and scatters, at the
-# rate of small activations; launches for each gathered block; launches for each layer that DTensor cuts.
-_SHARDED_COPIES = {2: 30.0, 3: 60.0}
-_SHARDED_KERNELS = {2: 110.0, 3: 145.0}
+# Times that the parameters are copied for each gather of them, in and out of its buffers (those of scatters were not
+# seen beside them), at the rate of small activations; launches for each block that is gathered, and that is scattered;
+# launches for each layer that DTensor cuts.
+_GATHER_COPIES = 30.0
+_GATHER_KERNELS, _SCATTER_KERNELS = 35.0, 75.0
 _TENSOR_KERNELS = 520.0
 # How many times its formula a sum of tensor ranks takes with its copies and with waiting for each other at every layer.
 _TENSOR_PASSES = 3.0
@@ -53,10 +55,12 @@ def split_costs(counts: ShapeCounts, plan: ComputePlan, memory_bytes_per_s: floa
     if plan.data > 1:
         copies = _HELD_COPIES[zero]
     if plan.data > 1 and zero >= 2:
-        seconds += _SHARDED_COPIES[zero] * held / memory_bytes_per_s + layers * _SHARDED_KERNELS[zero] * kernel_s
+        gathers = block_gathers(plan)
+        seconds += gathers * _GATHER_COPIES * held / memory_bytes_per_s
+        seconds += layers * (gathers * _GATHER_KERNELS + scatters(plan) * _SCATTER_KERNELS) * kernel_s
     if plan.tensor > 1:
-        seconds += layers * _TENSOR_KERNELS * kernel_s
-    return SplitCosts(plan.accumulation * seconds, copies * held)
+        seconds += plan.accumulation * layers * _TENSOR_KERNELS * kernel_s
+    return SplitCosts(seconds, copies * held)
 
 
 def with_small_activations(costs: SplitCosts, plan: ComputePlan, held_bytes: float, activations: float) -> SplitCosts:
@@ -79,6 +83,7 @@ def eager_habits(habits: StackHabits, plan: ComputePlan, layers: int, link: Mapp
     return replace(
         habits,
         **passes,
+        shards_kept=1.0,
         shard_calls=shard_calls(plan, layers),
         tensor_exposed=_TENSOR_PASSES,
         shard_exposed=1.0,

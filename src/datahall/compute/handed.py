@@ -183,19 +183,11 @@ def exchange_handed(
 
 
 def _block_by_block(parts: Sequence[Inventory], plan: ComputePlan, trained: Sequence[Inventory]) -> dict[str, Handed]:
-    """ZeRO stages 2 and 3 by PyTorch's fully_shard.
-
-    Without a pipeline everything is gathered and scattered in every micro-step, stage 3 gathering blocks twice.  In a
-    pipeline gradients are scattered once a step, and parameters stay gathered after a backward pass: blocks of stage 3
-    are gathered once more than there are micro-batches, whatever the order of the passes, the rest once.
-    """
-    shards, steps, again = min(plan.shard_group or plan.data, plan.data), plan.accumulation, plan.zero_stage == 3
-    of_block, of_root = (2 * steps if again else steps), steps
-    if plan.pipeline > 1:
-        of_block, of_root, steps = (steps + 1 if again else 1), 1, 1
+    """ZeRO stages 2 and 3 by PyTorch's fully_shard; what is outside of the blocks is gathered as often as scattered."""
+    shards, steps = min(plan.shard_group or plan.data, plan.data), scatters(plan)
     found: dict[str, Handed] = {}
     for part, learnt in zip(parts, trained, strict=True):
-        groups = [(block, of_block) for block in part.blocks] + [(part.root, of_root)]
+        groups = [(block, block_gathers(plan)) for block in part.blocks] + [(part.root, steps)]
         for (shapes, gathers), reduced in zip(groups, [*learnt.blocks, learnt.root], strict=True):
             pieces, sums = (sum(_shard(shape, shards) for shape in which) for which in (shapes, reduced))
             gathered = {"all_gather": (gathers, gathers * word_bytes(plan) * pieces)} if shapes else {}
@@ -205,6 +197,23 @@ def _block_by_block(parts: Sequence[Inventory], plan: ComputePlan, trained: Sequ
             if reduced and shards < plan.data:
                 found = merged(found, {"all_reduce": (steps, steps * GRADIENT_BYTES * sums)})
     return found
+
+
+def block_gathers(plan: ComputePlan) -> int:
+    """How often a step gathers the parameters of each block with ZeRO stages 2 and 3.
+
+    Without a pipeline in every micro-step, stage 3 again for the backward pass.  In a pipeline parameters stay gathered
+    after a backward pass: stage 3 gathers once more than there are micro-batches, whatever the order of the passes.
+    """
+    again = plan.zero_stage == 3
+    if plan.pipeline > 1:
+        return plan.accumulation + 1 if again else 1
+    return 2 * plan.accumulation if again else plan.accumulation
+
+
+def scatters(plan: ComputePlan) -> int:
+    """How often a step sums gradients with ZeRO stages 2 and 3: in every micro-step, in a pipeline after the last."""
+    return 1 if plan.pipeline > 1 else plan.accumulation
 
 
 def merged(*parts: Mapping[str, Handed]) -> dict[str, Handed]:

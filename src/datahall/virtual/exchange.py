@@ -155,9 +155,11 @@ def _state_s(
     reduced, across = trainable_share * reduced, trainable_share * across
     zero = np.asarray(plan.zero_stage)
     sharded = zero >= habits.shard_from_stage
-    forward = hidden_s(gathered, one.forward, habits.shard_exposed)
+    kept = (np.asarray(habits.shards_kept) > 0) & (np.asarray(plan.pipeline) > 1)
+    once = np.where(kept, 1.0 / plan.accumulation, 1.0)
+    forward = hidden_s(once * gathered, one.forward, habits.shard_exposed)
     again = np.where(zero >= 3, gathered, 0.0)  # stage 2 keeps what it gathered for the forward pass
-    backward = hidden_s(again + reduced, one.backward, habits.shard_exposed)
+    backward = hidden_s(again + once * reduced, one.backward, habits.shard_exposed)
     return np.where(sharded, forward + backward, 0.0), across + np.where(
         sharded, 0.0, trainable_share * gathered + reduced
     )

@@ -26,6 +26,7 @@ class StackHabits:
     shard_from_stage: Any = 3.0  # the ZeRO stage from which gradients are summed in every micro-step, not once a step
     gather_passes: Any = 1.0  # what the library takes to gather shards, in times of a ring's formula
     scatter_passes: Any = 1.0  # the same of summing and scattering
+    shards_kept: Any = 0.0  # 1 where a pipeline scatters once a step and keeps gathered what it can
     shard_calls: Any = 1.0  # messages that a stage's parameters are gathered or scattered by
     owner_broadcasts: Any = (
         0.0  # 1 where each rank broadcasts the tensors that it updated (ZeRO-1), one rank after another
