@@ -36,6 +36,8 @@ _HELD_COPIES = {0: 1.8, 1: 3.6, 2: 3.4, 3: 4.0}
 # The same at the end of a backward pass, when activations have gone: what a model with small activations needs.  Of a
 # perceptron and of two tables (benchmarks/split_forecast.py --model), since the language model never comes there.
 _COPIES_AT_THE_END = {0: 0.0, 1: 5.5, 2: 8.0, 3: 10.5}
+_GATHERED_SHARE = 0.5  # of those copies with ZeRO stages 2 and 3: of parameters, frozen ones too; the rest of gradients
+_WHOLE_BYTES = 8.0  # of a parameter that a pipeline keeps gathered between micro-batches, and of its gradient
 _TENSOR_ACTIVATIONS = 1.5  # DTensor keeps what it redistributed beside what it came from
 
 
@@ -61,6 +63,12 @@ def split_costs(counts: ShapeCounts, plan: ComputePlan, memory_bytes_per_s: floa
     if plan.tensor > 1:
         seconds += plan.accumulation * layers * _TENSOR_KERNELS * kernel_s
     return SplitCosts(seconds, copies * held)
+
+
+def with_frozen(costs: SplitCosts, plan: ComputePlan, trained_share: float) -> SplitCosts:
+    """`costs` where only a share of the parameters is trained: the others have no gradients to copy."""
+    gathered = _GATHERED_SHARE if plan.zero_stage >= 2 else 0.0
+    return replace(costs, buffer_bytes=costs.buffer_bytes * (gathered + (1.0 - gathered) * trained_share))
 
 
 def with_small_activations(costs: SplitCosts, plan: ComputePlan, held_bytes: float, activations: float) -> SplitCosts:
@@ -114,5 +122,6 @@ def eager_memory(habits: MemoryHabits, plan: ComputePlan, costs: SplitCosts) -> 
     return replace(
         habits,
         reserved_bytes=max(0.0, habits.reserved_bytes + costs.buffer_bytes),
+        pipeline_whole_bytes=_WHOLE_BYTES,
         activation_passes=habits.activation_passes * (_TENSOR_ACTIVATIONS if plan.tensor > 1 else 1.0),
     )

@@ -15,7 +15,7 @@ from typing import Any
 from datahall.base.errors import Refused
 from datahall.base.label import Label
 from datahall.base.result import Result
-from datahall.calibrate.eager_splits import eager_habits, eager_memory, split_costs
+from datahall.calibrate.eager_splits import eager_habits, eager_memory, split_costs, with_frozen
 from datahall.calibrate.local import LocalCalibration, Observation, conformal_quantile, fit_local
 from datahall.calibrate.machine_constants import COMPONENTS, prior_log_sd, scaled, sensitivities
 from datahall.calibrate.memory_fit import FIRST_PASSES, FIRST_RESERVE_BYTES, MemoryFit, fit_memory
@@ -74,7 +74,7 @@ class Machine:
         device = DeviceRates(**self._device(compute))
         counts = ShapeCounts.of(case.model)
         costs = split_costs(counts, compute, float(device.memory_bytes_per_s), float(device.kernel_s))
-        costs = replace(costs, buffer_bytes=costs.buffer_bytes * trainable_share(case))  # buckets are of gradients
+        costs = with_frozen(costs, compute, trainable_share(case))
         device = replace(device, fixed_s=costs.fixed_s)
         link = self.rates.get("link", {"bytes_per_s": 1e9, "latency_s": 1e-4})
         links = LinkRates(

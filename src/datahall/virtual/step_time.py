@@ -116,6 +116,7 @@ def step_time(inputs: StepInputs, plan: PlanNumbers) -> StepSeconds:
     steady = issued + sent.per_micro_step
     steps = plan.accumulation
     jitter = np.where(np.asarray(plan.data) > 1, jitter_s(steps * issued, inputs.habits), 0.0)
+    waits = inputs.habits.sends_wait * np.where(np.asarray(plan.pipeline) > 1, sent.per_micro_step, 0.0)
     crowd = np.maximum(1.0, plan.devices / np.asarray(inputs.cores))
     whole, idle = crowded_pipeline(plan.pipeline, steps, crowd, plan.bubble_share / plan.virtual_stages)
     stretch = (whole - idle) / steps
@@ -127,8 +128,8 @@ def step_time(inputs: StepInputs, plan: PlanNumbers) -> StepSeconds:
     beside = crowd * slowed_s(hidden, plan.devices, inputs.cores, inputs.habits.transfer_cores)
     return StepSeconds(
         compute=steps * issued * stretch + beside,
-        transfer=steps * stretch * (sent.per_micro_step - inputs.habits.sends_wait * sent.pipeline) + gradient,
-        waiting=waiting + inputs.habits.sends_wait * steps * stretch * sent.pipeline,
+        transfer=steps * stretch * (sent.per_micro_step - waits) + gradient,
+        waiting=waiting + steps * stretch * waits,
         input=inputs.habits.input_s_per_token * steps * plan.micro_batch * inputs.sequence,
         optimiser=_update_s(inputs, plan) * crowd,
         fixed=inputs.rates.fixed_s * crowd + 0.0 * steps,
