@@ -45,8 +45,9 @@ def bubble_of(compute: ComputePlan, measured: Measurement, expected: float) -> B
     orders: dict[int, list[Action]] = {}
     for event in read_kind(measured.folder, "order"):
         orders[event.data["rank"]] = [(kind, stage, batch) for kind, stage, batch in event.data["actions"]]
-    copies = [[orders[rank] for rank in sorted(orders) if rank % compute.data == copy] for copy in range(compute.data)]
-    played = [idle_share(copy, compute.pipeline * compute.virtual_stages) for copy in copies]
+    of_one = compute.devices // compute.pipeline  # workers of a stage; stages that work together lie so far apart
+    pipes = [[orders[rank] for rank in range(first, compute.devices, of_one)] for first in range(of_one)]
+    played = [idle_share(pipe, compute.pipeline * compute.virtual_stages) for pipe in pipes]
     steady = [step for step in measured.steps if step.steady] or list(measured.steps)
     waited = sum(worker.seconds["waiting"] for step in steady for worker in step.workers)
     whole = sum(worker.step_s for step in steady for worker in step.workers)

@@ -55,7 +55,7 @@ def given_plan(
         )
     precision = case.application.precision or "fp32"
     compute = ComputePlan(data=copies, micro_batch=size, accumulation=share // size, precision=precision)
-    compute = replace(compute, sequence_parallel=False, **fields)  # pyright: ignore[reportArgumentType]
+    compute = replace(compute, **{"sequence_parallel": False, **fields})  # pyright: ignore[reportArgumentType]
     if compute.devices != workers:
         raise UsageError(
             f"this split needs {compute.devices} workers, not {workers}.",
@@ -106,15 +106,16 @@ _SPLIT_WORDS = {
     "schedule": ("gpipe", "1f1b", "interleaved"),
     "recompute": ("none", "selective", "full"),
     "precision": ("fp32", "bf16", "fp16"),
+    "sequence_parallel": ("false", "true"),
 }
 
 
-def _field(text: str) -> tuple[str, int | str]:
+def _field(text: str) -> tuple[str, int | str | bool]:
     name, equals, value = text.partition("=")
     if equals and name in _SPLIT_NUMBERS and value.isdecimal() and int(value) >= _SPLIT_NUMBERS[name]:
         return name, int(value)
     if equals and value in _SPLIT_WORDS.get(name, ()):
-        return name, value
+        return name, value == "true" if name == "sequence_parallel" else value
     if name in _SPLIT_WORDS:
         raise UsageError(
             f"{name} cannot be {value!r}.",
