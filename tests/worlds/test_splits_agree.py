@@ -9,6 +9,7 @@ from datahall.base.errors import Refused
 from datahall.compute.execute_anatomy import read_anatomy
 from datahall.compute.handed import handed_over
 from datahall.compute.layout import Layout
+from datahall.compute.numbers import PlanNumbers
 from datahall.compute.plan import ComputePlan
 from datahall.compute.schedule import idle_share
 from datahall.decisions.plan import Plan
@@ -62,7 +63,11 @@ LONG = {
 LONG |= {f"zero{stage} x tensor": replace(BRIEF["zero3 x tensor"], zero_stage=stage) for stage in (1, 2)}
 LONG |= {f"zero{stage} x pipeline": replace(LONG["data x pipeline"], zero_stage=stage) for stage in (1, 2, 3)}
 LONG |= {
-    "zero1 x grid": replace(GRID, data=2, accumulation=2, zero_stage=1, sequence_parallel=True),
+    "zero-bubble": replace(LONG["1f1b"], schedule="zero-bubble"),
+    "zero-bubble, four stages": replace(LONG["four stages"], schedule="zero-bubble"),
+    "zero-bubble x sequence": replace(GRID, data=2, accumulation=2, schedule="zero-bubble", sequence_parallel=True),
+    "zero-bubble x zero1": replace(LONG["data x pipeline"], schedule="zero-bubble", zero_stage=1),
+    "zero1 x sequence x pipeline": replace(GRID, data=2, accumulation=2, zero_stage=1, sequence_parallel=True),
     "zero3 x sequence": replace(BRIEF["zero3 x tensor"], sequence_parallel=True),
     "zero3 x tensor x pipeline": replace(GRID, data=2, accumulation=2, zero_stage=3),
     "zero3 x sequence x pipeline": replace(GRID, data=2, accumulation=2, zero_stage=3, sequence_parallel=True),
@@ -85,7 +90,7 @@ NARROW = {
 TIED = ["zero1", "sequence", "interleaved", "sequence x interleaved", "zero1 x grid", "zero3 x tensor x pipeline"]
 PLAIN = {"data": ComputePlan(data=2, micro_batch=2, accumulation=2, precision="fp32")}
 # For a recommender, which is two tables and a tower:
-TOO_MANY_STAGES = ("interleaved", "zero3 x interleaved", "four stages")
+TOO_MANY_STAGES = ("interleaved", "zero3 x interleaved", "four stages", "zero-bubble, four stages")
 OTHERS = {"mlp": [name for name in (*PLAIN, *BRIEF, *LONG) if name != "cores recomputed"]}  # which have no attention
 OTHERS["recommender"] = [name for name in OTHERS["mlp"] if name not in TOO_MANY_STAGES]
 
@@ -225,4 +230,5 @@ def _bubble_agrees(compute, run):
         event.data["rank"]: [tuple(one) for one in event.data["actions"]] for event in read_kind(run.folder, "order")
     }
     idle = idle_share([orders[rank] for rank in sorted(orders)], compute.pipeline * compute.virtual_stages)
-    assert idle == pytest.approx(bubble_share(compute.pipeline, compute.accumulation, compute.virtual_stages))
+    fine = compute.virtual_stages / PlanNumbers.of(compute).bubble_share
+    assert idle == pytest.approx(bubble_share(compute.pipeline, compute.accumulation, fine))

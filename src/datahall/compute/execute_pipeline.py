@@ -1,7 +1,7 @@
 """Pipeline parallelism: PyTorch's schedules over stages that the workload cuts from its model.
 
-GPipe, 1F1B and interleaved 1F1B; a worker holds one stage, or `virtual_stages` of them.  Several copies sum
-their gradients after the last micro-batch.  The order of every worker's work is kept, for the bubble.
+GPipe, 1F1B, interleaved 1F1B and zero-bubble; a worker holds one stage, or `virtual_stages` of them.  Several copies
+sum their gradients after the last micro-batch.  The order of every worker's work is kept, for the bubble.
 """
 
 from __future__ import annotations
@@ -12,7 +12,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe, ScheduleInterleaved1F1B
+from torch.distributed.pipelining import (
+    PipelineStage,
+    Schedule1F1B,
+    ScheduleGPipe,
+    ScheduleInterleaved1F1B,
+    ScheduleInterleavedZeroBubble,
+)
 
 from datahall.base.errors import Refused
 from datahall.base.workload import Workload
@@ -30,7 +36,9 @@ _SCHEDULES: dict[str, Any] = {
     "gpipe": ScheduleGPipe,
     "1f1b": Schedule1F1B,
     "interleaved": ScheduleInterleaved1F1B,
+    "zero-bubble": ScheduleInterleavedZeroBubble,  # of one stage a worker: ZB-H1 of arXiv 2401.10241
 }
+_OF_SEVERAL = ("interleaved", "zero-bubble")  # schedules whose worker may have several stages
 
 
 class Pipelined(HoldsPieces, Placed):
@@ -111,7 +119,7 @@ class Pipelined(HoldsPieces, Placed):
 
     def _schedule(self, plan: ComputePlan) -> Any:
         made = _SCHEDULES[plan.schedule]
-        stages = self.stages if plan.schedule == "interleaved" else self.stages[0]
+        stages = self.stages if plan.schedule in _OF_SEVERAL else self.stages[0]
         return made(stages, plan.accumulation, loss_fn=self._loss, scale_grads=False)
 
     def _loss(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -183,9 +191,13 @@ class _NotedStage(PipelineStage):
         self.order.append(("F", self.stage_index, fwd_chunk_id))
         return super().forward_one_chunk(fwd_chunk_id, *arguments, **named)
 
-    def backward_one_chunk(self, bwd_chunk_id: int, *arguments: Any, **named: Any) -> Any:
-        self.order.append(("B", self.stage_index, bwd_chunk_id))
-        return super().backward_one_chunk(bwd_chunk_id, *arguments, **named)
+    def backward_one_chunk(self, bwd_chunk_id: int, loss: Any = None, full_backward: bool = True, **named: Any) -> Any:
+        self.order.append(("B" if full_backward else "I", self.stage_index, bwd_chunk_id))
+        return super().backward_one_chunk(bwd_chunk_id, loss=loss, full_backward=full_backward, **named)
+
+    def backward_weight_one_chunk(self, bwd_chunk_id: int, **named: Any) -> Any:
+        self.order.append(("W", self.stage_index, bwd_chunk_id))
+        return super().backward_weight_one_chunk(bwd_chunk_id, **named)
 
 
 def _common(names_of: Sequence[Sequence[str]], workers: int, mine: int) -> dict[str, list[int]]:
@@ -225,7 +237,19 @@ def check_stages(workload: Workload, plan: ComputePlan) -> None:
         raise Refused(
             f"schedule {plan.schedule} with {plan.virtual_stages} stages a worker is planned but not run.",
             where="plan.compute.schedule",
-            hint="What runs is gpipe and 1f1b with one stage a worker, and interleaved with more.",
+            hint="What runs is gpipe, 1f1b and zero-bubble with one stage a worker, and interleaved with more.",
+        )
+    if plan.schedule == "zero-bubble" and (plan.zero_stage >= 2 or plan.recompute != "none"):
+        raise Refused(
+            "a zero-bubble schedule with recomputation or ZeRO stages 2 and 3 is planned but not run.",
+            where="plan.compute.schedule",
+            hint="Half a backward pass would recompute blocks twice, and sum no gradients.  Choose schedule 1f1b.",
+        )
+    if plan.schedule in _OF_SEVERAL and plan.accumulation % max(1, plan.accumulation // plan.pipeline):
+        raise Refused(
+            f"{plan.accumulation} micro-batches are no whole rounds of {plan.pipeline} stages.",
+            where="plan.compute.accumulation",
+            hint="Choose a multiple of the stages.",
         )
     if plan.zero_stage >= 2 and plan.virtual_stages > MOST_GATHERED_STAGES:
         raise Refused(

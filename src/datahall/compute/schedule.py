@@ -9,14 +9,16 @@ from collections.abc import Sequence
 
 from datahall.base.errors import UsageError
 
-Action = tuple[str, int, int]  # F or B, stage, micro-batch
+Action = tuple[str, int, int]  # F, B or B's halves I (of inputs) and W (of weights); stage; micro-batch
 
 
 def idle_share(orders: Sequence[Sequence[Action]], stages: int, backward_over_forward: float = 2.0) -> float:
     """Share of all workers' time in which they stand still, when every stage takes as long as every other.
 
-    `orders` holds each worker's actions.  UsageError when the orders wait for each other in a circle.
+    `orders` holds each worker's actions.  The halves of a backward pass take equally long.  UsageError when the orders wait for each other in a circle.
     """
+    half = backward_over_forward / 2.0
+    lasts = {"F": 1.0, "B": backward_over_forward, "I": half, "W": half}
     done: dict[Action, float] = {}
     clock, at = [0.0] * len(orders), [0] * len(orders)
     work = 0.0
@@ -30,7 +32,7 @@ def idle_share(orders: Sequence[Sequence[Action]], stages: int, backward_over_fo
             raise UsageError("the orders of a pipeline's workers wait for each other in a circle.")
         for worker in ready:
             action = orders[worker][at[worker]]
-            seconds = 1.0 if action[0] == "F" else backward_over_forward
+            seconds = lasts[action[0]]
             begin = max([clock[worker], *[done[earlier] for earlier in _earlier(action, stages)]])
             clock[worker] = done[action] = begin + seconds
             work += seconds
@@ -47,5 +49,7 @@ def _earlier(action: Action, stages: int) -> list[Action]:
     kind, stage, batch = action
     if kind == "F":
         return [("F", stage - 1, batch)] if stage else []
-    behind: list[Action] = [("B", stage + 1, batch)] if stage < stages - 1 else []
+    if kind == "W":
+        return [("I", stage, batch)]
+    behind: list[Action] = [(kind, stage + 1, batch)] if stage < stages - 1 else []
     return [("F", stage, batch), *behind]

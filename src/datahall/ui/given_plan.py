@@ -103,7 +103,7 @@ _SPLIT_NUMBERS = {
     "expert": 1,
 }  # the least
 _SPLIT_WORDS = {
-    "schedule": ("gpipe", "1f1b", "interleaved"),
+    "schedule": ("gpipe", "1f1b", "interleaved", "zero-bubble"),
     "recompute": ("none", "selective", "full"),
     "precision": ("fp32", "bf16", "fp16"),
     "sequence_parallel": ("false", "true"),
