@@ -3,9 +3,12 @@
 from dataclasses import replace
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from small_cases import SHAPE, small_case
 
 from datahall.base.errors import Refused
+from datahall.compute import execute
 from datahall.compute.execute_anatomy import read_anatomy
 from datahall.compute.handed import handed_over
 from datahall.compute.layout import Layout
@@ -15,9 +18,11 @@ from datahall.compute.schedule import idle_share
 from datahall.decisions.plan import Plan
 from datahall.network.plan import NetworkPlan
 from datahall.real import parity, training
+from datahall.real.checkpoint import checkpoint_folder
 from datahall.real.injection import Injection
 from datahall.real.measure import read_kind
 from datahall.real.observe import count_flops
+from datahall.storage.execute import load, save
 from datahall.storage.plan import StoragePlan
 from datahall.virtual.step_time import bubble_share
 from datahall.virtual.training import forecast
@@ -91,7 +96,8 @@ TIED = ["zero1", "sequence", "interleaved", "sequence x interleaved", "zero1 x g
 PLAIN = {"data": ComputePlan(data=2, micro_batch=2, accumulation=2, precision="fp32")}
 # For a recommender, which is two tables and a tower:
 TOO_MANY_STAGES = ("interleaved", "zero3 x interleaved", "four stages", "zero-bubble, four stages")
-OTHERS = {"mlp": [name for name in (*PLAIN, *BRIEF, *LONG) if name != "cores recomputed"]}  # which have no attention
+ATTENTIVE = {name for name in LONG if "sequence" in name} | {"cores recomputed"}  # what the others have nothing of
+OTHERS = {"mlp": [name for name in (*PLAIN, *BRIEF, *LONG) if name not in ATTENTIVE]}
 OTHERS["recommender"] = [name for name in OTHERS["mlp"] if name not in TOO_MANY_STAGES]
 
 
@@ -156,13 +162,31 @@ def test_what_is_only_planned_is_refused_before_anything_starts(case, compute, t
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("name", BRIEF)
+@pytest.mark.parametrize("name", [*BRIEF, "data x tensor x pipeline", "sequence x interleaved", "zero-bubble"])
 def test_a_split_goes_on_from_its_checkpoint(case, alone, tmp_path_factory, name):
     killed = Injection("kill-worker", rank=1, step=2)
     storage = StoragePlan(interval_steps=1, asynchronous=True)  # copied beside the next step, whatever the split
-    run = _run(case, BRIEF[name], tmp_path_factory, storage=storage, injection=killed)
+    run = _run(case, {**BRIEF, **LONG}[name], tmp_path_factory, storage=storage, injection=killed)
     assert len(run.lost) == 1
     assert parity.between(run, alone).holds
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", ["data x tensor x pipeline", "sequence x pipeline", "data x sequence"])
+def test_another_split_reads_its_checkpoint_bit_by_bit(case, tmp_path_factory, name):
+    run = _run(case, LONG[name], tmp_path_factory, storage=StoragePlan(interval_steps=STEPS))
+    workload = entry.build(case)
+    whole = execute.prepare(workload, ALONE, bucket_bytes=0, device=torch.device("cpu"))
+    state = whole.tensors(complete=True)
+    assert load(checkpoint_folder(run.folder), state).step == STEPS
+    assert all(bool(state[key].any()) for key in state if key.startswith("optimiser."))
+    for key, kept in load_file(run.folder / "weights.safetensors").items():
+        assert torch.equal(state[key], kept)
+    path = tmp_path_factory.mktemp("again")
+    save(path, STEPS, state)
+    again = {key: torch.zeros_like(tensor) for key, tensor in state.items()}
+    load(path, again)
+    assert all(torch.equal(again[key], tensor) for key, tensor in state.items())
 
 
 @pytest.fixture(scope="module", params=OTHERS)

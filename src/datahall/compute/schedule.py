@@ -15,7 +15,8 @@ Action = tuple[str, int, int]  # F, B or B's halves I (of inputs) and W (of weig
 def idle_share(orders: Sequence[Sequence[Action]], stages: int, backward_over_forward: float = 2.0) -> float:
     """Share of all workers' time in which they stand still, when every stage takes as long as every other.
 
-    `orders` holds each worker's actions.  The halves of a backward pass take equally long.  UsageError when the orders wait for each other in a circle.
+    `orders` holds each worker's actions; the halves of a backward pass take equally long.  UsageError when the orders
+    wait for each other in a circle.
     """
     half = backward_over_forward / 2.0
     lasts = {"F": 1.0, "B": backward_over_forward, "I": half, "W": half}

@@ -80,8 +80,8 @@ class StepSeconds:
 @formula(
     equation="idle share of a step = (p-1)/(v m + p-1)",
     source="Narayanan et al. 2021, Efficient training on GPU clusters (arXiv 2104.04473), section 2.2",
-    holds="1F1B or GPipe (v = 1), interleaved 1F1B with v chunks, zero-bubble ZB-H1 (v = 3); equal stages, m a multiple "
-    "of p",
+    holds="1F1B or GPipe (v = 1), interleaved 1F1B with v chunks, zero-bubble ZB-H1 (v = 3); equal stages, m a "
+    "multiple of p",
 )
 def bubble_share(stages: Any, micro_batches: Any, virtual_stages: Any = 1) -> Any:
     """Share of a step that a pipeline stage stands still."""

@@ -71,6 +71,26 @@ def test_a_model_without_cuts_is_refused():
             _read(None, plan, bare)
 
 
+@pytest.mark.parametrize(
+    "plan",
+    [
+        ComputePlan(data=2, pipeline=2, accumulation=2, zero_stage=3, schedule="zero-bubble"),
+        ComputePlan(pipeline=2, accumulation=2, recompute="full", schedule="zero-bubble"),
+        ComputePlan(pipeline=2, accumulation=5, schedule="zero-bubble"),
+    ],
+)
+def test_what_a_schedule_cannot_do_is_refused(plan):
+    with pytest.raises(Refused):
+        _read(small_case(FOUR_LAYERS), plan)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "recommender"])
+def test_a_model_without_a_sequence_is_not_cut_along_it(kind):
+    case = small_case(FOUR_LAYERS, entry=f"datahall.workloads.{kind}:build")
+    with pytest.raises(Refused, match="cannot share the sequence"):
+        _read(case, ComputePlan(tensor=2, micro_batch=2))
+
+
 def _read(case, plan, workload=None) -> Anatomy:
     workload = workload or entry.build(case)
 
