@@ -191,13 +191,13 @@ class _NotedStage(PipelineStage):
         self.order.append(("F", self.stage_index, fwd_chunk_id))
         return super().forward_one_chunk(fwd_chunk_id, *arguments, **named)
 
-    def backward_one_chunk(self, bwd_chunk_id: int, loss: Any = None, full_backward: bool = True, **named: Any) -> Any:
-        self.order.append(("B" if full_backward else "I", self.stage_index, bwd_chunk_id))
-        return super().backward_one_chunk(bwd_chunk_id, loss=loss, full_backward=full_backward, **named)
+    def backward_one_chunk(self, bwd_chunk_id: int, *arguments: Any, **named: Any) -> Any:
+        self.order.append(("B" if named.get("full_backward", True) else "I", self.stage_index, bwd_chunk_id))
+        return super().backward_one_chunk(bwd_chunk_id, *arguments, **named)
 
-    def backward_weight_one_chunk(self, bwd_chunk_id: int, **named: Any) -> Any:
+    def backward_weight_one_chunk(self, bwd_chunk_id: int, *arguments: Any, **named: Any) -> Any:
         self.order.append(("W", self.stage_index, bwd_chunk_id))
-        return super().backward_weight_one_chunk(bwd_chunk_id, **named)
+        return super().backward_weight_one_chunk(bwd_chunk_id, *arguments, **named)
 
 
 def _common(names_of: Sequence[Sequence[str]], workers: int, mine: int) -> dict[str, list[int]]:
