@@ -48,6 +48,10 @@ SPLITS = {
     "1F1B, 4 stages": replace(PIPE, pipeline=4, micro_batch=2, accumulation=8),
     "data x tensor": replace(TWO, tensor=2, accumulation=2),
     "data x pipeline": replace(PIPE, data=2, micro_batch=2),
+    "sequence x 2": replace(TWO, data=1, tensor=2, micro_batch=8, sequence_parallel=True),
+    "tensor x pipeline": replace(PIPE, tensor=2),
+    "sequence x pipeline": replace(PIPE, tensor=2, sequence_parallel=True),
+    "zero-bubble, 2 stages": replace(PIPE, schedule="zero-bubble"),
     "ZeRO-1 x tensor": replace(TWO, tensor=2, zero_stage=1),
     "ZeRO-3 x tensor": replace(TWO, tensor=2, zero_stage=3),
     "ZeRO-1 x pipeline": replace(PIPE, data=2, micro_batch=2, zero_stage=1),
@@ -61,7 +65,7 @@ MIXED = {
     "data x 4, expert x 2": replace(TWO, data=4, expert=2, accumulation=1),
 }
 WHOLE = ("one process", "data x 2", "ZeRO-1", "ZeRO-3", "1F1B, 2 stages")  # mixtures, without expert ranks
-PLAIN = tuple(name for name in SPLITS if "recomputed" not in name and "bf16" not in name)
+PLAIN = tuple(name for name in SPLITS if not any(word in name for word in ("recomputed", "bf16", "sequence")))
 COMPONENTS = ("compute", "transfer", "waiting", "optimiser")
 
 
