@@ -66,7 +66,9 @@ def forecast_runs(trained: Trained, runs: Sequence[PublishedRun], seen: Sequence
         for run, close, same in zip(runs, near, told.repeated, strict=True)
     )
     left = told.unexplained * np.where(near, np.maximum(_OWN_SHARE, corrected.unexplained), 1.0)
-    scale = told.roughness * log_scales(trained.fitted, runs, arrays, _novelty(trained, runs, seen, left, near))
+    scale = told.roughness * log_scales(
+        trained.fitted, runs, arrays, _novelty(trained, runs, seen, left, near, told.repeated)
+    )
     half = scale * np.array([trained.factors.get(name, 2.0) for name in condition])
     return Forecasts(np.exp(logs), np.exp(logs - half), np.exp(logs + half), scale, condition)
 
@@ -98,6 +100,7 @@ def _novelty(
     seen: Sequence[PublishedRun],
     left: Floats,
     near: NDArray[np.bool_],
+    repeated: NDArray[np.bool_],
 ) -> Novelty:
     known = np.vstack([trained.places, np.array([features(run) for run in seen])]) if seen else trained.places
     return Novelty(
@@ -108,4 +111,5 @@ def _novelty(
         mixture_runs=sum(run.shape.experts > 0 for run in trained.neighbours.runs),
         distance=nearest(np.array([features(run) for run in runs]), known),
         shown=near,
+        repeated=repeated,
     )

@@ -44,8 +44,8 @@ _FEW_RUNS = 5.0  # runs of a stack or accelerator that leave half of it open
 @dataclass(frozen=True, slots=True)
 class Novelty:
     """What was seen of each run before: the share that neighbours leave open, fitted runs of its stack, its accelerator
-    and that one's maker, fitted mixtures of experts in all, distance to the nearest known plan, and whether rows of its
-    stack were shown."""
+    and that one's maker, fitted mixtures of experts in all, distance to the nearest known plan, whether rows of its
+    stack were shown, and whether the very plan was fitted."""
 
     unexplained: Floats
     stack_runs: NDArray[Any]
@@ -54,6 +54,7 @@ class Novelty:
     mixture_runs: int
     distance: Floats
     shown: NDArray[np.bool_]
+    repeated: NDArray[np.bool_]
 
 
 def log_scales(fitted: Fitted, runs: Sequence[PublishedRun], arrays: Design, novelty: Novelty) -> Floats:
@@ -74,7 +75,7 @@ def log_scales(fitted: Fitted, runs: Sequence[PublishedRun], arrays: Design, nov
     )
     noise = np.array([NOISE_LOG_SD if run.quality == "A" else CAVEAT_LOG_SD for run in runs])
     blanks = BLANKS_SHARE * arrays.spread(arrays.scale * steps.total)
-    network = TRANSFER_LOG_SD * arrays.mean(steps.transfer / steps.total)
+    network = TRANSFER_LOG_SD * np.where(novelty.repeated, 0.0, arrays.mean(steps.transfer / steps.total))
     apart_from_shown = SEEN_DISTANCE_LOG_SD * np.where(novelty.shown, novelty.distance, 0.0)
     return np.sqrt(novelty.unexplained * open_variance + noise**2 + blanks**2 + network**2 + apart_from_shown**2)
 
