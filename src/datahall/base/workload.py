@@ -62,6 +62,7 @@ class Workload:
     `attention_cores` names the modules that selective recomputation runs again in the backward pass.
     `tensor_cuts` says how tensor parallelism cuts modules, by name with * for one part: "column" (outputs), "row"
     (inputs), "vocabulary" (rows of a table), "gathered" (outputs, put together again), "input" (whose input is whole).
+    "column:4" is a column cut in four pieces that stay whole (heads): of more ranks than that, several have the same.
     "sequence" names what works on each token alone between those (norms): with sequence parallelism tensor ranks share
     the tokens there, along dimension 1 of (batch, sequence, ...), and a part of a pipeline takes and gives such shares.
     `mixtures` names the modules that are a Mixture, whose experts may be spread over workers.

@@ -40,7 +40,7 @@ def read_anatomy(workload: Workload, plan: ComputePlan, batch: Any, samples: int
         check_stages(workload, plan)
         return _cut_into_stages(found, workload, plan, batch, samples, outside, count_flops)
     if plan.tensor > 1:
-        seen = _CutsSeen(model, workload, samples)
+        seen = _CutsSeen(model, workload, samples, plan.tensor)
         with seen.watching():
             workload.loss(model, batch)
         found = _with(found, parts=(seen.cuts(),))
@@ -90,8 +90,8 @@ def _inventory(
 
 def _piece(name: str, shape: Shape, cuts: Mapping[str, str], ranks: int) -> Shape:
     """The shape of a tensor rank's piece of a parameter."""
-    how = how_cut(name.rpartition(".")[0], cuts)
-    if how in ("", "input", "sequence") or (how == "row" and len(shape) == 1):
+    how = how_cut(name.rpartition(".")[0], cuts, ranks)
+    if how in ("", "input", "sequence", "copied") or (how == "row" and len(shape) == 1):
         return shape
     dimension = 1 if how == "row" else 0
     return (*shape[:dimension], shape[dimension] // ranks, *shape[dimension + 1 :])
@@ -130,7 +130,7 @@ def _cut_into_stages(
             value = workload.criterion(kept[0], targets) if last else kept[0].sum()  # pyright: ignore
             value.backward()
 
-        seen = _CutsSeen(part, workload, samples)
+        seen = _CutsSeen(part, workload, samples, plan.tensor)
         with seen.watching():
             counted = count_flops(work)
         parts.append(seen.cuts())
@@ -155,8 +155,8 @@ def _cut_into_stages(
 class _CutsSeen:
     """What DTensor sums and gathers in a model or a part of it, seen from what goes in and out of its cut modules."""
 
-    def __init__(self, part: nn.Module, workload: Workload, samples: int) -> None:
-        self.how = {name: how_cut(name, workload.tensor_cuts) for name, _ in part.named_modules()}
+    def __init__(self, part: nn.Module, workload: Workload, samples: int, ranks: int) -> None:
+        self.how = {name: how_cut(name, workload.tensor_cuts, ranks) for name, _ in part.named_modules()}
         self.modules = {name: module for name, module in part.named_modules() if self.how[name]}
         self.points, self.samples = workload.cut_points, samples
         self.told: dict[str, list[tuple[str, int]]] = {"forward": [], "tables": [], "backward": [], "gathered": []}
@@ -173,19 +173,25 @@ class _CutsSeen:
 
     def cuts(self) -> TensorCuts:
         """What was seen.  In a block that is recomputed the last row-cut product is not done again."""
-        products = {name: one for name, one in self.modules.items() if self.how[name] not in ("input", "sequence")}
+        products = {
+            name: one for name, one in self.modules.items() if self.how[name] not in ("input", "sequence", "copied")
+        }
         parameters = sum(one.numel() for module in products.values() for one in module.parameters(recurse=False))
         whole = sum(_bias(module) for name, module in products.items() if self.how[name] == "row")
-        shared = [module for name, module in self.modules.items() if self.how[name] == "sequence"]
         rows = [self._inside(point, "forward") for point in self.points]
         return TensorCuts(
             **{kind: tuple(size for _, size in seen) for kind, seen in self.told.items()},
             forward_again=tuple(size for sizes in rows for size in sizes[:-1]),
             backward_again=tuple(size for point in self.points for size in self._inside(point, "backward")),
             cut_parameters=parameters - whole,
-            shared=tuple(one.numel() for module in shared for one in module.parameters()),
+            shared=self._sizes("sequence"),
+            copied=self._sizes("copied"),
             modules=len(products),
         )
+
+    def _sizes(self, how: str) -> tuple[int, ...]:
+        modules = [module for name, module in self.modules.items() if self.how[name] == how]
+        return tuple(one.numel() for module in modules for one in module.parameters())
 
     def _inside(self, point: str, kind: str) -> list[int]:
         return [size for name, size in self.told[kind] if name.startswith(point + ".")]

@@ -13,7 +13,7 @@ from inspect import signature
 import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import Placement, Replicate, Shard
+from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
     ParallelStyle,
@@ -21,11 +21,13 @@ from torch.distributed.tensor.parallel import (
     RowwiseParallel,
     parallelize_module,
 )
+from torch.nn import functional
 
 from datahall.base.errors import Refused
 from datahall.base.workload import Workload
 from datahall.compute.execute_local import HoldsModel, tie, tied_names, trained
 from datahall.compute.execute_sharded import spread
+from datahall.compute.layout import splits_evenly
 from datahall.compute.plan import ComputePlan
 
 
@@ -50,7 +52,7 @@ def cut_modules(module: nn.Module, workload: Workload, plan: ComputePlan, ranks:
     """
     if ranks is None:
         return []
-    how = {name: how_cut(name, workload.tensor_cuts) for name, _ in module.named_modules()}
+    how = {name: how_cut(name, workload.tensor_cuts, plan.tensor) for name, _ in module.named_modules()}
     styles = {
         name: _style(
             how[name],
@@ -58,20 +60,45 @@ def cut_modules(module: nn.Module, workload: Workload, plan: ComputePlan, ranks:
             Shard(1) if plan.sequence_parallel and not within_whole(name, how) else Replicate(),
         )
         for name, part in module.named_modules()
-        if how[name] and how[name] != "sequence"
+        if how[name] not in ("", "sequence", "copied")
     }
     ties = tied_names(module)
     parallelize_module(module, ranks, styles)
     tie(module, ties)
-    if not plan.sequence_parallel:
-        return []
-    shared = [(name, part) for name, part in module.named_modules() if how[name] == "sequence"]
-    return [f"{name}.{own}" for name, part in shared for own, _ in part.named_parameters()]
+    shared = {"copied", "sequence"} if plan.sequence_parallel else {"copied"}
+    parts = [(name, part) for name, part in module.named_modules() if how[name] in shared]
+    for name, part in parts:
+        if how[name] == "copied":
+            _use_one_piece(part, ranks, pieces(name, workload.tensor_cuts))
+    return [f"{name}.{own}" for name, part in parts for own, _ in part.named_parameters()]
 
 
-def how_cut(name: str, cuts: Mapping[str, str]) -> str:
-    """How `Workload.tensor_cuts` cuts the module called `name`; empty where it stays whole."""
-    return next((how for pattern, how in cuts.items() if _matches(name, pattern)), "")
+def how_cut(name: str, cuts: Mapping[str, str], ranks: int = 1) -> str:
+    """How `Workload.tensor_cuts` cuts the module called `name` over so many ranks; empty where it stays whole.
+
+    "copied": there are fewer pieces than ranks, so that each rank has all and uses one.
+    """
+    how = next((how for pattern, how in cuts.items() if _matches(name, pattern)), "")
+    kind, several, _ = how.partition(":")
+    return "copied" if several and pieces(name, cuts) < ranks else kind
+
+
+def pieces(name: str, cuts: Mapping[str, str]) -> int:
+    """Of the module called `name`, the pieces that stay whole where `how_cut` says "copied"."""
+    return next(int(how.partition(":")[2]) for pattern, how in cuts.items() if _matches(name, pattern))
+
+
+def _use_one_piece(part: nn.Module, ranks: DeviceMesh, count: int) -> None:
+    """Have a linear module give the rank's own of `count` pieces of its outputs, of an input that all ranks have."""
+    own = ranks.get_local_rank() * count // ranks.size()
+
+    def forward(given: DTensor) -> torch.Tensor:
+        weight, bias = part.weight, part.bias
+        rows = slice(own * weight.shape[0] // count, (own + 1) * weight.shape[0] // count)
+        whole = given.to_local(grad_placements=(Partial(),))
+        return functional.linear(whole, weight[rows], None if bias is None else bias[rows])
+
+    part.forward = forward
 
 
 def within_whole(name: str, how: Mapping[str, str]) -> bool:
@@ -109,11 +136,11 @@ def check_tensor_cuts(workload: Workload, plan: ComputePlan) -> None:
             hint="Give Workload.tensor_cuts, or choose a plan with tensor 1.",
         )
     shape = getattr(workload.model, "shape", None)
-    if shape is not None and (shape.kv_heads % plan.tensor or shape.ffn % plan.tensor):
+    if shape is not None and not splits_evenly(shape, plan.tensor):
         raise Refused(
             "tensor parallelism runs with heads and widths that divide.",
             where="plan.compute.tensor",
-            hint="Choose tensor so that it divides kv_heads and ffn.",
+            hint="Choose tensor so that it divides heads and ffn, and kv_heads or the other way round.",
         )
     if plan.sequence_parallel and ("sequence" not in workload.tensor_cuts.values() or _uneven(workload, plan)):
         raise Refused(

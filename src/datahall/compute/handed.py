@@ -54,7 +54,8 @@ class Inventory:
 
 def language_model_inventory(shape: ModelShape, ranks: int = 1) -> Inventory:
     """The parameters of our language model on one of `ranks` tensor ranks (1 for mixtures), block by block."""
-    query, kept = shape.heads * shape.head_dim // ranks, shape.kv_heads * shape.head_dim // ranks
+    query, kept = shape.heads * shape.head_dim // ranks, shape.kv_heads * shape.head_dim
+    kept = kept if ranks > shape.kv_heads else kept // ranks  # each rank has all, and uses one
     attention: list[Shape] = [(query, shape.hidden), (kept, shape.hidden), (kept, shape.hidden), (shape.hidden, query)]
     bias: list[Shape] = [(query,), (kept,), (kept,)] if shape.attention_bias else []
     heads = (*attention, *bias) if shape.latent is None else _latent(shape, shape.latent)
@@ -267,7 +268,7 @@ def _stage_cuts(shape: ModelShape, sequence: int, plan: ComputePlan, stage: int)
     ends = [(index == 0, index == stages - 1) for index in range(stages)]
     layers = [len(stage_layers(shape.layers, stages, index)) for index in range(stages)]
     parts = [
-        language_model_cuts(shape, sequence, count, first=first, last=last)
+        language_model_cuts(shape, sequence, count, plan.tensor, first=first, last=last)
         for count, (first, last) in zip(layers, ends, strict=True)
     ]
     return together(parts[stage :: plan.pipeline])

@@ -23,7 +23,7 @@ class TensorCuts:
     every rank needs whole (and whose gradients are summed), `gathered` outputs that are put together again.  Of those
     inside blocks, `forward_again` and `backward_again` are exchanged again where blocks are recomputed.
     `cut_parameters` are divided among the ranks, the others are on each; `shared` are the sizes of those that a rank
-    uses on its share of the sequence only.
+    uses on its share of the sequence only, `copied` of those that each rank has whole and uses one piece of.
     """
 
     forward: tuple[int, ...] = ()
@@ -33,6 +33,7 @@ class TensorCuts:
     forward_again: tuple[int, ...] = ()
     backward_again: tuple[int, ...] = ()
     shared: tuple[int, ...] = ()
+    copied: tuple[int, ...] = ()
     cut_parameters: int = 0
     modules: int = 0  # that are cut
 
@@ -44,9 +45,13 @@ def together(parts: Sequence[TensorCuts]) -> TensorCuts:
     return TensorCuts(**calls, cut_parameters=parameters, modules=modules)
 
 
-def language_model_cuts(shape: ModelShape, sequence: int, layers: int, *, first: bool, last: bool) -> TensorCuts:
+def language_model_cuts(
+    shape: ModelShape, sequence: int, layers: int, ranks: int, *, first: bool, last: bool
+) -> TensorCuts:
     """The cuts of so many `layers` of our language model, with its table if `first` and its head if `last`."""
     stream, query, kept = sequence * shape.hidden, shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    copied = [kept * shape.hidden, kept] if shape.attention_bias else [kept * shape.hidden]
+    copied = 2 * copied if ranks > shape.kv_heads else []
     ends: tuple[int, ...] = (stream,) if last else ()
     weights = shape.hidden * (2 * query + 2 * kept + 3 * shape.ffn)
     bias = query + 2 * kept if shape.attention_bias else 0
@@ -59,8 +64,9 @@ def language_model_cuts(shape: ModelShape, sequence: int, layers: int, *, first:
         forward_again=(stream,) * layers,
         backward_again=(stream,) * (2 * layers),
         shared=(shape.hidden,) * (2 * layers + last),
-        cut_parameters=layers * (weights + bias) + tables,
-        modules=7 * layers + first + last,
+        copied=layers * tuple(copied),
+        cut_parameters=layers * (weights + bias - sum(copied)) + tables,
+        modules=(5 if copied else 7) * layers + first + last,
     )
 
 
@@ -69,7 +75,8 @@ def tensor_handed(cuts: TensorCuts, plan: ComputePlan) -> dict[str, Handed]:
 
     Whole streams are summed: outputs of row-cut products and of tables forward, gradients of whole inputs backward.
     With sequence parallelism each of these sums is scattered along the sequence, and gathered again where it is needed
-    whole; gradients of parameters that are used on a share of the sequence are summed once a step.  Products are in the
+    whole; gradients of parameters that are used on a share of the sequence are summed once a step, as are always those
+    of pieces that several ranks have.  Products are in the
     plan's precision, what norms and tables make in 32 bits, unless they are gathered in the plan's precision as well
     (ZeRO stages 2 and 3).
     """
@@ -80,17 +87,18 @@ def tensor_handed(cuts: TensorCuts, plan: ComputePlan) -> dict[str, Handed]:
     rows = _times(cuts.forward, plan, cuts.forward_again if again else ())
     summed = [_sized(rows, narrow), _sized(tables, wide), _sized(inputs, wide)]
     gathered = [_sized(_times(cuts.gathered, plan), narrow, plan.tensor)]
+    once = (*cuts.copied, *(cuts.shared if plan.sequence_parallel else ()))
+    shards = min(plan.shard_group or plan.data, plan.data) if spread else 1
+    shared = (1 if once else 0, 4 * sum(-(-size // shards) for size in once))
     if not plan.sequence_parallel:
-        return _kinds({"all_reduce": summed, "all_gather": gathered})
+        return _kinds({"all_reduce": [*summed, shared], "all_gather": gathered})
     entered = _times(cuts.backward, plan, cuts.backward_again if again else ())
     gathered += [
         _sized(_times(cuts.forward, plan), narrow, plan.tensor),
         _sized(tables, wide, plan.tensor),
         _sized(entered, wide, plan.tensor),
     ]
-    shards = min(plan.shard_group or plan.data, plan.data) if spread else 1
-    shared = [(1 if cuts.shared else 0, 4 * sum(-(-size // shards) for size in cuts.shared))]
-    return _kinds({"reduce_scatter": summed, "all_gather": gathered, "all_reduce": shared})
+    return _kinds({"reduce_scatter": summed, "all_gather": gathered, "all_reduce": [shared]})
 
 
 def word_bytes(plan: ComputePlan) -> int:
@@ -98,7 +106,7 @@ def word_bytes(plan: ComputePlan) -> int:
     return 4 if plan.precision in ("fp32", "tf32") else 2
 
 
-_CALLS = ("forward", "tables", "backward", "gathered", "forward_again", "backward_again", "shared")
+_CALLS = ("forward", "tables", "backward", "gathered", "forward_again", "backward_again", "shared", "copied")
 
 
 def _times(once: Sequence[int], plan: ComputePlan, again: Sequence[int] = ()) -> Handed:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from datahall.base.errors import Refused
+from datahall.case.model import ModelShape
 from datahall.compute.plan import ComputePlan
 
 
@@ -53,6 +54,12 @@ class Layout:
         rest, context = divmod(rest, self.context)
         stage, data = divmod(rest, self.data)
         return Place(stage, data, tensor, context)
+
+
+def splits_evenly(shape: ModelShape, ranks: int) -> bool:
+    """Whether so many tensor ranks get equal parts of every layer; where heads are fewer, some have the same one."""
+    kept = shape.kv_heads % ranks == 0 or ranks % shape.kv_heads == 0
+    return shape.heads % ranks == 0 and kept and shape.ffn % ranks == 0
 
 
 def stage_layers(layers: int, stages: int, stage: int) -> range:

@@ -41,7 +41,8 @@ def step_table(
     tokens = plan.accumulation * plan.micro_batch * sequence // plan.context
     word = _BYTES.get(plan.precision, 2)
     products = 2 if adapters is None else 1
-    rows = _layer_rows(counts, own_layers, own_moe, tokens, sequence, plan, word, fused_attention, products)
+    repeated = counts.hidden * counts.key_value_width * (max(1, plan.tensor // shape.kv_heads) - 1)
+    rows = _layer_rows(counts, own_layers, own_moe, tokens, sequence, plan, word, fused_attention, products, repeated)
     if stage == 0:
         rows.append(_embedding_row(counts, tokens, word))
     if stage == last:
@@ -77,8 +78,11 @@ def _layer_rows(
     word: int,
     fused: bool,
     products: int,
+    repeated: int,
 ) -> list[Row]:
-    """Rows of the layers; `products` is matrix products backward for each forward (1 where weights are frozen)."""
+    """Rows of the layers; `repeated` are weights of heads that several tensor ranks have, once for each rank more.
+
+    `products` is matrix products backward for each forward (1 where weights are frozen)."""
     rows: list[Row] = []
     tensor, micro_steps = plan.tensor, plan.accumulation
     dense = layers - moe
@@ -91,7 +95,7 @@ def _layer_rows(
         backward = (products * flops, products * moved)
         rows.append(Row(f"{name} backward", Component.COMPUTE, *backward, kernels=products * launches))
 
-    product("attention projections", layers, counts.attention_weights, counts.attention_width, 4)
+    product("attention projections", layers, counts.attention_weights + repeated, counts.attention_width, 4)
     _attention_core(rows, counts, layers, tokens, sequence, plan, word, fused)
     product("mlp", dense, counts.dense_weights, counts.dense_width, counts.mlp_matrices)
     if moe:

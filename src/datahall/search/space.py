@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datahall.case.question import Case
+from datahall.compute.layout import splits_evenly
 from datahall.compute.numbers import BUBBLE_SHARES, RECOMPUTE_CODES, PlanNumbers
 from datahall.compute.plan import ComputePlan
 
@@ -90,8 +91,8 @@ def _degrees(case: Case, count: int, impossible: Counter[str]) -> Iterator[tuple
     """Data, tensor, pipeline and context degrees whose product is `count` and that the model allows."""
     shape, application = case.model, case.application
     for tensor in divisors(count):
-        if shape.heads % tensor or (shape.kv_heads % tensor and tensor % shape.kv_heads):
-            impossible["tensor parallelism does not divide the attention heads"] += 1
+        if not splits_evenly(shape, tensor):
+            impossible["tensor parallelism does not divide the attention heads or the width of the MLP"] += 1
             continue
         for pipeline in divisors(count // tensor):
             if not _even(shape.layers, pipeline):

@@ -25,13 +25,11 @@ from datahall.workloads.text import VOCABULARY, samples_of
 
 _NORM_EPSILON = 1e-5
 _VALIDATION_SAMPLES = 64
-TENSOR_CUTS = {
+_TENSOR_CUTS = {
     "embedding": "vocabulary",
     "blocks.*.attention_norm": "sequence",
     "blocks.*.attention": "input",
     "blocks.*.attention.query": "column",
-    "blocks.*.attention.key": "column",
-    "blocks.*.attention.value": "column",
     "blocks.*.attention.output": "row",
     "blocks.*.mlp_norm": "sequence",
     "blocks.*.mlp": "input",
@@ -79,12 +77,19 @@ def language_workload(
         split=lambda batch: (batch[:, :-1], batch[:, 1:]),
         criterion=token_cross_entropy,
         attention_cores=tuple(f"blocks.{index}.attention.core" for index in range(case.model.layers)),
-        tensor_cuts={} if case.model.experts or case.model.latent else TENSOR_CUTS,
+        tensor_cuts=_tensor_cuts(case.model),
         mixtures=tuple(
             f"blocks.{index}.mlp" for index in range(case.model.layers - case.model.moe_layers, case.model.layers)
         ),
         optimiser=optimiser,
     )
+
+
+def _tensor_cuts(shape: ModelShape) -> dict[str, str]:
+    if shape.experts or shape.latent:
+        return {}
+    kept = f"column:{shape.kv_heads}"
+    return _TENSOR_CUTS | {f"blocks.*.attention.{name}": kept for name in ("key", "value")}
 
 
 def next_token_loss(model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
