@@ -92,6 +92,14 @@ NARROW = {
     "zero3 x grid bf16": replace(LONG["zero3 x sequence x pipeline"], precision="bf16"),
 }
 
+COPIED = {  # four tensor ranks, two heads of keys and values
+    "copied": ComputePlan(tensor=4, micro_batch=4, accumulation=2, precision="fp32", sequence_parallel=False),
+    "copied sequence": ComputePlan(tensor=4, micro_batch=4, accumulation=2, precision="fp32"),
+    "copied x zero1": ComputePlan(data=2, tensor=4, micro_batch=2, accumulation=2, precision="fp32", zero_stage=1),
+    "copied x zero3": ComputePlan(data=2, tensor=4, micro_batch=2, accumulation=2, precision="fp32", zero_stage=3),
+    "copied x pipeline": ComputePlan(tensor=4, pipeline=2, micro_batch=2, accumulation=4, precision="fp32"),
+    "copied recomputed": ComputePlan(tensor=4, micro_batch=8, precision="fp32", recompute="full"),
+}
 TIED = ["zero1", "sequence", "interleaved", "sequence x interleaved", "zero1 x grid", "zero3 x tensor x pipeline"]
 PLAIN = {"data": ComputePlan(data=2, micro_batch=2, accumulation=2, precision="fp32")}
 # For a recommender, which is two tables and a tower:
@@ -124,9 +132,9 @@ def test_one_process_counts_as_was_forecast(case, alone):
     _counts_agree(case, ALONE, alone)
 
 
-@pytest.mark.parametrize("name", [*BRIEF, *[pytest.param(name, marks=pytest.mark.soak) for name in LONG]])
+@pytest.mark.parametrize("name", [*BRIEF, *[pytest.param(name, marks=pytest.mark.soak) for name in (*LONG, *COPIED)]])
 def test_a_split_is_the_training_of_one_process(case, alone, tmp_path_factory, name):
-    compute = {**BRIEF, **LONG}[name]
+    compute = {**BRIEF, **LONG, **COPIED}[name]
     run = _run(case, compute, tmp_path_factory)
     assert parity.between(run, alone).holds
     _counts_agree(case, compute, run)

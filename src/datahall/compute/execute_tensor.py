@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from inspect import signature
+from typing import Any
 
 import torch
 from torch import nn
@@ -88,7 +89,7 @@ def pieces(name: str, cuts: Mapping[str, str]) -> int:
     return next(int(how.partition(":")[2]) for pattern, how in cuts.items() if _matches(name, pattern))
 
 
-def _use_one_piece(part: nn.Module, ranks: DeviceMesh, count: int) -> None:
+def _use_one_piece(part: Any, ranks: DeviceMesh, count: int) -> None:
     """Have a linear module give the rank's own of `count` pieces of its outputs, of an input that all ranks have."""
     own = ranks.get_local_rank() * count // ranks.size()
 

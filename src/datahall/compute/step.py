@@ -82,7 +82,8 @@ def _layer_rows(
 ) -> list[Row]:
     """Rows of the layers; `repeated` are weights of heads that several tensor ranks have, once for each rank more.
 
-    `products` is matrix products backward for each forward (1 where weights are frozen)."""
+    `products` is matrix products backward for each forward (1 where weights are frozen).
+    """
     rows: list[Row] = []
     tensor, micro_steps = plan.tensor, plan.accumulation
     dense = layers - moe
