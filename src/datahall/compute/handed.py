@@ -87,19 +87,6 @@ def trained_tensors(shape: ModelShape, adapters: Adapters | None) -> int:
     return len(language_model_inventory(shape).shapes)
 
 
-def perceptron_inventory(shape: ModelShape) -> Inventory:
-    """The parameters of workloads.mlp, block by block."""
-    block: tuple[Shape, ...] = ((shape.ffn, shape.hidden), (shape.ffn,), (shape.hidden, shape.ffn), (shape.hidden,))
-    return Inventory(tuple(block for _ in range(shape.layers)), ((shape.vocab, shape.hidden), (shape.vocab,)))
-
-
-def recommender_inventory(shape: ModelShape) -> Inventory:
-    """The parameters of workloads.recommender: two tables and the tower."""
-    table: Shape = (shape.vocab, shape.hidden)
-    tower: tuple[Shape, ...] = ((shape.ffn, 2 * shape.hidden), (shape.ffn,), (1, shape.ffn), (1,))
-    return Inventory(((table,), (table,), tower), ())
-
-
 def countable(shape: ModelShape, plan: ComputePlan) -> bool:
     """Whether datahall runs this shape and split itself, so that its collectives are known exactly."""
     ours = not (shape.learned_positions or shape.mlp_bias or shape.query_key_norm)

@@ -10,13 +10,7 @@ from small_cases import SHAPE, small_case
 from datahall.base.errors import Refused
 from datahall.compute.anatomy import Anatomy, anatomy_from_json
 from datahall.compute.execute_anatomy import read_anatomy
-from datahall.compute.handed import (
-    element_count,
-    handed_over,
-    language_model_inventory,
-    perceptron_inventory,
-    recommender_inventory,
-)
+from datahall.compute.handed import Inventory, element_count, handed_over, language_model_inventory
 from datahall.compute.plan import ComputePlan
 from datahall.compute.step import step_table
 from datahall.real.observe import count_flops
@@ -53,6 +47,19 @@ def test_the_language_model_seen_from_outside_is_its_formulas(plan):
     assert plan.accumulation * found.attention_flops == core
     assert plan.accumulation * found.matmul_flops == sum(row.flops for row in rows) - core
     assert anatomy_from_json(found.to_json()) == found
+
+
+def perceptron_inventory(shape):
+    """Those of workloads.mlp, block by block."""
+    block = ((shape.ffn, shape.hidden), (shape.ffn,), (shape.hidden, shape.ffn), (shape.hidden,))
+    return Inventory(tuple(block for _ in range(shape.layers)), ((shape.vocab, shape.hidden), (shape.vocab,)))
+
+
+def recommender_inventory(shape):
+    """Those of workloads.recommender: two tables and the tower."""
+    table = (shape.vocab, shape.hidden)
+    tower = ((shape.ffn, 2 * shape.hidden), (shape.ffn,), (1, shape.ffn), (1,))
+    return Inventory(((table,), (table,), tower), ())
 
 
 @pytest.mark.parametrize(("kind", "inventory"), [("mlp", perceptron_inventory), ("recommender", recommender_inventory)])
