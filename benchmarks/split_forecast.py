@@ -52,6 +52,9 @@ SPLITS = {
     "tensor x pipeline": replace(PIPE, tensor=2),
     "sequence x pipeline": replace(PIPE, tensor=2, sequence_parallel=True),
     "zero-bubble, 2 stages": replace(PIPE, schedule="zero-bubble"),
+    "context x 2": replace(TWO, data=1, context=2, micro_batch=8),
+    "data x context": replace(TWO, context=2, micro_batch=4),
+    "ZeRO-3 x context": replace(TWO, data=1, context=2, micro_batch=8, zero_stage=3),
     "ZeRO-1 x tensor": replace(TWO, tensor=2, zero_stage=1),
     "ZeRO-3 x tensor": replace(TWO, tensor=2, zero_stage=3),
     "ZeRO-1 x pipeline": replace(PIPE, data=2, micro_batch=2, zero_stage=1),
@@ -65,7 +68,9 @@ MIXED = {
     "data x 4, expert x 2": replace(TWO, data=4, expert=2, accumulation=1),
 }
 WHOLE = ("one process", "data x 2", "ZeRO-1", "ZeRO-3", "1F1B, 2 stages")  # mixtures, without expert ranks
-PLAIN = tuple(name for name in SPLITS if not any(word in name for word in ("recomputed", "bf16", "sequence")))
+PLAIN = tuple(
+    name for name in SPLITS if not any(word in name for word in ("recomputed", "bf16", "sequence", "context"))
+)
 COMPONENTS = ("compute", "transfer", "waiting", "optimiser")
 
 

@@ -38,6 +38,7 @@ BRIEF = {
     "zero3 x tensor": ComputePlan(
         data=2, tensor=2, zero_stage=3, micro_batch=2, accumulation=2, precision="fp32", sequence_parallel=False
     ),
+    "context": ComputePlan(context=2, micro_batch=4, accumulation=2, precision="fp32"),
     "interleaved": ComputePlan(
         pipeline=2, virtual_stages=2, micro_batch=2, accumulation=4, precision="fp32", schedule="interleaved"
     ),
@@ -81,6 +82,25 @@ LONG |= {
     "zero1 in groups": replace(LONG["hybrid"], zero_stage=1),
     "zero2 in groups": replace(LONG["hybrid"], zero_stage=2),
 }
+RING = replace(BRIEF["context"], sequence_parallel=False)
+LONG |= {
+    "data x context": replace(RING, data=2, micro_batch=2),
+    "four contexts": replace(RING, context=4),
+    "context recomputed": replace(RING, recompute="full"),
+    "context, cores recomputed": replace(RING, recompute="selective"),
+    "zero1 x context": replace(RING, data=2, micro_batch=2, zero_stage=1),
+    "zero2 x context": replace(RING, zero_stage=2),
+    "zero3 x context": replace(RING, data=2, micro_batch=2, zero_stage=3),
+    "zero3 x context in groups": replace(RING, data=2, micro_batch=2, zero_stage=3, shard_group=2),
+    "zero1 x context in groups": replace(RING, data=4, micro_batch=1, zero_stage=1, shard_group=4),
+    "context x tensor": replace(RING, tensor=2),
+    "context x sequence": replace(RING, tensor=2, sequence_parallel=True),
+    "zero3 x context x tensor": replace(RING, tensor=2, zero_stage=3),
+    "context x pipeline": replace(RING, pipeline=2, micro_batch=2, accumulation=4),
+    "context x interleaved": replace(BRIEF["interleaved"], context=2),
+    "zero3 x context x pipeline": replace(RING, pipeline=2, micro_batch=2, accumulation=4, zero_stage=3),
+    "context x grid": replace(GRID, context=2),
+}
 NARROW = {
     "zero3 bf16": replace(BRIEF["zero3"], precision="bf16"),
     "tensor bf16": replace(BRIEF["tensor"], precision="bf16"),
@@ -88,6 +108,9 @@ NARROW = {
     "zero3 x tensor bf16": replace(BRIEF["zero3 x tensor"], precision="bf16"),
     "zero3 x pipeline bf16": replace(LONG["zero3 x pipeline"], precision="bf16"),
     "sequence x pipeline bf16": replace(LONG["sequence x pipeline"], precision="bf16"),
+    "context bf16": replace(RING, precision="bf16"),
+    "zero3 x context bf16": replace(LONG["zero3 x context"], precision="bf16"),
+    "context x pipeline bf16": replace(LONG["context x pipeline"], precision="bf16"),
     "tensor recomputed bf16": replace(LONG["tensor recomputed"], precision="bf16"),
     "zero3 x grid bf16": replace(LONG["zero3 x sequence x pipeline"], precision="bf16"),
 }
@@ -104,8 +127,8 @@ TIED = ["zero1", "sequence", "interleaved", "sequence x interleaved", "zero1 x g
 PLAIN = {"data": ComputePlan(data=2, micro_batch=2, accumulation=2, precision="fp32")}
 # For a recommender, which is two tables and a tower:
 TOO_MANY_STAGES = ("interleaved", "zero3 x interleaved", "four stages", "zero-bubble, four stages")
-ATTENTIVE = {name for name in LONG if "sequence" in name} | {"cores recomputed"}  # what the others have nothing of
-OTHERS = {"mlp": [name for name in (*PLAIN, *BRIEF, *LONG) if name not in ATTENTIVE]}
+ATTENTIVE = {name for name in (*BRIEF, *LONG) if "sequence" in name or "context" in name} | {"cores recomputed"}
+OTHERS = {"mlp": [name for name in (*PLAIN, *BRIEF, *LONG) if name not in ATTENTIVE]}  # which have no sequences
 OTHERS["recommender"] = [name for name in OTHERS["mlp"] if name not in TOO_MANY_STAGES]
 
 
@@ -161,7 +184,7 @@ def test_narrow_products_are_counted_alike(case, tmp_path_factory, name):
 @pytest.mark.parametrize(
     "compute",
     [
-        ComputePlan(data=2, context=2),
+        ComputePlan(data=2, expert=2),
     ],
 )
 def test_what_is_only_planned_is_refused_before_anything_starts(case, compute, tmp_path_factory):

@@ -66,6 +66,10 @@ class Workload:
     "sequence" names what works on each token alone between those (norms): with sequence parallelism tensor ranks share
     the tokens there, along dimension 1 of (batch, sequence, ...), and a part of a pipeline takes and gives such shares.
     `mixtures` names the modules that are a Mixture, whose experts may be spread over workers.
+    Context ranks need `split`, whose inputs and targets they share along dimension 1, with a criterion that is a mean
+    over tokens, and `cut_sequence(model, positions, attend)`: it has the model work on the tokens at `positions` (a
+    tensor of numbers) of sequences of `tokens_per_sample`, and use attend(query, key, value), each (batch, heads,
+    tokens, head_dim), for its causal attention, which there sees the whole sequence.
     """
 
     name: str
@@ -80,5 +84,6 @@ class Workload:
     split: Callable[[Any], tuple[Any, Any]] | None = None
     criterion: Callable[[Any, Any], Any] | None = None
     attention_cores: tuple[str, ...] = ()
+    cut_sequence: Callable[[Any, Any, Callable[..., Any]], None] | None = None
     tensor_cuts: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     mixtures: tuple[str, ...] = ()

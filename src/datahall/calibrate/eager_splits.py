@@ -29,6 +29,8 @@ _TENSOR_PASSES = 3.0
 # formula an all-to-all takes with its copies and with waiting for each other at every mixture.
 _EXPERT_WAIT = 0.36
 _EXPERT_PASSES = 3.5
+# The same of keys and values that go around a ring of context ranks.
+_CONTEXT_PASSES = 3.0
 _USUAL_PASSES = {"gather_passes": 1.9, "scatter_passes": 3.4}  # of gloo, where the probe did not measure them
 # Copies of the parameters held beside weights, gradients and moments by ZeRO stage: buckets, flat buffers, blocks that
 # were gathered.
@@ -54,9 +56,9 @@ def split_costs(counts: ShapeCounts, plan: ComputePlan, memory_bytes_per_s: floa
     held = 4.0 * float(sum(held_parameters(counts, PlanNumbers.of(plan))))
     layers, zero = float(counts.layers) / plan.pipeline, plan.zero_stage
     seconds = copies = 0.0
-    if plan.data > 1:
+    if plan.copies > 1:
         copies = _HELD_COPIES[zero]
-    if plan.data > 1 and zero >= 2:
+    if plan.copies > 1 and zero >= 2:
         gathers = block_gathers(plan)
         seconds += gathers * _GATHER_COPIES * held / memory_bytes_per_s
         seconds += layers * (gathers * _GATHER_KERNELS + scatters(plan) * _SCATTER_KERNELS) * kernel_s
@@ -73,7 +75,7 @@ def with_frozen(costs: SplitCosts, plan: ComputePlan, trained_share: float) -> S
 
 def with_small_activations(costs: SplitCosts, plan: ComputePlan, held_bytes: float, activations: float) -> SplitCosts:
     """`costs` with no less room than the end of a backward pass needs, of `held_bytes` of parameters on a worker."""
-    if plan.data == 1:
+    if plan.copies == 1:
         return costs
     return replace(
         costs, buffer_bytes=max(costs.buffer_bytes, _COPIES_AT_THE_END[plan.zero_stage] * held_bytes - activations)
@@ -94,6 +96,7 @@ def eager_habits(habits: StackHabits, plan: ComputePlan, layers: int, link: Mapp
         shards_kept=1.0,
         shard_calls=shard_calls(plan, layers),
         tensor_exposed=_TENSOR_PASSES,
+        context_exposed=_CONTEXT_PASSES,
         shard_exposed=1.0,
         shard_from_stage=2.0,
         pipeline_exposed=1.0,

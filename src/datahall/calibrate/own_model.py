@@ -117,7 +117,7 @@ class OwnModel:
         passed_s = min(self.micro_step_s, _WEIGHT_PASSES * weights / float(probed.rates.memory_bytes_per_s))
         added_s = self.accumulate_s * (1.0 - 1.0 / plan.accumulation)
         if plan.zero_stage >= 2:
-            added_s /= min(plan.shard_group or plan.data, plan.data)
+            added_s /= plan.shards
         held = self.anatomy.on_tensor_rank(plan.tensor) / max(1, self.anatomy.parameters)
         return self.micro_step_s - passed_s + held * (passed_s + added_s)
 

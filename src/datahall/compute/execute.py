@@ -97,11 +97,7 @@ def prepare(
     if cut:
         _check_all_trained(workload)
     made: Any = executor_class(plan)
-    if cut:
-        return made(workload, plan, bucket_bytes, device)
-    return (
-        made(workload, plan, bucket_bytes, device, exchange) if made is DataParallel else made(workload, plan, device)
-    )
+    return made(workload, plan, bucket_bytes, device, *([exchange] if made is DataParallel else []))
 
 
 def executor_class(plan: ComputePlan) -> type[Executor]:
@@ -119,7 +115,7 @@ def executor_class(plan: ComputePlan) -> type[Executor]:
 
         return ExpertParallel
     grouped = dist.is_initialized() and dist.get_world_size() > 1
-    if plan.zero_stage == 1 or (plan.zero_stage and grouped):
+    if plan.context > 1 or plan.zero_stage == 1 or (plan.zero_stage and grouped):
         from datahall.compute.execute_sharded import Sharded
 
         return Sharded

@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from datahall.base.errors import Refused
 from datahall.base.workload import Workload
 from datahall.compute.anatomy import Anatomy
+from datahall.compute.execute_context import check_sequence
 from datahall.compute.execute_pipeline import check_stages
 from datahall.compute.execute_tensor import check_tensor_cuts, how_cut, within_whole
 from datahall.compute.handed import Inventory, Shape
@@ -32,6 +34,13 @@ def read_anatomy(workload: Workload, plan: ComputePlan, batch: Any, samples: int
     model: nn.Module = workload.model
     inventory, outside = _inventory(model, workload.cut_points)
     found = Anatomy(inventory)
+    if plan.context > 1:
+        check_sequence(workload, torch.device("cpu"))
+        raise Refused(
+            "context ranks are not forecast for a model that a case brings with it.",
+            where="plan.compute.context",
+            hint="Choose a plan with context 1, or run the plan without a forecast by datahall.real.training.run.",
+        )
     if plan.tensor > 1:
         check_tensor_cuts(workload, plan)
         on_rank, _ = _inventory(model, workload.cut_points, workload.tensor_cuts, plan.tensor)

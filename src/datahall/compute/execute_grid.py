@@ -46,6 +46,15 @@ class Grid:
         return (mesh if mesh.ndim == 1 else mesh._flatten()).get_group()
 
     @property
+    def sharing(self) -> DeviceMesh | None:
+        """The same, as ZeRO spreads over them what they hold: of one dimension, or of groups by their members."""
+        within = self.along("data", "context")
+        if within is None or within.ndim == 1:
+            return self.along("replicate", "data", "context")
+        flat = within._flatten(mesh_dim_name="data_context")
+        return self.mesh["replicate", "data_context"] if self.mesh and "replicate" in self.names else flat
+
+    @property
     def copies(self) -> dist.ProcessGroup | None:
         """The workers that hold the same parameters, and add up their gradients: data and context ranks."""
         return self.group("replicate", "data", "context")
@@ -69,7 +78,7 @@ class Placed:
 
 def _sizes(layout: Layout, plan: ComputePlan) -> dict[str, int]:
     """Workers along each dimension, outermost first."""
-    within = min(plan.shard_group or layout.data, layout.data) if plan.zero_stage else layout.data
+    within = plan.shards // plan.context if plan.zero_stage else layout.data
     within = plan.expert if plan.expert > 1 else within
     return {
         "pipeline": layout.pipeline,

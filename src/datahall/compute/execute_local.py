@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor
 
 from datahall.base.workload import Workload
 from datahall.compute import execute
+from datahall.compute.execute_context import OwnTokens
 from datahall.compute.execute_grid import Grid, Placed
 from datahall.compute.execute_optimiser import allocate_state, optimiser_of
 from datahall.compute.plan import ComputePlan
@@ -120,7 +121,7 @@ class HoldsPieces:
     state: State
     grid: Grid
     shared: Sequence[str] = ()
-    summed_late: bool  # gradients over data ranks; else PyTorch gives means in each micro-step
+    summed_late: bool  # gradients over data and context ranks; else PyTorch gives means in each micro-step
 
     @property
     def optimiser(self) -> torch.optim.Optimizer:
@@ -143,6 +144,11 @@ class HoldsPieces:
         """As in Executor."""
         return execute.whole(self.state.held)
 
+    def summed_copies(self) -> int:
+        """How many gradients are summed into one."""
+        layout = self.grid.layout
+        return layout.data * layout.context if self.summed_late else 1
+
     def sum_gradients(self, mark: execute.Mark) -> None:
         """Sum what is not summed yet when the last backward pass is over."""
         ranks = self.grid.group("tensor") if self.shared else None
@@ -164,16 +170,16 @@ class HoldsModel(HoldsPieces, Placed):
     def __init__(self, workload: Workload, plan: ComputePlan, device: torch.device) -> None:
         self.grid = Grid(plan, device)
         self.take_place(self.grid)
-        self.loss, self.device = workload.loss, device
-        self.summed_late = plan.zero_stage < 2 or self.data_world == 1
+        self.device = device
+        self.summed_late = plan.zero_stage < 2 or self.grid.copies is None
         self.precision = execute.autocast_dtype(plan.precision) if self.summed_late else None
         self.module: nn.Module = workload.model.to(device)
+        self.tokens = OwnTokens(workload, self.grid, device)
         execute.recompute_parts(self.module, workload, plan.recompute)
 
     def gradients(self, batches: Iterable[Any], micro_steps: int, mark: execute.Mark) -> float:
         """As in Executor.  The sum over workers of gradients scaled by 1 / (workers x micro-steps) is their mean."""
-        copies = self.data_world if self.summed_late else 1
-        total = add_up(batches, 1.0 / (micro_steps * copies), self._loss, mark)
+        total = add_up(batches, 1.0 / (micro_steps * self.summed_copies()), self._loss, mark)
         self.sum_gradients(mark)
         return float(total) / micro_steps
 
@@ -185,7 +191,7 @@ class HoldsModel(HoldsPieces, Placed):
 
     def _loss(self, batch: Any) -> torch.Tensor:
         with torch.autocast(self.device.type, dtype=self.precision, enabled=self.precision is not None):
-            return self.loss(self.module, execute.to_device(batch, self.device))
+            return self.tokens.loss(self.module, execute.to_device(batch, self.device))
 
 
 def add_up(

@@ -24,6 +24,7 @@ from datahall.base.errors import Refused
 from datahall.base.workload import Workload
 from datahall.compute import execute
 from datahall.compute.execute import Mark
+from datahall.compute.execute_context import OwnTokens
 from datahall.compute.execute_grid import Grid, Placed
 from datahall.compute.execute_local import HoldsPieces, own_part, trained
 from datahall.compute.execute_sharded import spread
@@ -55,8 +56,9 @@ class Pipelined(HoldsPieces, Placed):
         self.grid = Grid(plan, device)
         self.take_place(self.grid)
         self.group = self.grid.group("pipeline")
-        self.summed_late = plan.zero_stage < 2 or self.data_world == 1
+        self.summed_late = plan.zero_stage < 2 or self.grid.copies is None
         model: nn.Module = workload.model.to(device)
+        self.tokens = OwnTokens(workload, self.grid, device)
         execute.recompute_parts(model, workload, plan.recompute)
         self.shapes = {name: parameter.shape for name, parameter in trained([model]).items()}
         parts = self._cut(model, plan)
@@ -126,10 +128,10 @@ class Pipelined(HoldsPieces, Placed):
         """Scaled, so that the sum over micro-batches and copies is the mean."""
         with torch.autocast(self.device.type, dtype=self.precision, enabled=self.precision is not None):
             loss = self.workload.criterion(output, target)  # pyright: ignore[reportOptionalCall]
-        return loss / (self.micro_batches * self._copies())
+        return loss / (self.micro_batches * self.summed_copies())
 
     def _whole(self, batches: list[Any]) -> tuple[torch.Tensor, torch.Tensor]:
-        parts = [self.workload.split(batch) for batch in batches]  # pyright: ignore[reportOptionalCall]
+        parts = [self.tokens.split(batch) for batch in batches]
         inputs, targets = zip(*parts, strict=True)
         return torch.cat(inputs).to(self.device), torch.cat(targets).to(self.device)
 
@@ -139,7 +141,7 @@ class Pipelined(HoldsPieces, Placed):
         inputs = (whole[0],) if self.first else ()
         if self.last:
             self.schedule.step(*inputs, target=whole[1], losses=losses, return_outputs=False)
-            return float(sum(loss.detach() for loss in losses)) * self._copies()
+            return float(sum(loss.detach() for loss in losses)) * self.summed_copies()
         self.schedule.step(*inputs, return_outputs=False)
         return None
 
@@ -155,10 +157,6 @@ class Pipelined(HoldsPieces, Placed):
             for work in dist.batch_isend_irecv([*sends, *receives]):
                 work.wait()
             mine.copy_(torch.stack(list(found.values())).sum(0))
-
-    def _copies(self) -> int:
-        """How many gradients are summed into one."""
-        return self.data_world if self.summed_late else 1
 
     def _warm_up(self, plan: ComputePlan) -> None:
         """One pass of nothing: PyTorch's stages tell each other their shapes in the first."""
@@ -239,11 +237,11 @@ def check_stages(workload: Workload, plan: ComputePlan) -> None:
             where="plan.compute.schedule",
             hint="What runs is gpipe, 1f1b and zero-bubble with one stage a worker, and interleaved with more.",
         )
-    if plan.schedule == "zero-bubble" and (plan.zero_stage >= 2 or plan.recompute != "none"):
+    if plan.schedule == "zero-bubble" and (plan.zero_stage >= 2 or plan.recompute != "none" or plan.context > 1):
         raise Refused(
-            "a zero-bubble schedule with recomputation or ZeRO stages 2 and 3 is planned but not run.",
+            "a zero-bubble schedule with recomputation, context ranks or ZeRO stages 2 and 3 is planned but not run.",
             where="plan.compute.schedule",
-            hint="Half a backward pass would recompute blocks twice, and sum no gradients.  Choose schedule 1f1b.",
+            hint="Half a backward pass would do things twice, and sum no gradients.  Choose schedule 1f1b.",
         )
     if plan.schedule in _OF_SEVERAL and plan.accumulation % max(1, plan.accumulation // plan.pipeline):
         raise Refused(

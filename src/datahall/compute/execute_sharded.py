@@ -23,11 +23,14 @@ from datahall.compute.plan import ComputePlan
 
 
 class Sharded(HoldsModel):
-    """The optimiser's state, gradients and parameters are spread over the data ranks, or over groups of them."""
+    """Each worker takes its share of samples, or of their tokens, through the whole model.
 
-    def __init__(self, workload: Workload, plan: ComputePlan, device: torch.device) -> None:
+    The optimiser's state, gradients and parameters are spread over these workers, or over groups of them.
+    """
+
+    def __init__(self, workload: Workload, plan: ComputePlan, bucket_bytes: int, device: torch.device) -> None:
         super().__init__(workload, plan, device)
-        self.state = spread(workload, plan, [self.module], list(trained([self.module])), self.grid)
+        self.state = spread(workload, plan, [self.module], list(trained([self.module])), self.grid, bucket_bytes)
 
 
 def spread(
@@ -38,12 +41,12 @@ def spread(
     grid: Grid,
     bucket_bytes: int = 0,
 ) -> FlatState | LocalState:
-    """What a worker holds of `modules`, spread over the data ranks as the plan's ZeRO stage says.
+    """What a worker holds of `modules`, spread over data and context ranks as the plan's ZeRO stage says.
 
     `names` are all trained parameters of the whole model.  With ZeRO stages 2 and 3 PyTorch sums the gradients itself,
     and gives their mean; otherwise they travel once a step, without ZeRO in buckets.
     """
-    ranks = grid.along("replicate", "data")
+    ranks = grid.sharing
     if plan.zero_stage == 1:
         whole = grid.layout.tensor * grid.layout.pipeline == 1
         return FlatState(workload, modules, ranks, "" if whole else f"{grid.place.stage}.{grid.place.tensor}.")

@@ -152,4 +152,4 @@ def check_tensor_cuts(workload: Workload, plan: ComputePlan) -> None:
 
 
 def _uneven(workload: Workload, plan: ComputePlan) -> bool:
-    return workload.tokens_per_sample % plan.tensor != 0
+    return workload.tokens_per_sample // plan.context % plan.tensor != 0

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from datahall.case.model import LatentAttention, ModelShape
 from datahall.compute.adapters import Adapters
+from datahall.compute.handed_context import ring_handed
 from datahall.compute.handed_experts import routed_handed, routed_parameters
 from datahall.compute.handed_tensor import Handed, TensorCuts, language_model_cuts, tensor_handed, together, word_bytes
 from datahall.compute.layout import experts_run, stage_layers
@@ -90,10 +91,9 @@ def trained_tensors(shape: ModelShape, adapters: Adapters | None) -> int:
 def countable(shape: ModelShape, plan: ComputePlan) -> bool:
     """Whether datahall runs this shape and split itself, so that its collectives are known exactly."""
     ours = not (shape.learned_positions or shape.mlp_bias or shape.query_key_norm)
-    run = (
-        plan.context == 1 and experts_run(plan) and (plan.zero_stage < 2 or plan.virtual_stages <= MOST_GATHERED_STAGES)
-    )
-    return ours and shape.mlp_matrices == 3 and run and (plan.tensor == 1 or not (shape.experts or shape.latent))
+    run = experts_run(plan) and (plan.zero_stage < 2 or plan.virtual_stages <= MOST_GATHERED_STAGES)
+    plain = max(plan.tensor, plan.context) == 1 or not (shape.experts or shape.latent)
+    return ours and shape.mlp_matrices == 3 and run and plain
 
 
 def handed_over(
@@ -107,15 +107,18 @@ def handed_over(
     """
     if adapters is not None:
         inventory, trained = adapted_inventory(shape, adapters)
-        return exchange_handed([inventory], plan, [trained])
+        return merged(ring_handed(shape, sequence, plan, shape.layers), exchange_handed([inventory], plan, [trained]))
     inventory = language_model_inventory(shape, plan.tensor)
     if plan.expert > 1:
         return merged(routed_handed(shape, sequence, plan), _spread_gradients(shape, plan))
     ends = _ends(inventory) if plan.pipeline > 1 else None
-    cuts = _stage_cuts(shape, sequence, plan, stage)
+    own = sequence // plan.context
+    cuts = _stage_cuts(shape, own, plan, stage)
     common = inventory.root[:1] if shape.tied_embeddings else ()
-    within = within_copy(plan.micro_batch * sequence * shape.hidden, cuts, plan, stage, common)
-    return merged(within, exchange_handed(held_parts(inventory, plan, stage, ends), plan))
+    within = within_copy(plan.micro_batch * own * shape.hidden, cuts, plan, stage, common)
+    parts = held_parts(inventory, plan, stage, ends)
+    ring = ring_handed(shape, sequence, plan, sum(len(part.blocks) for part in parts))
+    return merged(within, ring, exchange_handed(parts, plan))
 
 
 def bucket_sizes(shapes: Sequence[Shape], bucket_bytes: int) -> list[int]:
@@ -155,8 +158,11 @@ def held_parts(
 def exchange_handed(
     parts: Sequence[Inventory], plan: ComputePlan, trained: Sequence[Inventory] | None = None
 ) -> dict[str, Handed]:
-    """What a worker that holds `parts` hands over to the other data ranks; `trained` is what of them has gradients."""
-    if plan.data == 1:
+    """What a worker that holds `parts` hands over to those that hold them too (data and context ranks).
+
+    `trained` is what of the parts has gradients.
+    """
+    if plan.copies == 1:
         return {}
     trained = parts if trained is None else trained
     if plan.zero_stage >= 2:
@@ -164,15 +170,15 @@ def exchange_handed(
     count = sum(part.parameters for part in trained)
     if plan.zero_stage == 0:
         return {"all_reduce": (1, GRADIENT_BYTES * count)}
-    shards = min(plan.shard_group or plan.data, plan.data)
+    shards = plan.shards
     whole = GRADIENT_BYTES * -(-count // FLAT_MULTIPLE) * FLAT_MULTIPLE
     found: dict[str, Handed] = {"reduce_scatter": (1, whole), "all_gather": (1, whole // shards)}
-    return merged(found, {"all_reduce": (1, whole // shards)} if shards < plan.data else {})
+    return merged(found, {"all_reduce": (1, whole // shards)} if shards < plan.copies else {})
 
 
 def _block_by_block(parts: Sequence[Inventory], plan: ComputePlan, trained: Sequence[Inventory]) -> dict[str, Handed]:
     """ZeRO stages 2 and 3 by PyTorch's fully_shard; what is outside of the blocks is gathered as often as scattered."""
-    shards, steps = min(plan.shard_group or plan.data, plan.data), scatters(plan)
+    shards, steps = plan.shards, scatters(plan)
     found: dict[str, Handed] = {}
     for part, learnt in zip(parts, trained, strict=True):
         groups = [(block, block_gathers(plan)) for block in part.blocks] + [(part.root, steps)]
@@ -182,7 +188,7 @@ def _block_by_block(parts: Sequence[Inventory], plan: ComputePlan, trained: Sequ
             found = merged(found, gathered)
             if reduced:
                 found = merged(found, {"reduce_scatter": (steps, steps * GRADIENT_BYTES * shards * sums)})
-            if reduced and shards < plan.data:
+            if reduced and shards < plan.copies:
                 found = merged(found, {"all_reduce": (steps, steps * GRADIENT_BYTES * sums)})
     return found
 
@@ -245,7 +251,7 @@ def within_copy(
 def _common_handed(common: Sequence[Shape], plan: ComputePlan, mine: Sequence[int]) -> dict[str, Handed]:
     if not common or not {0, plan.pipeline * plan.virtual_stages - 1} & set(mine):
         return {}
-    shards = min(plan.shard_group or plan.data, plan.data) if plan.zero_stage >= 2 else 1
+    shards = plan.shards if plan.zero_stage >= 2 else 1
     return {"send": (len(common), GRADIENT_BYTES * sum(_shard(shape, shards) for shape in common))}
 
 

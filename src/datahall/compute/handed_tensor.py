@@ -80,7 +80,7 @@ def tensor_handed(cuts: TensorCuts, plan: ComputePlan) -> dict[str, Handed]:
     plan's precision, what norms and tables make in 32 bits, unless they are gathered in the plan's precision as well
     (ZeRO stages 2 and 3).
     """
-    spread, again = plan.zero_stage >= 2 and plan.data > 1, plan.recompute == "full"
+    spread, again = plan.zero_stage >= 2 and plan.copies > 1, plan.recompute == "full"
     narrow = word_bytes(plan)
     wide = narrow if spread else 4
     tables, inputs = _times(cuts.tables, plan), _times(cuts.backward, plan)
@@ -88,7 +88,7 @@ def tensor_handed(cuts: TensorCuts, plan: ComputePlan) -> dict[str, Handed]:
     summed = [_sized(rows, narrow), _sized(tables, wide), _sized(inputs, wide)]
     gathered = [_sized(_times(cuts.gathered, plan), narrow, plan.tensor)]
     once = (*cuts.copied, *(cuts.shared if plan.sequence_parallel else ()))
-    shards = min(plan.shard_group or plan.data, plan.data) if spread else 1
+    shards = plan.shards if spread else 1
     shared = (1 if once else 0, 4 * sum(-(-size // shards) for size in once))
     if not plan.sequence_parallel:
         return _kinds({"all_reduce": [*summed, shared], "all_gather": gathered})

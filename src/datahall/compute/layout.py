@@ -70,12 +70,18 @@ def stage_layers(layers: int, stages: int, stage: int) -> range:
 
 
 def check_runnable(plan: ComputePlan) -> None:
-    """Refused unless datahall runs this split: data with any ZeRO stage x tensor x pipeline, or with expert ranks."""
-    if plan.context > 1 or not experts_run(plan):
+    """Refused unless datahall runs this split: data, any ZeRO stage, context, tensor, pipeline; or expert ranks."""
+    if not experts_run(plan):
         raise Refused(
             "this split is planned but not run.",
             where="plan.compute",
-            hint="What runs is data parallelism with zero_stage 0 to 3, times tensor, times pipeline; or expert ranks.",
+            hint="What runs is data with zero_stage 0 to 3, times context, tensor and pipeline; or expert ranks.",
+        )
+    if plan.zero_stage and plan.shards % plan.context:
+        raise Refused(
+            f"{plan.shards} ranks that share a copy are not whole groups of {plan.context} context ranks.",
+            where="plan.compute.shard_group",
+            hint="Choose shard_group as a multiple of context.",
         )
 
 

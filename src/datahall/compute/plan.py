@@ -43,6 +43,16 @@ class ComputePlan:
         return self.data * self.tensor * self.pipeline * self.context
 
     @property
+    def copies(self) -> int:
+        """Devices that hold the same parameters and add up their gradients: data and context ranks."""
+        return self.data * self.context
+
+    @property
+    def shards(self) -> int:
+        """How many of those share one copy of what ZeRO spreads."""
+        return min(self.shard_group or self.copies, self.copies)
+
+    @property
     def processors(self) -> int:
         """Devices of the site that the run keeps busy: on a processor a device is a core, and each thread has one."""
         return self.devices * self.threads

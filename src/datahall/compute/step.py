@@ -1,7 +1,8 @@
 """The step table of a compute plan: every row's exact FLOPs, bytes and kernels on one worker.
 
 Counted as torch's FlopCounterMode counts: a product of m x k with k x n is 2 m n k; the attention core is counted in
-full (not halved for causality), two products forward and five backward, because the fused kernel recomputes the scores.
+full (not halved for causality), two products forward and five backward, because the fused kernel recomputes the scores;
+of context ranks a worker's own tokens in full, and half of the others' (which are the ones that it looks at).
 Bytes are memory traffic of an ideal kernel that reads each operand once; no seconds here.
 """
 
@@ -124,8 +125,9 @@ def _attention_core(
 ) -> None:
     windowed = round(layers * counts.window_share)
     keys = (layers - windowed) * sequence + windowed * min(sequence, counts.window or sequence)
-    scores = 2 * tokens * keys * counts.score_width // plan.tensor
-    values = 2 * tokens * keys * counts.value_width // plan.tensor
+    keys = keys * (plan.context + 1)  # of context ranks a worker's queries see their own keys, and half of each other's
+    scores = 2 * tokens * keys * counts.score_width // plan.tensor // (2 * plan.context)
+    values = 2 * tokens * keys * counts.value_width // plan.tensor // (2 * plan.context)
     moved = word * layers * tokens * (counts.score_width + counts.value_width + counts.key_value_width) // plan.tensor
     launches = layers * plan.accumulation
     rows.append(Row("attention core forward", Component.COMPUTE, scores + values, moved, kernels=launches))
@@ -194,8 +196,7 @@ def _exchange_rows(
     """What the worker hands over, for an even share of the model: splits that datahall does not run itself."""
     share = plan.tensor * plan.pipeline
     parameters = shape.parameters() // share
-    ranks = plan.data * plan.context
-    shards = min(plan.shard_group or ranks, ranks)
+    ranks, shards = plan.copies, plan.shards
     rows: list[Row] = []
     if ranks > 1:
         kind = "reduce_scatter" if plan.zero_stage else "all_reduce"
@@ -213,6 +214,5 @@ def _exchange_rows(
 
 def _optimiser_row(trained: int, plan: ComputePlan, own_layers: int) -> Row:
     parameters = trained // (plan.tensor * plan.pipeline)
-    ranks = plan.data * plan.context
-    shards = min(plan.shard_group or ranks, ranks) if plan.zero_stage else 1
+    shards = plan.shards if plan.zero_stage else 1
     return Row("optimiser", Component.OPTIMISER, 0, 7 * 4 * parameters // shards, kernels=10 * own_layers)

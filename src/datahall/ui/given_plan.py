@@ -5,10 +5,12 @@ It chooses nothing: what is not said keeps its default.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from datahall.base.errors import UsageError
 from datahall.case.question import Case
+from datahall.compute.context import check_pieces
 from datahall.compute.numbers import PlanNumbers
 from datahall.compute.plan import ComputePlan
 from datahall.decisions.plan import Plan
@@ -44,7 +46,8 @@ def given_plan(
     fields = dict(_field(text) for text in split)
     network = network_of(exchange)
     batch = case.application.global_batch
-    copies = max(1, workers // (int(fields.get("tensor", 1)) * int(fields.get("pipeline", 1))))
+    of_one_copy = math.prod(int(fields.get(name, 1)) for name in ("context", "tensor", "pipeline"))
+    copies = max(1, workers // of_one_copy)
     share, rest = divmod(batch, copies)
     size = micro_batch or share
     if rest or not share or share % size:
@@ -60,8 +63,9 @@ def given_plan(
         raise UsageError(
             f"this split needs {compute.devices} workers, not {workers}.",
             where="--split, --workers",
-            hint="Workers are data x tensor x pipeline.",
+            hint="Workers are data x context x tensor x pipeline.",
         )
+    check_pieces(case.application.sequence, compute.context)
     storage = StoragePlan(interval_steps=checkpoint_every)
     if case.application.data is not None:
         step = step_time(default_calibration(case).inputs(case, compute), PlanNumbers.of(compute))
@@ -100,6 +104,7 @@ _SPLIT_NUMBERS = {
     "virtual_stages": 1,
     "zero_stage": 0,
     "shard_group": 0,
+    "context": 1,
     "expert": 1,
 }  # the least
 _SPLIT_WORDS = {

@@ -81,6 +81,7 @@ def language_workload(
         mixtures=tuple(
             f"blocks.{index}.mlp" for index in range(case.model.layers - case.model.moe_layers, case.model.layers)
         ),
+        cut_sequence=None if case.model.experts or case.model.latent else cut_sequence,
         optimiser=optimiser,
     )
 
@@ -90,6 +91,15 @@ def _tensor_cuts(shape: ModelShape) -> dict[str, str]:
         return {}
     kept = f"column:{shape.kv_heads}"
     return _TENSOR_CUTS | {f"blocks.*.attention.{name}": kept for name in ("key", "value")}
+
+
+def cut_sequence(model: LanguageModel, positions: torch.Tensor, attend: Callable[..., torch.Tensor]) -> None:
+    """Have the model work on the tokens at `positions` only, with `attend` for attention over the others as well."""
+    for block in model.blocks:
+        attention: Attention = block.attention  # pyright: ignore[reportAssignmentType]
+        whole = rotary_table(int(positions.max()) + 1, attention.head_dim, positions.device, attention.rotary_base)
+        attention.rotation = (whole[0][positions], whole[1][positions])
+        attention.core.forward = attend
 
 
 def next_token_loss(model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
@@ -175,6 +185,7 @@ class Attention(nn.Module):
     def __init__(self, shape: ModelShape, rotary_base: float) -> None:
         super().__init__()
         self.rotary_base = rotary_base
+        self.rotation: tuple[torch.Tensor, torch.Tensor] | None = None  # of positions that are not all
         self.head_dim = shape.head_dim
         self.query = nn.Linear(shape.hidden, shape.heads * shape.head_dim, bias=shape.attention_bias)
         self.key = nn.Linear(shape.hidden, shape.kv_heads * shape.head_dim, bias=shape.attention_bias)
@@ -184,7 +195,7 @@ class Attention(nn.Module):
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         batch, sequence, _ = hidden.shape
-        rotation = rotary_table(sequence, self.head_dim, hidden.device, self.rotary_base)
+        rotation = self.rotation or rotary_table(sequence, self.head_dim, hidden.device, self.rotary_base)
         query = self.query(hidden).view(batch, sequence, -1, self.head_dim).transpose(1, 2)
         key = self.key(hidden).view(batch, sequence, -1, self.head_dim).transpose(1, 2)
         value = self.value(hidden).view(batch, sequence, -1, self.head_dim).transpose(1, 2)
