@@ -23,7 +23,7 @@ from datahall.case.question import Case
 from datahall.compute.adapters import adapters_of
 from datahall.compute.counts import ShapeCounts
 from datahall.compute.estimate import DeviceRates
-from datahall.compute.handed import trained_tensors
+from datahall.compute.inventory import trained_tensors
 from datahall.compute.memory import MemoryHabits
 from datahall.compute.numbers import PlanNumbers
 from datahall.compute.plan import ComputePlan

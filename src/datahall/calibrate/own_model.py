@@ -20,8 +20,8 @@ from datahall.compute.adapters import AdapterNumbers
 from datahall.compute.anatomy import Anatomy, anatomy_from_json
 from datahall.compute.counts import ShapeCounts
 from datahall.compute.estimate import DeviceRates
-from datahall.compute.handed import element_count
 from datahall.compute.handed_tensor import TensorCuts
+from datahall.compute.inventory import element_count
 from datahall.compute.memory import MemoryHabits
 from datahall.compute.numbers import PlanNumbers
 from datahall.compute.plan import ComputePlan

@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from datahall.compute.handed import Inventory, Shape, exchange_handed, held_parts, merged, within_copy
+from datahall.compute.handed import exchange_handed, held_parts, merged, within_copy
 from datahall.compute.handed_tensor import Handed, TensorCuts, together
+from datahall.compute.inventory import Inventory, Shape
 from datahall.compute.plan import ComputePlan
 
 

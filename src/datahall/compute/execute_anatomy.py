@@ -18,8 +18,8 @@ from datahall.compute.anatomy import Anatomy
 from datahall.compute.execute_context import check_sequence
 from datahall.compute.execute_pipeline import check_stages
 from datahall.compute.execute_tensor import check_tensor_cuts, how_cut, within_whole
-from datahall.compute.handed import Inventory, Shape
 from datahall.compute.handed_tensor import TensorCuts
+from datahall.compute.inventory import Inventory, Shape
 from datahall.compute.layout import stage_layers
 from datahall.compute.plan import ComputePlan
 

@@ -7,85 +7,19 @@ for receiving.  What a library then puts on the wire is its own decision.  No se
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
-from datahall.case.model import LatentAttention, ModelShape
+from datahall.case.model import ModelShape
 from datahall.compute.adapters import Adapters
 from datahall.compute.handed_context import ring_handed
 from datahall.compute.handed_experts import routed_handed, routed_parameters
 from datahall.compute.handed_tensor import Handed, TensorCuts, language_model_cuts, tensor_handed, together, word_bytes
+from datahall.compute.inventory import Inventory, Shape, adapted_inventory, element_count, language_model_inventory
 from datahall.compute.layout import experts_run, stage_layers
 from datahall.compute.plan import ComputePlan
 
 GRADIENT_BYTES = 4  # parameters, gradients and Adam's moments stay 32-bit; only products are narrower
 FLAT_MULTIPLE = 5040  # elements that the flat buffer of ZeRO stage 1 is rounded up to: any number to 10 divides it
 MOST_GATHERED_STAGES = 3  # of one worker, that PyTorch's schedules keep gathered at a time
-
-Shape = tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Inventory:
-    """The shapes of a model's parameters: those of each block, and of what is outside the blocks (root).
-
-    The first `before` of the root lie before the blocks, the others behind them.
-    """
-
-    blocks: tuple[tuple[Shape, ...], ...]
-    root: tuple[Shape, ...]
-    before: int = 0
-
-    @property
-    def shapes(self) -> list[Shape]:
-        """All of them, block by block."""
-        return [shape for block in (*self.blocks, self.root) for shape in block]
-
-    @property
-    def parameters(self) -> int:
-        """Elements of all of them."""
-        return sum(element_count(shape) for shape in self.shapes)
-
-    @property
-    def by_readiness(self) -> list[Shape]:
-        """All of them, from the one whose gradient the backward pass has first to the one whose it has last."""
-        inside = [shape for block in self.blocks for shape in block]
-        forward = [*self.root[: self.before], *inside, *self.root[self.before :]]
-        return forward[::-1]
-
-
-def language_model_inventory(shape: ModelShape, ranks: int = 1) -> Inventory:
-    """The parameters of our language model on one of `ranks` tensor ranks (1 for mixtures), block by block."""
-    query, kept = shape.heads * shape.head_dim // ranks, shape.kv_heads * shape.head_dim
-    kept = kept if ranks > shape.kv_heads else kept // ranks  # each rank has all, and uses one
-    attention: list[Shape] = [(query, shape.hidden), (kept, shape.hidden), (kept, shape.hidden), (shape.hidden, query)]
-    bias: list[Shape] = [(query,), (kept,), (kept,)] if shape.attention_bias else []
-    heads = (*attention, *bias) if shape.latent is None else _latent(shape, shape.latent)
-    around = ((shape.hidden,), *heads, (shape.hidden,))
-    balance = ((shape.experts,),) if shape.router_balance else ()
-    dense = (*around, *_gated(shape.hidden, (shape.dense_ffn if shape.experts else shape.ffn) // ranks))
-    mixed = (*around, (shape.experts, shape.hidden), *balance, *shape.experts * _gated(shape.hidden, shape.ffn))
-    mixed = (*mixed, *shape.shared_experts * _gated(shape.hidden, shape.shared_ffn))
-    table = (shape.vocab // ranks, shape.hidden)
-    table_and_norm: tuple[Shape, ...] = (table, (shape.hidden,))
-    head: tuple[Shape, ...] = () if shape.tied_embeddings else (table,)
-    blocks = (dense,) * (shape.layers - shape.moe_layers) + (mixed,) * shape.moe_layers
-    return Inventory(blocks, table_and_norm + head, before=1)
-
-
-def adapted_inventory(shape: ModelShape, adapters: Adapters) -> tuple[Inventory, Inventory]:
-    """The parameters of our language model with adapters: all of them, and those that are trained."""
-    whole = language_model_inventory(shape)
-    pairs = [((adapters.rank, inputs), (outputs, adapters.rank)) for inputs, outputs in adapters.matrices(shape)]
-    thin: tuple[Shape, ...] = tuple(one for pair in pairs for one in pair)
-    blocks = tuple((*block, *thin) for block in whole.blocks)
-    return Inventory(blocks, whole.root, whole.before), Inventory(tuple(thin for _ in blocks), ())
-
-
-def trained_tensors(shape: ModelShape, adapters: Adapters | None) -> int:
-    """Tensors that get gradients: the adapters' two each, or all of a model like our language model."""
-    if adapters is not None:
-        return 2 * shape.layers * len(adapters.matrices(shape))
-    return len(language_model_inventory(shape).shapes)
 
 
 def countable(shape: ModelShape, plan: ComputePlan) -> bool:
@@ -273,34 +207,6 @@ def _ends(inventory: Inventory) -> tuple[Sequence[Shape], Sequence[Shape]]:
     return (table,), (rest if len(rest) > 1 else (*rest, table))
 
 
-def _latent(shape: ModelShape, latent: LatentAttention) -> tuple[Shape, ...]:
-    """Latent attention: queries (behind a latent of their own, or none), keys and values, output."""
-    query, narrow = shape.heads * (latent.nope_dim + latent.rope_dim), latent.key_value_rank
-    rank = latent.query_rank
-    before: tuple[Shape, ...] = ((rank, shape.hidden), (rank,)) if rank else ()
-    return (
-        *before,
-        (query, rank or shape.hidden),
-        (narrow + latent.rope_dim, shape.hidden),
-        (narrow,),
-        (shape.heads * (latent.nope_dim + latent.value_dim), narrow),
-        (shape.hidden, shape.heads * latent.value_dim),
-    )
-
-
-def _gated(hidden: int, width: int) -> tuple[Shape, ...]:
-    """A gated MLP: gate, up and down."""
-    return ((width, hidden), (width, hidden), (hidden, width))
-
-
 def _shard(shape: Shape, ranks: int) -> int:
     """Elements of one rank's padded piece, cut along the first dimension."""
     return -(-shape[0] // ranks) * element_count(shape[1:])
-
-
-def element_count(shape: Shape) -> int:
-    """Elements of a tensor of this shape."""
-    found = 1
-    for length in shape:
-        found *= length
-    return found

@@ -114,7 +114,7 @@ def _block(case: Case, data: int, tensor: int, pipeline: int, context: int, *, w
     usual = [m for m in divisors(local) if m <= _LARGEST_MICRO_BATCH and (m & (m - 1) == 0 or m <= 3)]
     micro = divisors(local) if wide else usual
     virtual = _virtual(case.model.layers, pipeline, case.model.layers if wide else _MOST_VIRTUAL)
-    sharding = _sharding(data * context, wide)
+    sharding = _sharding(data * context, context, wide)
     expert = [e for e in divisors(case.model.experts or 1) if (data * context) % e == 0]
     sequence = [1, 0] if wide and tensor > 1 else [1]
     bubble = [1.0, BUBBLE_SHARES["zero-bubble"]] if wide and pipeline > 1 else [1.0]
@@ -153,12 +153,12 @@ def _virtual(layers: int, pipeline: int, most: int) -> list[int]:
     return [v for v in range(1, most + 1) if v == 1 or (pipeline > 1 and _even(layers, pipeline * v))]
 
 
-def _sharding(ranks: int, wide: bool) -> list[tuple[int, int]]:
-    """ZeRO stages with the ranks that share one copy (0: all)."""
+def _sharding(ranks: int, context: int, wide: bool) -> list[tuple[int, int]]:
+    """ZeRO stages with the ranks that share one copy (0: all): whole groups of `context` ranks."""
     if ranks == 1:
         return [(0, 0)]
     groups = divisors(ranks)[1:-1] if wide else [g for g in _GROUPS if g < ranks and ranks % g == 0]
-    partial = [(stage, group) for stage in (1, 3) for group in groups]
+    partial = [(stage, group) for stage in (1, 3) for group in groups if group % context == 0]
     return [(0, 0), (1, 0), (2, 0), (3, 0), *partial]
 
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from datahall.case.question import Case
 from datahall.compute.adapters import adapters_of, trained_parameters
 from datahall.compute.anatomy import Anatomy
-from datahall.compute.handed import bucket_sizes, countable, language_model_inventory
+from datahall.compute.handed import bucket_sizes, countable
+from datahall.compute.inventory import language_model_inventory
 from datahall.compute.plan import ComputePlan
 from datahall.decisions.plan import Plan
 from datahall.network.choose import coding_s, rounds_and_payload

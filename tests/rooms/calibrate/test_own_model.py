@@ -9,8 +9,8 @@ from small_cases import small_case
 from datahall.calibrate.machine import Machine
 from datahall.calibrate.own_model import own_model
 from datahall.compute.anatomy import Anatomy
-from datahall.compute.handed import Inventory
 from datahall.compute.handed_tensor import TensorCuts
+from datahall.compute.inventory import Inventory
 from datahall.compute.plan import ComputePlan
 from datahall.decisions.plan import Plan
 from datahall.network.plan import NetworkPlan

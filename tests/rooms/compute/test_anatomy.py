@@ -10,7 +10,8 @@ from small_cases import SHAPE, small_case
 from datahall.base.errors import Refused
 from datahall.compute.anatomy import Anatomy, anatomy_from_json
 from datahall.compute.execute_anatomy import read_anatomy
-from datahall.compute.handed import Inventory, element_count, handed_over, language_model_inventory
+from datahall.compute.handed import handed_over
+from datahall.compute.inventory import Inventory, element_count, language_model_inventory
 from datahall.compute.plan import ComputePlan
 from datahall.compute.step import step_table
 from datahall.real.observe import count_flops

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_cases import SHAPE
 
-from datahall.compute.handed import countable, handed_over, language_model_inventory
+from datahall.compute.handed import countable, handed_over
+from datahall.compute.inventory import language_model_inventory
 from datahall.compute.layout import Layout, stage_layers
 from datahall.compute.plan import ComputePlan
 
@@ -76,5 +77,5 @@ def test_one_worker_hands_over_nothing():
 
 
 def test_what_is_not_run_is_not_counted_exactly():
-    assert not countable(FOUR, ComputePlan(data=2, context=2))
-    assert countable(FOUR, ComputePlan(data=2, tensor=2, pipeline=2, zero_stage=3))
+    assert not countable(FOUR, ComputePlan(data=2, expert=2, zero_stage=1))
+    assert countable(FOUR, ComputePlan(data=2, context=2, tensor=2, pipeline=2, zero_stage=3))

@@ -6,7 +6,8 @@ import pytest
 from small_cases import small_case, small_plan
 
 from datahall.base.errors import UsageError, WorldFailed
-from datahall.compute.handed import bucket_sizes, language_model_inventory
+from datahall.compute.handed import bucket_sizes
+from datahall.compute.inventory import language_model_inventory
 from datahall.real import training
 
 BUCKET_BYTES = 100_000

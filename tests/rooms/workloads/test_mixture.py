@@ -10,7 +10,7 @@ from torch.nn import functional
 from datahall.base.errors import Refused
 from datahall.case.model import LatentAttention
 from datahall.compute.execute import recompute_parts
-from datahall.compute.handed import element_count, language_model_inventory
+from datahall.compute.inventory import element_count, language_model_inventory
 from datahall.compute.plan import ComputePlan
 from datahall.compute.step import step_table
 from datahall.real.observe import count_flops

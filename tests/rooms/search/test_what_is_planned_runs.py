@@ -1,0 +1,19 @@
+"""Of a dense model every plan that the search can name is one that datahall runs, and whose counts it knows."""
+
+import pytest
+from small_cases import SHAPE, small_case
+
+from datahall.compute.handed import countable
+from datahall.compute.layout import check_runnable
+from datahall.search.space import space
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4, 8])
+def test_every_plan_of_a_dense_model_runs(workers):
+    case = small_case(SHAPE)
+    plans = space(case, "fp32", [workers])
+    assert len(plans)
+    for index in range(len(plans)):
+        plan = plans.plan(index)
+        check_runnable(plan)
+        assert countable(case.model, plan), plan
