@@ -184,7 +184,8 @@ def test_narrow_products_are_counted_alike(case, tmp_path_factory, name):
 @pytest.mark.parametrize(
     "compute",
     [
-        ComputePlan(data=2, expert=2),
+        ComputePlan(data=4, expert=2, zero_stage=1),
+        ComputePlan(data=2, expert=2, pipeline=2),
     ],
 )
 def test_what_is_only_planned_is_refused_before_anything_starts(case, compute, tmp_path_factory):

@@ -20,7 +20,7 @@ from datahall.ui.given_plan import given_plan
         ("pipeline=-1", "does not say how to cut"),
         ("recompute=foo", "none, selective, full"),
         ("schedule=zbv", "gpipe, 1f1b, interleaved"),
-        ("context=2", "does not say how to cut"),
+        ("context=0", "does not say how to cut"),
     ],
 )
 def test_a_split_that_cannot_be_is_refused(split: str, said: str) -> None:
