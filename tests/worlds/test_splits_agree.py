@@ -123,7 +123,14 @@ COPIED = {  # four tensor ranks, two heads of keys and values
     "copied x pipeline": ComputePlan(tensor=4, pipeline=2, micro_batch=2, accumulation=4, precision="fp32"),
     "copied recomputed": ComputePlan(tensor=4, micro_batch=8, precision="fp32", recompute="full"),
 }
-TIED = ["zero1", "sequence", "interleaved", "sequence x interleaved", "zero1 x grid", "zero3 x tensor x pipeline"]
+TIED = [
+    "zero1",
+    "sequence",
+    "interleaved",
+    "sequence x interleaved",
+    "zero1 x sequence x pipeline",
+    "zero3 x tensor x pipeline",
+]
 PLAIN = {"data": ComputePlan(data=2, micro_batch=2, accumulation=2, precision="fp32")}
 # For a recommender, which is two tables and a tower:
 TOO_MANY_STAGES = ("interleaved", "zero3 x interleaved", "four stages", "zero-bubble, four stages")

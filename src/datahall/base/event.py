@@ -7,7 +7,7 @@ writer) reads up to its last whole line.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from pathlib import Path
@@ -25,6 +25,9 @@ class Event:
     def to_line(self) -> str:
         """The event as one line of JSON, without the line's end."""
         return json.dumps({"time_s": self.time_s, "kind": self.kind, **self.data}, separators=(",", ":"))
+
+
+OnEvent = Callable[[Event], None]  # who hears of events as they happen
 
 
 def read_events(path: Path) -> Iterator[Event]:

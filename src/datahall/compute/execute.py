@@ -93,8 +93,7 @@ def prepare(
     Refused for splits that datahall plans but does not run.
     """
     check_runnable(plan)
-    cut = max(plan.tensor, plan.pipeline, plan.expert) > 1
-    if cut:
+    if max(plan.tensor, plan.pipeline, plan.expert) > 1:
         _check_all_trained(workload)
     made: Any = executor_class(plan)
     return made(workload, plan, bucket_bytes, device, *([exchange] if made is DataParallel else []))

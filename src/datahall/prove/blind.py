@@ -11,13 +11,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from datahall.base.event import Event
+from datahall.base.event import Event, OnEvent
 from datahall.base.result import Result
 from datahall.calibrate.machine import Machine
 from datahall.case.question import Case
 from datahall.decisions.plan import Plan
 from datahall.prove.effort import Effort
-from datahall.prove.heldout import OnEvent
 from datahall.real.injection import Injection
 from datahall.real.training import run
 from datahall.report.comparison import compare

@@ -6,19 +6,19 @@ The pick is made and sealed before the first run.  It only puts others in order;
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from datahall.base.event import Event
+from datahall.base.event import OnEvent
 from datahall.base.metric import Metric
 from datahall.calibrate import engine_costs
 from datahall.calibrate.engine_costs import EngineCosts
 from datahall.case.question import Case
 from datahall.prove import seal
 from datahall.prove.folder import write_json
+from datahall.prove.telling import teller
 from datahall.real.engines import probe, runs
 from datahall.real.engines.engine import entry_of
 from datahall.real.engines.input import check_shares
@@ -26,7 +26,6 @@ from datahall.real.engines.runs import Trained
 from datahall.real.turns import load_average, turn
 
 FORMAT_VERSION = 1
-OnEvent = Callable[[Event], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +112,7 @@ def try_engines(
     for one in settings:
         entry_of(one.engine)
         check_shares(one.batch, one.workers, runs.IMAGES)
-    before, say = load_average(), _teller(on_event)
+    before, say = load_average(), teller(on_event)
     with turn(lambda: say("waiting_for_turn")):
         options: dict[str, Any] = {"threads": threads, "port": port, "open_ports": open_ports}
         costs = _probed(case, engines, workers, max(images), folder, options, say)
@@ -209,14 +208,3 @@ def _row_json(row: Row) -> dict[str, Any]:
         "tested": row.runs[0].tested,
         "losses": [row.runs[0].losses[0], row.runs[0].losses[-1]],
     }
-
-
-def _teller(on_event: OnEvent | None) -> Callable[..., None]:
-    """A function that passes on what happens, with the seconds since now."""
-    began_s = time.monotonic()
-
-    def say(kind: str, **data: Any) -> None:
-        if on_event is not None:
-            on_event(Event(time.monotonic() - began_s, kind, data))
-
-    return say

@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from datahall.base.event import OnEvent
 from datahall.base.metric import exactly
 from datahall.base.result import Result
 from datahall.case.question import Case
 from datahall.decisions.plan import Plan
 from datahall.prove.folder import write_json
-from datahall.prove.sealed_run import Here, OnEvent, SealedRun, foretell, rehearsed, seal_forecast
+from datahall.prove.sealed_run import Here, SealedRun, foretell, rehearsed, seal_forecast
 from datahall.real.fast import FastRun, run_fast
 from datahall.real.fast_rehearsal import rehearse_fast
 from datahall.real.injection import Injection

@@ -8,30 +8,28 @@ from __future__ import annotations
 import json
 import os
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from datahall.base.errors import UsageError
-from datahall.base.event import Event
+from datahall.base.event import OnEvent
 from datahall.base.label import Label
 from datahall.base.metric import Metric
 from datahall.base.result import Result
-from datahall.base.units import human
 from datahall.base.whole_file import write_text
 from datahall.calibrate.generation import LEAST_SPREAD, fit_generation
 from datahall.case.generation import Generation
 from datahall.case.question import Case
 from datahall.prove import seal
 from datahall.prove.folder import write_json
+from datahall.prove.telling import teller
 from datahall.real.generation import Generator, counts_of
 from datahall.real.generation_probe import probe_generation
 from datahall.real.turns import load_average, turn
 from datahall.report.comparison import Comparison, Machine, compare
-from datahall.report.verdict import Verdict
-from datahall.report.words import words
+from datahall.report.verdict import Verdict, miscounted, outside
 from datahall.storage.place import Place, open_place
 from datahall.storage.prefix_estimate import held_token_bytes
 from datahall.virtual.generation import Batches, GenerationCosts, result_of, seconds_of
@@ -41,7 +39,6 @@ from datahall.workloads.language_model import LanguageModel
 from datahall.workloads.prompts import batches_of, text_of
 
 WORD_BYTES = 4  # of keys and values: the model runs in 32 bits
-OnEvent = Callable[[Event], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +60,7 @@ def generate(case: Case, folder: Path, on_event: OnEvent | None = None) -> Gener
     wanted = case.application.generation or Generation()
     model, batches = generating_model(case), batches_of(case, wanted)
     place = open_place(wanted.cache.tier) if wanted.cache.tier else None
-    say = _teller(on_event)
+    say = teller(on_event)
     with turn(lambda: say("waiting_for_turn")):
         done = trial(model, batches, wanted, folder, place=place, say=say, case_hash=case.hash())
     text = text_of(case)
@@ -123,18 +120,9 @@ def judged(costs: GenerationCosts, wanted: Generation, batches: Batches, token_b
 
 def judge_generation(compared: Comparison) -> Verdict:
     """Counts are equal, and every part that is a tenth of the whole lies in its interval."""
-    wrong = [
-        f"{count.name}: {count.forecast:,} forecast, {count.measured:,} counted"
-        for count in compared.counts
-        if count.equal is False and count.forecast is not None and count.measured is not None
-    ]
-    whole = compared.row("total_time").measured
-    missed = [
-        f"{words(row.name)}: measured {human(row.measured, 'seconds')}, outside the interval around"
-        f" {human(row.forecast, 'seconds')}"
-        for row in compared.components
-        if not row.within_interval and (abs(row.measured) >= whole / 10 or row.name in ("first_token", "token_time"))
-    ]
+    whole, always = compared.row("total_time").measured, ("first_token", "token_time")
+    judged_rows = [row for row in compared.components if abs(row.measured) >= whole / 10 or row.name in always]
+    wrong, missed = miscounted(compared.counts), outside(judged_rows)
     return Verdict("miscounts" if wrong else "misses" if missed else "holds", (*wrong, *missed))
 
 
@@ -173,13 +161,3 @@ def _forecast_json(forecast: Result, verdict: PrefixVerdict, costs: GenerationCo
         "result": forecast.to_json(),
         "considered": [{**asdict(one.plan), "total_s": one.played.total_s} for one in verdict.considered],
     }
-
-
-def _teller(on_event: OnEvent | None) -> Callable[..., None]:
-    began_s = time.monotonic()
-
-    def say(kind: str, **data: Any) -> None:
-        if on_event is not None:
-            on_event(Event(time.monotonic() - began_s, kind, data))
-
-    return say

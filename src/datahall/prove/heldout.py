@@ -6,12 +6,12 @@ interrupted proof keeps what it has.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datahall.base.event import Event
+from datahall.base.event import Event, OnEvent
 from datahall.base.metric import Metric
 from datahall.base.result import Result
 from datahall.base.score import HeldOutPoint, HeldOutScore, score_heldout
@@ -22,7 +22,6 @@ from datahall.prove.folder import write_json
 from datahall.real.training import run
 from datahall.virtual.training import forecast
 
-OnEvent = Callable[[Event], None]
 SCORED = ("step_time", "peak_memory")
 
 

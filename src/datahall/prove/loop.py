@@ -7,12 +7,12 @@ This module only puts the stages in order and writes what each leaves in the run
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from datahall.base.event import Event
+from datahall.base.event import Event, OnEvent
 from datahall.base.score import HeldOutScore
 from datahall.calibrate.machine import Machine
 from datahall.case.question import Case
@@ -37,7 +37,6 @@ from datahall.report.data import ChoiceAgain, Memory
 from datahall.report.write import write_report
 from datahall.virtual.calibration import Uncalibrated
 
-OnEvent = Callable[[Event], None]
 STAGES = ("probe", "plan", "seal", "run", "compare", "calibrate", "choose again", "carry over", "report")
 
 

@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from datahall.base.event import OnEvent
 from datahall.case.question import Case
 from datahall.decisions.plan import Plan
 from datahall.real.injection import Injection
-from datahall.real.launch import OnEvent
 from datahall.real.training import run
 
 STEPS = 16

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from datahall.base.event import Event
+from datahall.base.event import OnEvent
 from datahall.base.result import Result
 from datahall.calibrate.machine import Machine
 from datahall.calibrate.own_model import OwnModel, own_model
@@ -42,7 +42,6 @@ from datahall.storage.reading import ReadCosts
 from datahall.virtual.executors import started_on_ray
 from datahall.virtual.training import forecast, held_bytes
 
-OnEvent = Callable[[Event], None]
 LEAST_NOISE_SHARE = 0.03
 PAYLOAD_SHARE = 1448 / 1514  # of a full Ethernet frame, after its headers
 

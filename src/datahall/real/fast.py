@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from datahall.base.errors import Refused, UsageError, WorldFailed
-from datahall.base.event import Event
+from datahall.base.event import Event, OnEvent
 from datahall.case.question import Case
 from datahall.compute.plan import ComputePlan
 from datahall.decisions.plan import Plan
 from datahall.real.board import Board
 from datahall.real.injection import Injection
 from datahall.real.job import Job
-from datahall.real.launch import POLL_S, Loss, OnEvent, Tail, start_worker
+from datahall.real.launch import POLL_S, Loss, Tail, start_worker
 from datahall.real.measure import Step
 from datahall.real.training import Measurement, check_batches, measurement
 from datahall.real.turns import load_average, turn

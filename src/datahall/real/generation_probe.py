@@ -21,6 +21,7 @@ from datahall.workloads.language_model import LanguageModel
 
 _ROUNDS = 5
 _BLOCKS = (16, 64)  # tokens
+_KINDS = ("prompts", "steps", "look", "fill", "keep", "touch", "read", "write")
 
 
 def probe_generation(
@@ -51,16 +52,7 @@ def probe_generation(
         for size in _BLOCKS:
             for kind, seconds, block_bytes in _moves(model, tokens, size, place):
                 note(kind, block_bytes, 0, seconds)
-    found: dict[str, Any] = {
-        "prompts": [],
-        "steps": [],
-        "look": [],
-        "fill": [],
-        "keep": [],
-        "touch": [],
-        "read": [],
-        "write": [],
-    }
+    found: dict[str, Any] = {kind: [] for kind in _KINDS}
     for (kind, one, other), seconds in timed.items():
         found[kind].append((one, other, seconds))
     return found

@@ -21,7 +21,7 @@ from typing import Protocol
 
 from datahall.base import errors
 from datahall.base.errors import DatahallError, WorldFailed
-from datahall.base.event import Event
+from datahall.base.event import Event, OnEvent
 from datahall.real.board import Board
 from datahall.real.injection import Injection
 from datahall.real.job import EXIT_LOST_PEER, Job
@@ -33,8 +33,6 @@ START_TIMEOUT_S = 180.0
 HANG_TIMEOUT_S = 60.0
 _LONG_PHASES = ("start", "observe")  # nothing is noted while a model is built, or evaluated at the end
 _GRACE_S = 1.0  # after one worker lost another, for that one to show why
-
-OnEvent = Callable[[Event], None]
 
 
 class WorkerProcess(Protocol):

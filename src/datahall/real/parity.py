@@ -13,9 +13,9 @@ from typing import Any
 
 from safetensors.torch import load_file
 
+from datahall.base.event import OnEvent
 from datahall.case.question import Case
 from datahall.decisions.plan import Plan
-from datahall.real.launch import OnEvent
 from datahall.real.training import Measurement, run
 
 STEPS = 20

@@ -13,14 +13,14 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from datahall.base.errors import WorldFailed
-from datahall.base.event import Event
+from datahall.base.event import Event, OnEvent
 from datahall.base.label import Label
 from datahall.case.local import guessed_site
 from datahall.case.site import Disk, Link, Site
@@ -31,7 +31,6 @@ from datahall.real.process import worker_environment
 from datahall.real.turns import load_average, turn
 
 FORMAT_VERSION = 1
-OnEvent = Callable[[Event], None]
 
 
 @dataclass(frozen=True, slots=True)

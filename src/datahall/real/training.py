@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from datahall.base.errors import Refused, UsageError, WorldFailed
-from datahall.base.event import Event
+from datahall.base.event import Event, OnEvent
 from datahall.base.metric import exactly
 from datahall.base.result import Result
 from datahall.case.question import Case
@@ -25,7 +25,7 @@ from datahall.network.execute_namespaces import INTERFACE, LinkShape, hosts
 from datahall.real.injection import Injection
 from datahall.real.input import CACHES
 from datahall.real.job import Job
-from datahall.real.launch import HANG_TIMEOUT_S, Loss, OnEvent, Start, run_attempt
+from datahall.real.launch import HANG_TIMEOUT_S, Loss, Start, run_attempt
 from datahall.real.measure import Step, read_kind, read_samples, read_steps
 from datahall.real.summary import counts_of, run_metrics, step_metrics, use_metrics, view_rank
 from datahall.real.turns import load_average, turn

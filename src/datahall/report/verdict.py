@@ -73,18 +73,8 @@ def judge(
     deviating: str = "",
 ) -> Verdict:
     """The verdict on compared rows and counts; `deviating` is the component that the bottleneck named, if any."""
-    wrong = tuple(
-        f"{count.name}: {count.forecast:,} forecast, {count.measured:,} counted"
-        for count in counts
-        if count.decided_by == "datahall" and count.equal is False
-    )
+    wrong, missed = miscounted(counts), outside(_judged(rows, deviating))
     cancelling = cancelling_errors(rows)
-    missed = tuple(
-        f"{words(row.name)}: measured {human_time(row.measured)}, outside the interval around"
-        f" {human_time(row.forecast)}"
-        for row in _judged(rows, deviating)
-        if not row.within_interval
-    )
     differs = (
         ("the plan does not learn what one process learns on the same batch",) if parity and not parity.holds else ()
     )
@@ -93,6 +83,25 @@ def judge(
     if not failed:
         return Verdict("holds")
     return Verdict(failed[0][0], tuple(reason for _, reasons in failed for reason in reasons))
+
+
+def miscounted(counts: Sequence[JudgedCount]) -> tuple[str, ...]:
+    """The counts that datahall decides and that are not equal, in words."""
+    return tuple(
+        f"{count.name}: {count.forecast:,} forecast, {count.measured:,} counted"
+        for count in counts
+        if count.decided_by == "datahall" and count.equal is False
+    )
+
+
+def outside(rows: Sequence[JudgedRow]) -> tuple[str, ...]:
+    """The rows that are outside their intervals, in words."""
+    return tuple(
+        f"{words(row.name)}: measured {human_time(row.measured)}, outside the interval around"
+        f" {human_time(row.forecast)}"
+        for row in rows
+        if not row.within_interval
+    )
 
 
 def cancelling_errors(rows: Sequence[JudgedRow]) -> tuple[str, ...]:

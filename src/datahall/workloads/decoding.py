@@ -14,8 +14,9 @@ from torch.nn import functional
 from datahall.base.errors import Refused, UsageError
 from datahall.case.model import ModelShape
 from datahall.case.question import Case
-from datahall.workloads.language_model import Attention, LanguageModel, rotary_table, rotate
+from datahall.workloads.language_model import Attention, LanguageModel
 from datahall.workloads.pretrained import load_model, weights_folder
+from datahall.workloads.rotary import rotary_table
 
 Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -115,11 +116,7 @@ def _forward(
     for layer, block in enumerate(model.blocks):
         attention: Attention = block.attention  # pyright: ignore[reportAssignmentType]
         normed = block.attention_norm(hidden)  # pyright: ignore[reportCallIssue]
-        query, key, value = (
-            project(normed).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
-            for project in (attention.query, attention.key, attention.value)
-        )
-        mixed = attend(layer, rotate(query, rotation), rotate(key, rotation), value)
+        mixed = attend(layer, *attention.project(normed, rotation))
         hidden = hidden + attention.output(mixed.transpose(1, 2).flatten(2))
         hidden = hidden + block.mlp(block.mlp_norm(hidden))  # pyright: ignore[reportCallIssue]
     return model.head(model.norm(hidden[:, -1]))

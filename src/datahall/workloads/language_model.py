@@ -194,14 +194,19 @@ class Attention(nn.Module):
         self.output = nn.Linear(shape.heads * shape.head_dim, shape.hidden, bias=False)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        rotation = self.rotation or rotary_table(hidden.shape[1], self.head_dim, hidden.device, self.rotary_base)
+        mixed = self.core(*self.project(hidden, rotation))
+        return self.output(mixed.transpose(1, 2).flatten(2))
+
+    def project(
+        self, hidden: torch.Tensor, rotation: tuple[torch.Tensor, torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Queries, keys and values by head, (batch, heads, sequence, head_dim), turned by their positions."""
         batch, sequence, _ = hidden.shape
-        rotation = self.rotation or rotary_table(sequence, self.head_dim, hidden.device, self.rotary_base)
         query = self.query(hidden).view(batch, sequence, -1, self.head_dim).transpose(1, 2)
         key = self.key(hidden).view(batch, sequence, -1, self.head_dim).transpose(1, 2)
         value = self.value(hidden).view(batch, sequence, -1, self.head_dim).transpose(1, 2)
-        query, key = rotate(query, rotation), rotate(key, rotation)
-        mixed = self.core(query, key, value)
-        return self.output(mixed.transpose(1, 2).flatten(2))
+        return rotate(query, rotation), rotate(key, rotation), value
 
 
 class AttentionCore(nn.Module):

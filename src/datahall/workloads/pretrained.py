@@ -109,6 +109,14 @@ def load_model(folder: Path, shape: ModelShape) -> LanguageModel:
     return model.requires_grad_(True)
 
 
+def tokenizer_of(folder: Path) -> Any:
+    """The checkpoint's tokeniser, a `tokenizers.Tokenizer`, on one thread."""
+    from tokenizers import Tokenizer
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    return Tokenizer.from_file(str(folder / "tokenizer.json"))
+
+
 def _tensors(file: Path) -> Iterator[tuple[str, torch.Tensor]]:
     """The tensors of a safetensors file one after the other, read and not mapped, so that memory holds them once."""
     with file.open("rb") as opened:
@@ -141,12 +149,9 @@ def _dimensions(shape: ModelShape) -> tuple[Any, ...]:
 
 def _tokens(folder: Path, dataset: str) -> np.ndarray:
     """The text of the case in the checkpoint's tokens; of the standard library, its first MiB."""
-    from tokenizers import Tokenizer
-
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     text = raw_text(dataset)
     text = text[:_TOKENISED_BYTES] if dataset in ("", "stdlib") else text
     pieces = [text[at : at + _PIECE_BYTES].decode("utf-8", "replace") for at in range(0, len(text), _PIECE_BYTES)]
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer = tokenizer_of(folder)
     found = [tokenizer.encode(piece, add_special_tokens=False).ids for piece in pieces]
     return np.concatenate([np.asarray(ids, dtype=np.int32) for ids in found])

@@ -6,7 +6,6 @@ Tokens are bytes, or those of the case's weights.  What the prompts mean is nobo
 from __future__ import annotations
 
 import json
-import os
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 from datahall.base.errors import UsageError
 from datahall.case.generation import MADE, Generation
 from datahall.case.question import Case
-from datahall.workloads.pretrained import weights_folder
+from datahall.workloads.pretrained import tokenizer_of, weights_folder
 from datahall.workloads.text import VOCABULARY, raw_text
 
 _BYTES_A_TOKEN = 16  # as much text as surely gives a token
@@ -35,7 +34,7 @@ def text_of(case: Case) -> Callable[[Sequence[int]], str]:
     """What turns token ids of the case's model into text."""
     if not case.application.weights:
         return lambda tokens: bytes(token for token in tokens if token < VOCABULARY).decode("utf-8", "replace")
-    tokenizer = _tokenizer(case.application.weights)
+    tokenizer = tokenizer_of(weights_folder(case.application.weights))
     return lambda tokens: str(tokenizer.decode(list(tokens)))
 
 
@@ -85,12 +84,5 @@ def _prompt(line: str, where: str, hint: str, encode: Callable[[str], list[int]]
 def _encoder(case: Case) -> Callable[[str], list[int]]:
     if not case.application.weights:
         return lambda text: list(text.encode())
-    tokenizer = _tokenizer(case.application.weights)
+    tokenizer = tokenizer_of(weights_folder(case.application.weights))
     return lambda text: tokenizer.encode(text, add_special_tokens=False).ids
-
-
-def _tokenizer(weights: str) -> Any:
-    from tokenizers import Tokenizer
-
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    return Tokenizer.from_file(str(weights_folder(weights) / "tokenizer.json"))

@@ -1,4 +1,7 @@
-"""Of a dense model every plan that the search can name is one that datahall runs, and whose counts it knows."""
+"""Of a small dense model every plan that the search can name passes what a run checks first, and its counts are known.
+
+What workers check as they build the model (stages, cuts) is not asked here: `tests/worlds/test_splits_agree.py` runs.
+"""
 
 import pytest
 from small_cases import SHAPE, small_case
