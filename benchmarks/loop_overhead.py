@@ -89,7 +89,7 @@ class Ours:
         )
         self.counter = CollectiveCounter()
         self.counter.watch()
-        self.checkpoints = Checkpoints(self.job, self.executor, self.recorder)
+        self.checkpoints = Checkpoints(self.job, self.executor, self.recorder, Order([len(self.workload.data)], 0))
 
     def step(self, number: int) -> None:
         job = replace(self.job, stop=number + 1)
