@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 
 class Samples(Protocol):
@@ -45,6 +45,16 @@ class Mixture(Protocol):
     def spread(self, place: int, places: int, travel: Travel) -> None:
         """Keep the share of worker `place` of `places`, and send the rows of other experts by `travel`."""
         ...
+
+
+@runtime_checkable
+class Adapted(Protocol):
+    """A linear module whose frozen `base` has a trained adapter beside it: base(x) + expand (scale reduce x)."""
+
+    base: Any
+    reduce: Any
+    expand: Any
+    scale: float
 
 
 @dataclass(frozen=True, slots=True)

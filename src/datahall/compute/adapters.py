@@ -13,6 +13,7 @@ from datahall.case.model import ModelShape
 from datahall.case.question import Training
 
 ATTENTION, ALL = "attention", "all"
+_ROW_CUT = (3, 6)  # of a layer's adapted matrices: what attention and MLP end with
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,18 +39,52 @@ class Adapters:
         """Inputs and outputs of one layer's adapted matrices, summed."""
         return sum(inputs + outputs for inputs, outputs in self.matrices(shape))
 
-    def forward_flops(self, shape: ModelShape, tokens: int) -> int:
-        """FLOPs of all adapters forward; backward takes twice that, less `spared_flops`."""
-        return 2 * tokens * self.parameters(shape)
+    def on_rank(self, shape: ModelShape, ranks: int = 1) -> AdapterPieces:
+        """What one of so many tensor ranks has of one layer's adapters.
 
-    def spared_flops(self, shape: ModelShape, tokens: int) -> int:
+        Beside a matrix that is cut by column the first product is whole and the second cut as the matrix; beside one
+        that is cut by row the first is cut and the second whole.  What is whole has a gradient on each rank, of its
+        piece: these are summed.  Of fewer heads of keys and values than ranks, all are on each rank, which uses one.
+        """
+        reduce, expand, used, summed = [], [], [], []
+        for index, (inputs, outputs) in enumerate(self.matrices(shape)):
+            by_row = index in _ROW_CUT
+            copied = index in (1, 2) and ranks > shape.kv_heads
+            reduce.append((self.rank, inputs // ranks if by_row else inputs))
+            own = shape.head_dim if copied else outputs // ranks
+            used.append(outputs if by_row else own)
+            expand.append((outputs if by_row or copied else own, self.rank))
+            whole = [expand[-1]] if by_row else [reduce[-1], *([expand[-1]] if copied else [])]
+            summed += whole if ranks > 1 else []
+        return AdapterPieces(tuple(reduce), tuple(expand), tuple(used), tuple(summed))
+
+    def forward_flops(self, shape: ModelShape, tokens: int, layers: int, ranks: int = 1) -> int:
+        """FLOPs of the adapters of so many layers forward on a rank; backward takes twice that, less `spared_flops`."""
+        pieces = self.on_rank(shape, ranks)
+        inputs = sum(shape[1] for shape in pieces.reduce)
+        return 2 * tokens * layers * self.rank * (inputs + sum(pieces.used))
+
+    def spared_flops(self, shape: ModelShape, tokens: int, ranks: int = 1) -> int:
         """Backward FLOPs that the first layer spares: nothing before its queries, keys and values is trained."""
-        first = self.matrices(shape)[:3]
-        return 2 * tokens * sum(inputs * (outputs + self.rank) for inputs, outputs in first)
+        used = self.on_rank(shape, ranks).used[:3]
+        return 2 * tokens * shape.hidden * sum(outputs + self.rank for outputs in used)
 
     def numbers(self, shape: ModelShape) -> AdapterNumbers:
         """What a step's time and memory follow from."""
         return AdapterNumbers(self.rank, self.width(shape), len(self.matrices(shape)), float(self.targets == ALL))
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterPieces:
+    """One layer's adapters on a tensor rank: shapes of first and second products, and what the rank uses of outputs.
+
+    `summed` are the shapes of those whose gradients are added up over the ranks.
+    """
+
+    reduce: tuple[tuple[int, int], ...]
+    expand: tuple[tuple[int, int], ...]
+    used: tuple[int, ...]
+    summed: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,7 +85,8 @@ def _inventory(told: Mapping[str, Any]) -> Inventory:
 
 def _cuts(told: Mapping[str, Any]) -> TensorCuts:
     fields: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in told.items()}
-    return TensorCuts(**fields)
+    whole = {name: _shapes(fields[name]) for name in ("shared", "copied")}
+    return TensorCuts(**{**fields, **whole})
 
 
 def _shapes(told: Sequence[Sequence[int]]) -> tuple[Shape, ...]:

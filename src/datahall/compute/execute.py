@@ -93,7 +93,7 @@ def prepare(
     Refused for splits that datahall plans but does not run.
     """
     check_runnable(plan)
-    if max(plan.tensor, plan.pipeline, plan.expert) > 1:
+    if plan.expert > 1:
         _check_all_trained(workload)
     made: Any = executor_class(plan)
     return made(workload, plan, bucket_bytes, device, *([exchange] if made is DataParallel else []))
@@ -212,9 +212,9 @@ class DataParallel:
 def _check_all_trained(workload: Workload) -> None:
     if any(not parameter.requires_grad for parameter in workload.model.parameters()):
         raise Refused(
-            "a model with frozen parameters is not cut over tensor ranks, stages or expert ranks.",
-            where="plan.compute",
-            hint="Leave out tensor, pipeline and expert, or spread what is frozen by zero_stage=3.",
+            "a model with frozen parameters is not spread over expert ranks.",
+            where="plan.compute.expert",
+            hint="Leave out expert, or spread what is frozen by zero_stage=3.",
         )
 
 

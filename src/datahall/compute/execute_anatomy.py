@@ -168,7 +168,8 @@ class _CutsSeen:
         self.how = {name: how_cut(name, workload.tensor_cuts, ranks) for name, _ in part.named_modules()}
         self.modules = {name: module for name, module in part.named_modules() if self.how[name]}
         self.points, self.samples = workload.cut_points, samples
-        self.told: dict[str, list[tuple[str, int]]] = {"forward": [], "tables": [], "backward": [], "gathered": []}
+        kinds = ("forward", "tables", "entered", "backward", "taught", "gathered")
+        self.told: dict[str, list[tuple[str, int]]] = {kind: [] for kind in kinds}
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -191,16 +192,16 @@ class _CutsSeen:
         return TensorCuts(
             **{kind: tuple(size for _, size in seen) for kind, seen in self.told.items()},
             forward_again=tuple(size for sizes in rows for size in sizes[:-1]),
-            backward_again=tuple(size for point in self.points for size in self._inside(point, "backward")),
+            entered_again=tuple(size for point in self.points for size in self._inside(point, "entered")),
             cut_parameters=parameters - whole,
-            shared=self._sizes("sequence"),
-            copied=self._sizes("copied"),
+            shared=self._shapes("sequence"),
+            copied=self._shapes("copied"),
             modules=len(products),
         )
 
-    def _sizes(self, how: str) -> tuple[int, ...]:
+    def _shapes(self, how: str) -> tuple[Shape, ...]:
         modules = [module for name, module in self.modules.items() if self.how[name] == how]
-        return tuple(one.numel() for module in modules for one in module.parameters())
+        return tuple(tuple(one.shape) for module in modules for one in module.parameters() if one.requires_grad)
 
     def _inside(self, point: str, kind: str) -> list[int]:
         return [size for name, size in self.told[kind] if name.startswith(point + ".")]
@@ -211,10 +212,14 @@ class _CutsSeen:
         def hook(module: nn.Module, given: tuple[Any, ...], output: Any) -> None:
             if kind in ("row", "vocabulary"):
                 self._tell("forward" if kind == "row" else "tables", name, output)
+            if kind == "vocabulary" and output.requires_grad:
+                self._tell("taught", name, output)
             if kind == "gathered":
                 self._tell("gathered", name, output)
-            if kind in ("input", "column", "gathered") and not within and given[0].requires_grad:
-                self._tell("backward", name, given[0])
+            if kind in ("input", "column", "gathered") and not within:
+                self._tell("entered", name, given[0])
+                if given[0].requires_grad:
+                    self._tell("backward", name, given[0])
 
         return hook
 

@@ -68,7 +68,8 @@ class LocalState:
         self.group, self.bucket_bytes = group, bucket_bytes
         self.positions = {name: position for position, name in enumerate(names)}
         self.pieces = {name: nn.Parameter(local(parameter.detach())) for name, parameter in self.held.items()}
-        self.optimiser = optimiser_of(workload, list(self.pieces.values()))
+        nothing = [nn.Parameter(torch.zeros(0))]  # for a stage that is all frozen: an optimiser wants something
+        self.optimiser = optimiser_of(workload, list(self.pieces.values()) or nothing)
 
     def gradients(self) -> list[torch.Tensor]:
         """This worker's gradients, in the order of its parameters."""

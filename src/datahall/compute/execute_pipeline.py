@@ -116,7 +116,8 @@ class Pipelined(HoldsPieces, Placed):
                 self.shared += cut_modules(part, self.workload, plan, ranks)
                 if self.summed_late:
                     _narrow(part, self.precision, self.device)
-        self.common = _common(self.names_of, plan.pipeline, self.grid.place.stage)
+        learnt = [[name for name in names if name in self.shapes] for names in self.names_of]
+        self.common = _common(learnt, plan.pipeline, self.grid.place.stage)
         return made
 
     def _schedule(self, plan: ComputePlan) -> Any:

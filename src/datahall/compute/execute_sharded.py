@@ -47,10 +47,10 @@ def spread(
     and gives their mean; otherwise they travel once a step, without ZeRO in buckets.
     """
     ranks = grid.sharing
-    if plan.zero_stage == 1:
+    if plan.zero_stage == 1 and trained(modules):
         whole = grid.layout.tensor * grid.layout.pipeline == 1
         return FlatState(workload, modules, ranks, "" if whole else f"{grid.place.stage}.{grid.place.tensor}.")
-    if plan.zero_stage and ranks is not None:
+    if plan.zero_stage > 1 and ranks is not None:
         for module in modules:
             _shard(module, workload.cut_points, plan, ranks)
         return LocalState(workload, modules, names)

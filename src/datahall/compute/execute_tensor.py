@@ -6,7 +6,7 @@ pass, so that nothing of it is hidden.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from inspect import signature
 from typing import Any
@@ -25,7 +25,8 @@ from torch.distributed.tensor.parallel import (
 from torch.nn import functional
 
 from datahall.base.errors import Refused
-from datahall.base.workload import Workload
+from datahall.base.workload import Adapted, Workload
+from datahall.compute.execute_adapted import cut_adapted
 from datahall.compute.execute_local import HoldsModel, tie, tied_names, trained
 from datahall.compute.execute_sharded import spread
 from datahall.compute.layout import splits_evenly
@@ -54,24 +55,32 @@ def cut_modules(module: nn.Module, workload: Workload, plan: ComputePlan, ranks:
     if ranks is None:
         return []
     how = {name: how_cut(name, workload.tensor_cuts, plan.tensor) for name, _ in module.named_modules()}
+    cut = [(name, part) for name, part in module.named_modules() if how[name]]
+    adapted = [(name, part) for name, part in cut if isinstance(part, Adapted)]
+
+    def stream(name: str) -> Placement:
+        return Shard(1) if plan.sequence_parallel and not within_whole(name, how) else Replicate()
+
     styles = {
-        name: _style(
-            how[name],
-            len(signature(part.forward).parameters),
-            Shard(1) if plan.sequence_parallel and not within_whole(name, how) else Replicate(),
-        )
-        for name, part in module.named_modules()
-        if how[name] not in ("", "sequence", "copied")
+        name: _style(how[name], len(signature(part.forward).parameters), stream(name))
+        for name, part in cut
+        if how[name] not in ("sequence", "copied") and not isinstance(part, Adapted)
     }
     ties = tied_names(module)
     parallelize_module(module, ranks, styles)
     tie(module, ties)
     shared = {"copied", "sequence"} if plan.sequence_parallel else {"copied"}
-    parts = [(name, part) for name, part in module.named_modules() if how[name] in shared]
+    parts = [(name, part) for name, part in cut if how[name] in shared and not isinstance(part, Adapted)]
     for name, part in parts:
         if how[name] == "copied":
             _use_one_piece(part, ranks, pieces(name, workload.tensor_cuts))
-    return [f"{name}.{own}" for name, part in parts for own, _ in part.named_parameters()]
+    summed = [
+        f"{name}.{own}" for name, part in parts for own, weight in part.named_parameters() if weight.requires_grad
+    ]
+    for name, part in adapted:
+        rows = own_rows(ranks, pieces(name, workload.tensor_cuts) if how[name] == "copied" else ranks.size())
+        summed += [f"{name}.{own}" for own in cut_adapted(part, how[name], ranks, stream(name), rows)]
+    return summed
 
 
 def how_cut(name: str, cuts: Mapping[str, str], ranks: int = 1) -> str:
@@ -91,15 +100,19 @@ def pieces(name: str, cuts: Mapping[str, str]) -> int:
 
 def _use_one_piece(part: Any, ranks: DeviceMesh, count: int) -> None:
     """Have a linear module give the rank's own of `count` pieces of its outputs, of an input that all ranks have."""
-    own = ranks.get_local_rank() * count // ranks.size()
+    rows = own_rows(ranks, count)
 
     def forward(given: DTensor) -> torch.Tensor:
-        weight, bias = part.weight, part.bias
-        rows = slice(own * weight.shape[0] // count, (own + 1) * weight.shape[0] // count)
         whole = given.to_local(grad_placements=(Partial(),))
-        return functional.linear(whole, weight[rows], None if bias is None else bias[rows])
+        return functional.linear(whole, rows(part.weight), None if part.bias is None else rows(part.bias))
 
     part.forward = forward
+
+
+def own_rows(ranks: DeviceMesh, count: int) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Gives of a tensor's rows the rank's own of `count` pieces."""
+    own = ranks.get_local_rank() * count // ranks.size()
+    return lambda whole: whole[own * whole.shape[0] // count : (own + 1) * whole.shape[0] // count]
 
 
 def within_whole(name: str, how: Mapping[str, str]) -> bool:

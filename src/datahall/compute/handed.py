@@ -13,7 +13,7 @@ from datahall.compute.adapters import Adapters
 from datahall.compute.handed_context import ring_handed
 from datahall.compute.handed_experts import routed_handed, routed_parameters
 from datahall.compute.handed_tensor import Handed, TensorCuts, language_model_cuts, tensor_handed, together, word_bytes
-from datahall.compute.inventory import Inventory, Shape, adapted_inventory, element_count, language_model_inventory
+from datahall.compute.inventory import Inventory, Shape, adapted_inventory, element_count, share_count
 from datahall.compute.layout import experts_run, stage_layers
 from datahall.compute.plan import ComputePlan
 
@@ -35,24 +35,22 @@ def handed_over(
 ) -> dict[str, Handed]:
     """What one worker of our language model hands over in a step, by kind of collective; {} for one worker.
 
-    Where gradients travel in buckets, one bucket is counted; more do not change the bytes.  With `adapters` (data
-    parallelism and ZeRO only) their gradients alone travel.  Which rows an expert rank gets is the router's choice:
+    Where gradients travel in buckets, one bucket is counted; more do not change the bytes.  With `adapters` their
+    gradients alone travel.  Which rows an expert rank gets is the router's choice:
     of its bytes, `all_to_all` is the mean over the ranks that share the experts, and exact for all of them together.
     """
-    if adapters is not None:
-        inventory, trained = adapted_inventory(shape, adapters)
-        return merged(ring_handed(shape, sequence, plan, shape.layers), exchange_handed([inventory], plan, [trained]))
-    inventory = language_model_inventory(shape, plan.tensor)
     if plan.expert > 1:
         return merged(routed_handed(shape, sequence, plan), _spread_gradients(shape, plan))
-    ends = _ends(inventory) if plan.pipeline > 1 else None
+    inventory, trained = adapted_inventory(shape, adapters, plan.tensor)
     own = sequence // plan.context
-    cuts = _stage_cuts(shape, own, plan, stage)
-    common = inventory.root[:1] if shape.tied_embeddings else ()
+    cuts = _stage_cuts(shape, own, plan, stage, adapters)
+    common = inventory.root[:1] if shape.tied_embeddings and adapters is None else ()
     within = within_copy(plan.micro_batch * own * shape.hidden, cuts, plan, stage, common)
-    parts = held_parts(inventory, plan, stage, ends)
+    parts, learnt = (
+        held_parts(which, plan, stage, _ends(which) if plan.pipeline > 1 else None) for which in (inventory, trained)
+    )
     ring = ring_handed(shape, sequence, plan, sum(len(part.blocks) for part in parts))
-    return merged(within, ring, exchange_handed(parts, plan))
+    return merged(within, ring, exchange_handed(parts, plan, learnt))
 
 
 def bucket_sizes(shapes: Sequence[Shape], bucket_bytes: int) -> list[int]:
@@ -102,6 +100,8 @@ def exchange_handed(
     if plan.zero_stage >= 2:
         return _block_by_block(parts, plan, trained)
     count = sum(part.parameters for part in trained)
+    if not count:
+        return {}
     if plan.zero_stage == 0:
         return {"all_reduce": (1, GRADIENT_BYTES * count)}
     shards = plan.shards
@@ -117,7 +117,7 @@ def _block_by_block(parts: Sequence[Inventory], plan: ComputePlan, trained: Sequ
     for part, learnt in zip(parts, trained, strict=True):
         groups = [(block, block_gathers(plan)) for block in part.blocks] + [(part.root, steps)]
         for (shapes, gathers), reduced in zip(groups, [*learnt.blocks, learnt.root], strict=True):
-            pieces, sums = (sum(_shard(shape, shards) for shape in which) for which in (shapes, reduced))
+            pieces, sums = (sum(share_count(shape, shards) for shape in which) for which in (shapes, reduced))
             gathered = {"all_gather": (gathers, gathers * word_bytes(plan) * pieces)} if shapes else {}
             found = merged(found, gathered)
             if reduced:
@@ -186,16 +186,18 @@ def _common_handed(common: Sequence[Shape], plan: ComputePlan, mine: Sequence[in
     if not common or not {0, plan.pipeline * plan.virtual_stages - 1} & set(mine):
         return {}
     shards = plan.shards if plan.zero_stage >= 2 else 1
-    return {"send": (len(common), GRADIENT_BYTES * sum(_shard(shape, shards) for shape in common))}
+    return {"send": (len(common), GRADIENT_BYTES * sum(share_count(shape, shards) for shape in common))}
 
 
-def _stage_cuts(shape: ModelShape, sequence: int, plan: ComputePlan, stage: int) -> TensorCuts:
+def _stage_cuts(
+    shape: ModelShape, sequence: int, plan: ComputePlan, stage: int, adapters: Adapters | None
+) -> TensorCuts:
     """The cuts of all parts of our language model that a worker of `stage` holds."""
     stages = plan.pipeline * plan.virtual_stages
     ends = [(index == 0, index == stages - 1) for index in range(stages)]
     layers = [len(stage_layers(shape.layers, stages, index)) for index in range(stages)]
     parts = [
-        language_model_cuts(shape, sequence, count, plan.tensor, first=first, last=last)
+        language_model_cuts(shape, sequence, count, plan.tensor, adapters, first=first, last=last)
         for count, (first, last) in zip(layers, ends, strict=True)
     ]
     return together(parts[stage :: plan.pipeline])
@@ -203,10 +205,7 @@ def _stage_cuts(shape: ModelShape, sequence: int, plan: ComputePlan, stage: int)
 
 def _ends(inventory: Inventory) -> tuple[Sequence[Shape], Sequence[Shape]]:
     """Our language model outside the blocks: the table on the first stage, norm and head (or the table) on the last."""
+    if not inventory.root:
+        return (), ()
     table, *rest = inventory.root
     return (table,), (rest if len(rest) > 1 else (*rest, table))
-
-
-def _shard(shape: Shape, ranks: int) -> int:
-    """Elements of one rank's padded piece, cut along the first dimension."""
-    return -(-shape[0] // ranks) * element_count(shape[1:])

@@ -7,9 +7,11 @@ look at the built model (`execute_anatomy`).  No seconds here.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from datahall.case.model import ModelShape
+from datahall.compute.adapters import Adapters
+from datahall.compute.inventory import Shape, element_count, share_count
 from datahall.compute.plan import ComputePlan
 
 Handed = tuple[int, int]  # calls, bytes
@@ -19,53 +21,72 @@ Handed = tuple[int, int]  # calls, bytes
 class TensorCuts:
     """What tensor ranks exchange for one sample of a micro-batch: elements of each call, whole tensors.
 
-    `forward` are outputs of row-cut products, `tables` outputs of cut tables, `backward` inputs of cut products that
-    every rank needs whole (and whose gradients are summed), `gathered` outputs that are put together again.  Of those
-    inside blocks, `forward_again` and `backward_again` are exchanged again where blocks are recomputed.
-    `cut_parameters` are divided among the ranks, the others are on each; `shared` are the sizes of those that a rank
-    uses on its share of the sequence only, `copied` of those that each rank has whole and uses one piece of.
+    `forward` are outputs of row-cut products, `tables` outputs of cut tables, `entered` inputs of cut products that
+    every rank needs whole, `backward` those of them whose gradients are summed, `taught` the tables' outputs that have
+    gradients, `gathered` outputs that are put together again.  Of those inside blocks, `forward_again` and
+    `entered_again` are exchanged again where blocks are recomputed.
+    `cut_parameters` are divided among the ranks, the others are on each; `shared` are the shapes of what is trained of
+    those that a rank uses on its share of the sequence only, `copied` of those that each rank has whole and uses with
+    one piece of the model.
     """
 
     forward: tuple[int, ...] = ()
     tables: tuple[int, ...] = ()
+    entered: tuple[int, ...] = ()
     backward: tuple[int, ...] = ()
+    taught: tuple[int, ...] = ()
     gathered: tuple[int, ...] = ()
     forward_again: tuple[int, ...] = ()
-    backward_again: tuple[int, ...] = ()
-    shared: tuple[int, ...] = ()
-    copied: tuple[int, ...] = ()
+    entered_again: tuple[int, ...] = ()
+    shared: tuple[Shape, ...] = ()
+    copied: tuple[Shape, ...] = ()
     cut_parameters: int = 0
     modules: int = 0  # that are cut
 
 
 def together(parts: Sequence[TensorCuts]) -> TensorCuts:
     """The cuts of several parts of a model as those of one."""
-    calls = {name: tuple(size for part in parts for size in getattr(part, name)) for name in _CALLS}
+    calls = {name: tuple(one for part in parts for one in getattr(part, name)) for name in _CALLS}
     parameters, modules = sum(part.cut_parameters for part in parts), sum(part.modules for part in parts)
     return TensorCuts(**calls, cut_parameters=parameters, modules=modules)
 
 
 def language_model_cuts(
-    shape: ModelShape, sequence: int, layers: int, ranks: int, *, first: bool, last: bool
+    shape: ModelShape,
+    sequence: int,
+    layers: int,
+    ranks: int,
+    adapters: Adapters | None = None,
+    *,
+    first: bool,
+    last: bool,
 ) -> TensorCuts:
-    """The cuts of so many `layers` of our language model, with its table if `first` and its head if `last`."""
+    """The cuts of so many `layers` of our language model, with its table if `first` and its head if `last`.
+
+    With `adapters` the rest is frozen: what enters the first layer has no gradient.
+    """
     stream, query, kept = sequence * shape.hidden, shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    copied = [kept * shape.hidden, kept] if shape.attention_bias else [kept * shape.hidden]
+    copied: list[Shape] = [(kept, shape.hidden), (kept,)] if shape.attention_bias else [(kept, shape.hidden)]
     copied = 2 * copied if ranks > shape.kv_heads else []
     ends: tuple[int, ...] = (stream,) if last else ()
+    tables: tuple[int, ...] = (stream,) if first else ()
+    entered = (stream,) * (2 * layers) + ends
     weights = shape.hidden * (2 * query + 2 * kept + 3 * shape.ffn)
     bias = query + 2 * kept if shape.attention_bias else 0
-    tables = (first + last) * shape.vocab * shape.hidden
+    whole = sum(element_count(one) for one in copied)
+    once = tuple(copied) if adapters is None else adapters.on_rank(shape, ranks).summed
     return TensorCuts(
         forward=(stream,) * (2 * layers),
-        tables=(stream,) if first else (),
-        backward=(stream,) * (2 * layers) + ends,
+        tables=tables,
+        entered=entered,
+        backward=entered if adapters is None else entered[1 if first else 0 :],
+        taught=tables if adapters is None else (),
         gathered=(sequence * shape.vocab,) if last else (),
         forward_again=(stream,) * layers,
-        backward_again=(stream,) * (2 * layers),
-        shared=(shape.hidden,) * (2 * layers + last),
-        copied=layers * tuple(copied),
-        cut_parameters=layers * (weights + bias - sum(copied)) + tables,
+        entered_again=(stream,) * (2 * layers),
+        shared=((shape.hidden,),) * (2 * layers + last) if adapters is None else (),
+        copied=layers * once,
+        cut_parameters=layers * (weights + bias - whole) + (first + last) * shape.vocab * shape.hidden,
         modules=(5 if copied else 7) * layers + first + last,
     )
 
@@ -76,26 +97,25 @@ def tensor_handed(cuts: TensorCuts, plan: ComputePlan) -> dict[str, Handed]:
     Whole streams are summed: outputs of row-cut products and of tables forward, gradients of whole inputs backward.
     With sequence parallelism each of these sums is scattered along the sequence, and gathered again where it is needed
     whole; gradients of parameters that are used on a share of the sequence are summed once a step, as are always those
-    of pieces that several ranks have.  Products are in the
-    plan's precision, what norms and tables make in 32 bits, unless they are gathered in the plan's precision as well
-    (ZeRO stages 2 and 3).
+    of parameters that several ranks have and use with pieces of their own.  Products are in the plan's precision, what
+    norms and tables make in 32 bits, unless they are gathered in the plan's precision as well (ZeRO stages 2 and 3).
     """
     spread, again = plan.zero_stage >= 2 and plan.copies > 1, plan.recompute == "full"
     narrow = word_bytes(plan)
     wide = narrow if spread else 4
-    tables, inputs = _times(cuts.tables, plan), _times(cuts.backward, plan)
+    inputs = _times(cuts.backward, plan)
     rows = _times(cuts.forward, plan, cuts.forward_again if again else ())
-    summed = [_sized(rows, narrow), _sized(tables, wide), _sized(inputs, wide)]
+    summed = [_sized(rows, narrow), _sized(_times(cuts.tables, plan), wide), _sized(inputs, wide)]
     gathered = [_sized(_times(cuts.gathered, plan), narrow, plan.tensor)]
     once = (*cuts.copied, *(cuts.shared if plan.sequence_parallel else ()))
     shards = plan.shards if spread else 1
-    shared = (1 if once else 0, 4 * sum(-(-size // shards) for size in once))
+    shared = (1 if once else 0, 4 * sum(share_count(shape, shards) for shape in once))
     if not plan.sequence_parallel:
         return _kinds({"all_reduce": [*summed, shared], "all_gather": gathered})
-    entered = _times(cuts.backward, plan, cuts.backward_again if again else ())
+    entered = _times(cuts.entered, plan, cuts.entered_again if again else ())
     gathered += [
         _sized(_times(cuts.forward, plan), narrow, plan.tensor),
-        _sized(tables, wide, plan.tensor),
+        _sized(_times(cuts.taught, plan), wide, plan.tensor),
         _sized(entered, wide, plan.tensor),
     ]
     return _kinds({"reduce_scatter": summed, "all_gather": gathered, "all_reduce": [shared]})
@@ -106,7 +126,7 @@ def word_bytes(plan: ComputePlan) -> int:
     return 4 if plan.precision in ("fp32", "tf32") else 2
 
 
-_CALLS = ("forward", "tables", "backward", "gathered", "forward_again", "backward_again", "shared", "copied")
+_CALLS = tuple(field.name for field in fields(TensorCuts) if field.name not in ("cut_parameters", "modules"))
 
 
 def _times(once: Sequence[int], plan: ComputePlan, again: Sequence[int] = ()) -> Handed:

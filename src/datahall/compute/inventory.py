@@ -61,11 +61,13 @@ def language_model_inventory(shape: ModelShape, ranks: int = 1) -> Inventory:
     return Inventory(blocks, table_and_norm + head, before=1)
 
 
-def adapted_inventory(shape: ModelShape, adapters: Adapters) -> tuple[Inventory, Inventory]:
-    """The parameters of our language model with adapters: all of them, and those that are trained."""
-    whole = language_model_inventory(shape)
-    pairs = [((adapters.rank, inputs), (outputs, adapters.rank)) for inputs, outputs in adapters.matrices(shape)]
-    thin: tuple[Shape, ...] = tuple(one for pair in pairs for one in pair)
+def adapted_inventory(shape: ModelShape, adapters: Adapters | None, ranks: int = 1) -> tuple[Inventory, Inventory]:
+    """The parameters of our language model on a tensor rank, adapters among them, and those that are trained."""
+    whole = language_model_inventory(shape, ranks)
+    if adapters is None:
+        return whole, whole
+    pieces = adapters.on_rank(shape, ranks)
+    thin = tuple(one for pair in zip(pieces.reduce, pieces.expand, strict=True) for one in pair)
     blocks = tuple((*block, *thin) for block in whole.blocks)
     return Inventory(blocks, whole.root, whole.before), Inventory(tuple(thin for _ in blocks), ())
 
@@ -83,6 +85,11 @@ def element_count(shape: Shape) -> int:
     for length in shape:
         found *= length
     return found
+
+
+def share_count(shape: Shape, ranks: int) -> int:
+    """Elements of one rank's padded piece, cut along the first dimension."""
+    return -(-shape[0] // ranks) * element_count(shape[1:])
 
 
 def _latent(shape: ModelShape, latent: LatentAttention) -> tuple[Shape, ...]:

@@ -48,13 +48,13 @@ def step_table(
         rows.append(_embedding_row(counts, tokens, word))
     if stage == last:
         rows += _head_rows(counts, tokens, plan, word, products)
-    last_weights = counts.dense_weights // counts.mlp_matrices
+    last_weights = counts.dense_weights // counts.mlp_matrices // plan.tensor
     if adapters is not None:
         rows += _adapter_rows(shape, adapters, tokens, plan, stage, own_layers, word)
         last_weights = adapters.rank * counts.hidden if adapters.targets == ALL else last_weights
-    rows += _recompute_rows(rows, plan, 2 * tokens * (own_layers - own_moe) * last_weights // plan.tensor)
+    rows += _recompute_rows(rows, plan, 2 * tokens * (own_layers - own_moe) * last_weights)
     trained = trained_parameters(shape, adapters)
-    if countable(shape, plan) and (adapters is None or plan.tensor + plan.pipeline == 2):
+    if countable(shape, plan):
         handed = handed_over(shape, sequence, plan, stage, adapters)
         rows += [Row(kind, Component.TRANSFER, 0, size, messages=calls) for kind, (calls, size) in handed.items()]
     else:
@@ -143,14 +143,13 @@ def _adapter_rows(
     shape: ModelShape, adapters: Adapters, tokens: int, plan: ComputePlan, stage: int, own_layers: int, word: int
 ) -> list[Row]:
     """The thin products, and what the first layer spares of its own and theirs (in the row of the backward pass)."""
-    flops = adapters.forward_flops(shape, tokens) * own_layers // shape.layers
-    moved = 3 * word * tokens * own_layers * adapters.width(shape)
+    flops = adapters.forward_flops(shape, tokens, own_layers, plan.tensor)
+    moved = 3 * word * tokens * own_layers * adapters.width(shape) // plan.tensor
     launches = 4 * len(adapters.matrices(shape)) * own_layers * plan.accumulation
-    spared = adapters.spared_flops(shape, tokens) if stage == 0 else 0
-    backward = (2 * flops - spared) // plan.tensor
+    spared = adapters.spared_flops(shape, tokens, plan.tensor) if stage == 0 else 0
     return [
-        Row("adapters forward", Component.COMPUTE, flops // plan.tensor, moved // plan.tensor, kernels=launches),
-        Row("adapters backward", Component.COMPUTE, backward, 2 * moved // plan.tensor, kernels=2 * launches),
+        Row("adapters forward", Component.COMPUTE, flops, moved, kernels=launches),
+        Row("adapters backward", Component.COMPUTE, 2 * flops - spared, 2 * moved, kernels=2 * launches),
     ]
 
 
