@@ -113,9 +113,9 @@ def memory_of(case, adapters):
     return memory(ShapeCounts.of(case.model), 64, plan, trainable_share=share, adapters=numbers)
 
 
-def test_frozen_models_are_not_cut(tuned):
+def test_frozen_models_are_not_spread_over_expert_ranks(tuned):
     with pytest.raises(Refused, match="frozen"):
-        execute.prepare(entry.build(tuned()), ComputePlan(tensor=2, precision="fp32"), **PLACE)
+        execute.prepare(entry.build(tuned()), ComputePlan(data=2, expert=2, precision="fp32"), **PLACE)
 
 
 @pytest.mark.soak

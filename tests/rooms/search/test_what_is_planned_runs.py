@@ -3,6 +3,8 @@
 What workers check as they build the model (stages, cuts) is not asked here: `tests/worlds/test_splits_agree.py` runs.
 """
 
+from dataclasses import replace
+
 import pytest
 from small_cases import SHAPE, small_case
 
@@ -11,9 +13,11 @@ from datahall.compute.layout import check_runnable
 from datahall.search.space import space
 
 
+@pytest.mark.parametrize("method", ["full", "lora"])
 @pytest.mark.parametrize("workers", [1, 2, 4, 8])
-def test_every_plan_of_a_dense_model_runs(workers):
+def test_every_plan_of_a_dense_model_runs(workers, method):
     case = small_case(SHAPE)
+    case = replace(case, application=replace(case.application, method=method, lora_rank=4 if method == "lora" else 0))
     plans = space(case, "fp32", [workers])
     assert len(plans)
     for index in range(len(plans)):
