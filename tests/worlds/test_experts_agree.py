@@ -147,7 +147,6 @@ def test_what_is_only_planned_is_refused_before_anything_starts(case, shape, com
     [
         (SHAPE, EXPERT, "no experts"),
         (replace(MIXED, experts=3), EXPERT, "no experts that 2 workers can share out evenly"),
-        (MIXED, ComputePlan(tensor=2, micro_batch=4, accumulation=2, sequence_parallel=False), "tensor parallelism"),
     ],
 )
 def test_what_a_model_does_not_have_is_refused(case, shape, compute, why, tmp_path_factory):

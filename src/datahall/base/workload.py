@@ -72,6 +72,9 @@ class Workload:
     `attention_cores` names the modules that selective recomputation runs again in the backward pass.
     `tensor_cuts` says how tensor parallelism cuts modules, by name with * for one part: "column" (outputs), "row"
     (inputs), "vocabulary" (rows of a table), "gathered" (outputs, put together again), "input" (whose input is whole).
+    "part" is for what these do not describe: a module whose input is whole and whose output is the sum of what ranks
+    make of it.  Inside it modules are "column", "row" (without a bias), which exchange nothing there, or "whole", on
+    every rank, whose gradients are then parts of a sum; parameters in none of these must get the same gradient on all.
     "column:4" is a column cut in four pieces that stay whole (heads): of more ranks than that, several have the same.
     "sequence" names what works on each token alone between those (norms): with sequence parallelism tensor ranks share
     the tokens there, along dimension 1 of (batch, sequence, ...), and a part of a pipeline takes and gives such shares.

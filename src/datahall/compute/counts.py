@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from datahall.case.model import ModelShape
+from datahall.case.model import LatentAttention, ModelShape
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +30,12 @@ class ShapeCounts:
     vocab: Any
     attention_weights: Any
     attention_width: Any  # elements a token writes in the attention projections (queries, keys, values, output)
+    whole_weights: Any  # of attention_weights, those that every tensor rank has whole (down to a latent)
+    whole_width: Any  # of attention_width, what these write
     score_width: Any
     value_width: Any
     key_value_width: Any  # elements a token keeps for keys and values
+    ring_width: Any  # elements of its keys and values as the attention core is given them
     heads: Any
     dense_weights: Any  # of a dense layer's MLP
     dense_width: Any  # elements a token writes inside a dense MLP
@@ -55,6 +58,7 @@ class ShapeCounts:
         """The exact counts of `shape`."""
         hidden, mats = shape.hidden, shape.mlp_matrices
         weights, width, score, value, kept = _attention(shape)
+        down = 0 if shape.latent is None else _latent_width(shape.latent)
         dense_ffn = shape.dense_ffn if shape.experts else shape.ffn
         counted = shape.layers * weights
         dense_layers = shape.layers - shape.moe_layers
@@ -70,9 +74,12 @@ class ShapeCounts:
             vocab=shape.vocab,
             attention_weights=weights,
             attention_width=width,
+            whole_weights=hidden * down,
+            whole_width=down,
             score_width=score,
             value_width=value,
             key_value_width=kept,
+            ring_width=kept if shape.latent is None else score + value,
             heads=shape.heads,
             dense_weights=mats * hidden * dense_ffn,
             dense_width=(mats - 1) * dense_ffn,
@@ -124,7 +131,12 @@ def _attention(shape: ModelShape) -> tuple[int, int, int, int, int]:
     latent = shape.latent
     score, value = heads * (latent.nope_dim + latent.rope_dim), heads * latent.value_dim
     query = (hidden * latent.query_rank + latent.query_rank * score) if latent.query_rank else hidden * score
-    compressed = latent.key_value_rank + latent.rope_dim
+    compressed, down = latent.key_value_rank + latent.rope_dim, _latent_width(latent)
     expanded = heads * (latent.nope_dim + latent.value_dim)
     weights = query + hidden * compressed + latent.key_value_rank * expanded + value * hidden
-    return weights, score + latent.query_rank + compressed + expanded + value, score, value, expanded
+    return weights, score + down + expanded + value, score, value, expanded
+
+
+def _latent_width(latent: LatentAttention) -> int:
+    """What a token writes on the way down to its latents."""
+    return latent.query_rank + latent.key_value_rank + latent.rope_dim

@@ -17,6 +17,7 @@ from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Sha
 from torch.nn import functional
 
 from datahall.base.workload import Adapted
+from datahall.compute.execute_local import local
 
 Rows = Callable[[torch.Tensor], torch.Tensor]  # of the outputs' rows those that this rank uses
 
@@ -28,17 +29,25 @@ def cut_adapted(part: Any, how: str, ranks: DeviceMesh, stream: Placement, own_r
     parameters whose gradients have to be summed.
     """
     if how == "row":
-        _shard(part.base, "weight", 1, ranks)
-        _shard(part, "reduce", 1, ranks)
+        keep_piece(part.base, "weight", 1, ranks)
+        keep_piece(part, "reduce", 1, ranks)
         part.forward = _row_cut(part, ranks, stream)
         return ["expand"]
     if how == "column":
         for owner, name in ((part.base, "weight"), (part.base, "bias"), (part, "expand")):
-            _shard(owner, name, 0, ranks)
-        part.forward = _column_cut(part, ranks, stream, _own)
+            keep_piece(owner, name, 0, ranks)
+        part.forward = _column_cut(part, ranks, stream, local)
         return ["reduce"]
     part.forward = _column_cut(part, ranks, stream, own_rows)
     return ["reduce", "expand"]
+
+
+def keep_piece(owner: nn.Module, name: str, dimension: int, ranks: DeviceMesh) -> None:
+    """Replace a parameter of `owner`, if it has it, by the rank's own piece of it; all ranks have the same now."""
+    whole = getattr(owner, name)
+    if whole is not None:
+        piece = distribute_tensor(whole.detach(), ranks, [Shard(dimension)], src_data_rank=None)
+        setattr(owner, name, nn.Parameter(piece, requires_grad=whole.requires_grad))
 
 
 def _column_cut(part: Adapted, ranks: DeviceMesh, stream: Placement, rows: Rows) -> Callable[..., torch.Tensor]:
@@ -55,20 +64,9 @@ def _column_cut(part: Adapted, ranks: DeviceMesh, stream: Placement, rows: Rows)
 
 def _row_cut(part: Adapted, ranks: DeviceMesh, stream: Placement) -> Callable[..., torch.Tensor]:
     def forward(given: torch.Tensor) -> torch.Tensor:
-        narrow = functional.linear(given, _own(part.reduce)) * part.scale
-        piece = functional.linear(given, _own(part.base.weight)) + functional.linear(narrow, part.expand)
+        narrow = functional.linear(given, local(part.reduce)) * part.scale
+        piece = functional.linear(given, local(part.base.weight)) + functional.linear(narrow, part.expand)
         summed = DTensor.from_local(piece, ranks, (Partial(),), run_check=False).redistribute(placements=(stream,))
         return summed.to_local() if part.base.bias is None else summed.to_local() + part.base.bias
 
     return forward
-
-
-def _own(parameter: torch.Tensor) -> torch.Tensor:
-    return parameter.to_local() if isinstance(parameter, DTensor) else parameter
-
-
-def _shard(owner: nn.Module, name: str, dimension: int, ranks: DeviceMesh) -> None:
-    whole = getattr(owner, name)
-    if whole is not None:
-        piece = distribute_tensor(whole, ranks, [Shard(dimension)])
-        setattr(owner, name, nn.Parameter(piece, requires_grad=whole.requires_grad))

@@ -17,12 +17,21 @@ from datahall.base.workload import Workload
 from datahall.compute.anatomy import Anatomy
 from datahall.compute.execute_context import check_sequence
 from datahall.compute.execute_pipeline import check_stages
-from datahall.compute.execute_tensor import check_tensor_cuts, how_cut, within_whole
+from datahall.compute.execute_tensor import check_tensor_cuts, how_cut, pieces, within
 from datahall.compute.handed_tensor import TensorCuts
 from datahall.compute.inventory import Inventory, Shape
 from datahall.compute.layout import stage_layers
 from datahall.compute.plan import ComputePlan
 
+_TOLD = {  # what tensor ranks exchange of a module that is cut so
+    "input": ("entered",),
+    "part": ("entered", "forward"),
+    "column": ("entered",),
+    "gathered": ("entered", "gathered"),
+    "row": ("forward",),
+    "vocabulary": ("tables",),
+}
+_DIVIDED = ("column", "row", "gathered", "vocabulary")  # cuts that divide a module's parameters
 CountFlops = Callable[[Callable[[], Any]], tuple[int, int]]  # of some work: matrix products, attention
 
 
@@ -48,14 +57,13 @@ def read_anatomy(workload: Workload, plan: ComputePlan, batch: Any, samples: int
     if plan.pipeline > 1:
         check_stages(workload, plan)
         return _cut_into_stages(found, workload, plan, batch, samples, outside, count_flops)
-    if plan.tensor > 1:
-        seen = _CutsSeen(model, workload, samples, plan.tensor)
-        with seen.watching():
-            workload.loss(model, batch)
-        found = _with(found, parts=(seen.cuts(),))
-    matmul, attention = count_flops(lambda: workload.loss(model, batch).backward())
+    seen = _CutsSeen(model, workload, samples, plan.tensor)
+    with seen.watching():
+        matmul, attention = count_flops(lambda: workload.loss(model, batch).backward())
     model.zero_grad(set_to_none=True)
-    return _with(found, matmul_flops=matmul // plan.tensor, attention_flops=attention // plan.tensor)
+    if plan.tensor > 1:
+        found = _with(found, parts=(seen.cuts(),))
+    return _with(found, matmul_flops=seen.own_flops(matmul), attention_flops=attention // plan.tensor)
 
 
 def saved_bytes(model: nn.Module, forward: Callable[[], torch.Tensor]) -> tuple[int, int]:
@@ -100,7 +108,7 @@ def _inventory(
 def _piece(name: str, shape: Shape, cuts: Mapping[str, str], ranks: int) -> Shape:
     """The shape of a tensor rank's piece of a parameter."""
     how = how_cut(name.rpartition(".")[0], cuts, ranks)
-    if how in ("", "input", "sequence", "copied") or (how == "row" and len(shape) == 1):
+    if how not in _DIVIDED or (how == "row" and len(shape) == 1):
         return shape
     dimension = 1 if how == "row" else 0
     return (*shape[:dimension], shape[dimension] // ranks, *shape[dimension + 1 :])
@@ -144,7 +152,7 @@ def _cut_into_stages(
             counted = count_flops(work)
         parts.append(seen.cuts())
         if index % plan.pipeline == plan.pipeline - 1:
-            matmul, attention = matmul + counted[0], attention + counted[1]
+            matmul, attention = matmul + seen.own_flops(counted[0]), attention + counted[1]
         inputs = outputs[0].detach().requires_grad_()
         if index == 0:
             boundary = inputs.numel() // samples
@@ -156,7 +164,7 @@ def _cut_into_stages(
         last_outside=tuple(held[-1].values()),
         common=tuple(shape for name, shape in held[0].items() if name in held[-1]),
         parts=tuple(parts),
-        matmul_flops=matmul // plan.tensor,
+        matmul_flops=matmul,
         attention_flops=attention // plan.tensor,
     )
 
@@ -167,7 +175,8 @@ class _CutsSeen:
     def __init__(self, part: nn.Module, workload: Workload, samples: int, ranks: int) -> None:
         self.how = {name: how_cut(name, workload.tensor_cuts, ranks) for name, _ in part.named_modules()}
         self.modules = {name: module for name, module in part.named_modules() if self.how[name]}
-        self.points, self.samples = workload.cut_points, samples
+        self.cut, self.points, self.samples, self.ranks = workload.tensor_cuts, workload.cut_points, samples, ranks
+        self.undivided: list[tuple[int, int]] = []  # FLOPs of products that ranks share in this many pieces, or not (1)
         kinds = ("forward", "tables", "entered", "backward", "taught", "gathered")
         self.told: dict[str, list[tuple[str, int]]] = {kind: [] for kind in kinds}
 
@@ -181,11 +190,14 @@ class _CutsSeen:
             for handle in handles:
                 handle.remove()
 
+    def own_flops(self, matmul: int) -> int:
+        """Of the products' FLOPs of a whole model, forward and backward, those of one rank."""
+        divided = matmul - sum(flops for flops, _ in self.undivided)
+        return divided // self.ranks + sum(flops // shared for flops, shared in self.undivided)
+
     def cuts(self) -> TensorCuts:
         """What was seen.  In a block that is recomputed the last row-cut product is not done again."""
-        products = {
-            name: one for name, one in self.modules.items() if self.how[name] not in ("input", "sequence", "copied")
-        }
+        products = {name: one for name, one in self.modules.items() if self.how[name] in _DIVIDED}
         parameters = sum(one.numel() for module in products.values() for one in module.parameters(recurse=False))
         whole = sum(_bias(module) for name, module in products.items() if self.how[name] == "row")
         rows = [self._inside(point, "forward") for point in self.points]
@@ -195,31 +207,34 @@ class _CutsSeen:
             entered_again=tuple(size for point in self.points for size in self._inside(point, "entered")),
             cut_parameters=parameters - whole,
             shared=self._shapes("sequence"),
-            copied=self._shapes("copied"),
+            copied=self._shapes("copied", "whole"),
             modules=len(products),
         )
 
-    def _shapes(self, how: str) -> tuple[Shape, ...]:
-        modules = [module for name, module in self.modules.items() if self.how[name] == how]
+    def _shapes(self, *how: str) -> tuple[Shape, ...]:
+        modules = [module for name, module in self.modules.items() if self.how[name] in how]
         return tuple(tuple(one.shape) for module in modules for one in module.parameters() if one.requires_grad)
 
     def _inside(self, point: str, kind: str) -> list[int]:
         return [size for name, size in self.told[kind] if name.startswith(point + ".")]
 
     def _note(self, name: str) -> Callable[..., None]:
-        kind, within = self.how[name], within_whole(name, self.how)
+        kind, told = self.how[name], _TOLD.get(self.how[name], ())
+        if within(name, self.how, "part"):
+            told = ()
+        elif within(name, self.how, "input"):
+            told = tuple(one for one in told if one != "entered")
 
         def hook(module: nn.Module, given: tuple[Any, ...], output: Any) -> None:
-            if kind in ("row", "vocabulary"):
-                self._tell("forward" if kind == "row" else "tables", name, output)
-            if kind == "vocabulary" and output.requires_grad:
+            for one in told:
+                self._tell(one, name, given[0] if one == "entered" else output)
+            if "tables" in told and output.requires_grad:
                 self._tell("taught", name, output)
-            if kind == "gathered":
-                self._tell("gathered", name, output)
-            if kind in ("input", "column", "gathered") and not within:
-                self._tell("entered", name, given[0])
-                if given[0].requires_grad:
-                    self._tell("backward", name, given[0])
+            if "entered" in told and given[0].requires_grad:
+                self._tell("backward", name, given[0])
+            if kind in ("copied", "whole") and isinstance(module, nn.Linear):
+                shared = pieces(name, self.cut) if kind == "copied" else 1
+                self.undivided.append((6 * output.numel() * module.in_features, shared))
 
         return hook
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.nn import functional
 
 from datahall.base.errors import Refused
 from datahall.base.workload import Workload
@@ -163,7 +164,9 @@ def _kernel(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, causal: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention and the logarithm of its sums of exponentials (batch, heads, tokens)."""
-    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, 0.0, causal)
+    wide = _as_wide(value, key)
+    output, weight = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, wide, 0.0, causal)
+    return output[..., : value.shape[-1]], weight
 
 
 def _kernel_backward(
@@ -177,6 +180,14 @@ def _kernel_backward(
     causal: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Gradients of these queries, keys and values; `output` and `weight` are the whole attention's, not this part's."""
-    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-        gradient, query, key, value, output, weight, 0.0, causal
+    gradient, wide, output = (_as_wide(one, key) for one in (gradient, value, output))
+    by_query, by_key, by_value = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+        gradient, query, key, wide, output, weight, 0.0, causal
     )
+    return by_query, by_key, by_value[..., : value.shape[-1]]
+
+
+def _as_wide(value: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+    """`value` with zeros up to the width of `key`: the kernel wants one width."""
+    missing = key.shape[-1] - value.shape[-1]
+    return functional.pad(value, (0, missing)) if missing else value

@@ -26,11 +26,13 @@ from torch.nn import functional
 
 from datahall.base.errors import Refused
 from datahall.base.workload import Adapted, Workload
-from datahall.compute.execute_adapted import cut_adapted
-from datahall.compute.execute_local import HoldsModel, tie, tied_names, trained
+from datahall.compute.execute_adapted import cut_adapted, keep_piece
+from datahall.compute.execute_local import HoldsModel, local, tie, tied_names, trained
 from datahall.compute.execute_sharded import spread
 from datahall.compute.layout import splits_evenly
 from datahall.compute.plan import ComputePlan
+
+_STYLED = ("column", "row", "vocabulary", "gathered", "input")  # PyTorch's own
 
 
 class TensorParallel(HoldsModel):
@@ -50,7 +52,7 @@ class TensorParallel(HoldsModel):
 def cut_modules(module: nn.Module, workload: Workload, plan: ComputePlan, ranks: DeviceMesh | None) -> list[str]:
     """Cut the modules of a model, or of a part of it, that the workload names over the tensor ranks, if there are any.
 
-    Returns the names of the parameters that each rank then uses on its share of the sequence only.
+    Returns the names of the parameters whose gradients on the ranks are then parts of a sum.
     """
     if ranks is None:
         return []
@@ -59,21 +61,26 @@ def cut_modules(module: nn.Module, workload: Workload, plan: ComputePlan, ranks:
     adapted = [(name, part) for name, part in cut if isinstance(part, Adapted)]
 
     def stream(name: str) -> Placement:
-        return Shard(1) if plan.sequence_parallel and not within_whole(name, how) else Replicate()
+        whole = how[name] in ("column", "gathered") and within(name, how, "input")
+        return Shard(1) if plan.sequence_parallel and not whole else Replicate()
 
     styles = {
         name: _style(how[name], len(signature(part.forward).parameters), stream(name))
         for name, part in cut
-        if how[name] not in ("sequence", "copied") and not isinstance(part, Adapted)
+        if how[name] in _STYLED and not isinstance(part, Adapted) and not within(name, how, "part")
     }
     ties = tied_names(module)
     parallelize_module(module, ranks, styles)
     tie(module, ties)
-    shared = {"copied", "sequence"} if plan.sequence_parallel else {"copied"}
-    parts = [(name, part) for name, part in cut if how[name] in shared and not isinstance(part, Adapted)]
-    for name, part in parts:
-        if how[name] == "copied":
+    for name, part in cut:
+        if how[name] == "part":
+            _sum_parts(part, ranks, stream(name))
+        elif how[name] == "copied" and not isinstance(part, Adapted):
             _use_one_piece(part, ranks, pieces(name, workload.tensor_cuts))
+        elif how[name] in ("column", "row") and within(name, how, "part"):
+            _use_own_piece(part, ranks, how[name])
+    shared = {"copied", "whole", "sequence"} if plan.sequence_parallel else {"copied", "whole"}
+    parts = [(name, part) for name, part in cut if how[name] in shared and not isinstance(part, Adapted)]
     summed = [
         f"{name}.{own}" for name, part in parts for own, weight in part.named_parameters() if weight.requires_grad
     ]
@@ -115,11 +122,46 @@ def own_rows(ranks: DeviceMesh, count: int) -> Callable[[torch.Tensor], torch.Te
     return lambda whole: whole[own * whole.shape[0] // count : (own + 1) * whole.shape[0] // count]
 
 
-def within_whole(name: str, how: Mapping[str, str]) -> bool:
-    """Whether the module called `name` is given what a module around it had made whole; `how` all are cut."""
-    return how[name] in ("column", "gathered") and any(
-        how[outer] == "input" and name.startswith(outer + ".") for outer in how
-    )
+def _use_own_piece(part: Any, ranks: DeviceMesh, how: str) -> None:
+    """Have a linear module hold the rank's own outputs ("column") or inputs ("row"), and exchange nothing."""
+    if how == "row" and part.bias is not None:
+        raise Refused(
+            "a row-cut module in a part has no bias.",
+            where="Workload.tensor_cuts",
+            hint='Cut the module around it as "input".',
+        )
+    keep_piece(part, "weight", 1 if how == "row" else 0, ranks)
+    keep_piece(part, "bias", 0, ranks)
+
+    def forward(given: torch.Tensor) -> torch.Tensor:
+        return functional.linear(given, local(part.weight), None if part.bias is None else local(part.bias))
+
+    part.forward = forward
+
+
+def _sum_parts(module: nn.Module, ranks: DeviceMesh, stream: Placement) -> None:
+    """Have a module take its input whole, and add up what the ranks make of it; `stream` says what a rank has of both.
+
+    Everything inside works on plain tensors.
+    """
+    forward = module.forward
+
+    def exchanged(given: torch.Tensor, *rest: Any) -> torch.Tensor:
+        whole = DTensor.from_local(given, ranks, (stream,), run_check=False).redistribute(placements=(Replicate(),))
+        part = forward(whole.to_local(grad_placements=(Partial(),)), *rest)
+        summed = DTensor.from_local(part, ranks, (Partial(),), run_check=False).redistribute(placements=(stream,))
+        return summed.to_local()
+
+    module.forward = exchanged
+
+
+def within(name: str, how: Mapping[str, str], kind: str) -> bool:
+    """Whether a module around the one called `name` is cut as `kind`; `how` all are cut."""
+    while name:
+        name = name.rpartition(".")[0]
+        if how.get(name) == kind:
+            return True
+    return False
 
 
 def _matches(name: str, pattern: str) -> bool:

@@ -26,8 +26,7 @@ def countable(shape: ModelShape, plan: ComputePlan) -> bool:
     """Whether datahall runs this shape and split itself, so that its collectives are known exactly."""
     ours = not (shape.learned_positions or shape.mlp_bias or shape.query_key_norm)
     run = experts_run(plan) and (plan.zero_stage < 2 or plan.virtual_stages <= MOST_GATHERED_STAGES)
-    plain = max(plan.tensor, plan.context) == 1 or not (shape.experts or shape.latent)
-    return ours and shape.mlp_matrices == 3 and run and plain
+    return ours and shape.mlp_matrices == 3 and run
 
 
 def handed_over(
@@ -195,10 +194,10 @@ def _stage_cuts(
     """The cuts of all parts of our language model that a worker of `stage` holds."""
     stages = plan.pipeline * plan.virtual_stages
     ends = [(index == 0, index == stages - 1) for index in range(stages)]
-    layers = [len(stage_layers(shape.layers, stages, index)) for index in range(stages)]
+    layers = [stage_layers(shape.layers, stages, index) for index in range(stages)]
     parts = [
-        language_model_cuts(shape, sequence, count, plan.tensor, adapters, first=first, last=last)
-        for count, (first, last) in zip(layers, ends, strict=True)
+        language_model_cuts(shape, sequence, own, plan.tensor, adapters, first=first, last=last)
+        for own, (first, last) in zip(layers, ends, strict=True)
     ]
     return together(parts[stage :: plan.pipeline])
 

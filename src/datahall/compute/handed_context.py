@@ -15,6 +15,13 @@ def ring_handed(shape: ModelShape, sequence: int, plan: ComputePlan, layers: int
     """
     passes = 3 + (plan.recompute != "none")
     sends = plan.accumulation * layers * passes * (plan.context - 1)
-    kept = 2 * max(1, shape.kv_heads // plan.tensor) * shape.head_dim
-    size = plan.micro_batch * (sequence // plan.context) * kept * word_bytes(plan)
+    size = plan.micro_batch * (sequence // plan.context) * _kept(shape, plan.tensor) * word_bytes(plan)
     return {"send": (sends, sends * size)} if sends else {}
+
+
+def _kept(shape: ModelShape, ranks: int) -> int:
+    """Elements of one token's keys and values on a tensor rank, as the attention core is given them."""
+    if shape.latent is not None:
+        latent = shape.latent
+        return shape.heads // ranks * (latent.nope_dim + latent.rope_dim + latent.value_dim)
+    return 2 * max(1, shape.kv_heads // ranks) * shape.head_dim

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 
 from datahall.case.model import ModelShape
 from datahall.compute.adapters import Adapters
-from datahall.compute.inventory import Shape, element_count, share_count
+from datahall.compute.inventory import Shape, latent_down, share_count
 from datahall.compute.plan import ComputePlan
 
 Handed = tuple[int, int]  # calls, bytes
@@ -25,9 +25,9 @@ class TensorCuts:
     every rank needs whole, `backward` those of them whose gradients are summed, `taught` the tables' outputs that have
     gradients, `gathered` outputs that are put together again.  Of those inside blocks, `forward_again` and
     `entered_again` are exchanged again where blocks are recomputed.
-    `cut_parameters` are divided among the ranks, the others are on each; `shared` are the shapes of what is trained of
-    those that a rank uses on its share of the sequence only, `copied` of those that each rank has whole and uses with
-    one piece of the model.
+    `shared` are the shapes of what is trained and a rank uses on its share of the sequence only, `copied` of what each
+    rank has whole and uses with its piece of the model.  Of models without formulas also how many parameters are
+    divided among the ranks (`cut_parameters`), in so many `modules`.
     """
 
     forward: tuple[int, ...] = ()
@@ -41,7 +41,7 @@ class TensorCuts:
     shared: tuple[Shape, ...] = ()
     copied: tuple[Shape, ...] = ()
     cut_parameters: int = 0
-    modules: int = 0  # that are cut
+    modules: int = 0
 
 
 def together(parts: Sequence[TensorCuts]) -> TensorCuts:
@@ -54,27 +54,24 @@ def together(parts: Sequence[TensorCuts]) -> TensorCuts:
 def language_model_cuts(
     shape: ModelShape,
     sequence: int,
-    layers: int,
+    own: range,
     ranks: int,
     adapters: Adapters | None = None,
     *,
     first: bool,
     last: bool,
 ) -> TensorCuts:
-    """The cuts of so many `layers` of our language model, with its table if `first` and its head if `last`.
+    """The cuts of its `own` layers of our language model, with its table if `first` and its head if `last`.
 
-    With `adapters` the rest is frozen: what enters the first layer has no gradient.
+    Whatever its heads and its MLP are, a layer has one sum behind each of the two.  With `adapters` the rest is frozen:
+    what enters the first layer has no gradient.
     """
-    stream, query, kept = sequence * shape.hidden, shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    copied: list[Shape] = [(kept, shape.hidden), (kept,)] if shape.attention_bias else [(kept, shape.hidden)]
-    copied = 2 * copied if ranks > shape.kv_heads else []
+    stream, layers = sequence * shape.hidden, len(own)
+    mixtures = sum(layer >= shape.layers - shape.moe_layers for layer in own)
     ends: tuple[int, ...] = (stream,) if last else ()
     tables: tuple[int, ...] = (stream,) if first else ()
     entered = (stream,) * (2 * layers) + ends
-    weights = shape.hidden * (2 * query + 2 * kept + 3 * shape.ffn)
-    bias = query + 2 * kept if shape.attention_bias else 0
-    whole = sum(element_count(one) for one in copied)
-    once = tuple(copied) if adapters is None else adapters.on_rank(shape, ranks).summed
+    once = layers * _used_by_heads(shape, ranks) + mixtures * ((shape.experts, shape.hidden),)
     return TensorCuts(
         forward=(stream,) * (2 * layers),
         tables=tables,
@@ -85,9 +82,7 @@ def language_model_cuts(
         forward_again=(stream,) * layers,
         entered_again=(stream,) * (2 * layers),
         shared=((shape.hidden,),) * (2 * layers + last) if adapters is None else (),
-        copied=layers * once,
-        cut_parameters=layers * (weights + bias - whole) + (first + last) * shape.vocab * shape.hidden,
-        modules=(5 if copied else 7) * layers + first + last,
+        copied=once if adapters is None else layers * adapters.on_rank(shape, ranks).summed,
     )
 
 
@@ -127,6 +122,15 @@ def word_bytes(plan: ComputePlan) -> int:
 
 
 _CALLS = tuple(field.name for field in fields(TensorCuts) if field.name not in ("cut_parameters", "modules"))
+
+
+def _used_by_heads(shape: ModelShape, ranks: int) -> tuple[Shape, ...]:
+    """What each rank has whole of a layer's attention and uses for its heads: down to latents, or too few keys."""
+    if shape.latent is not None:
+        return latent_down(shape, shape.latent)
+    kept = shape.kv_heads * shape.head_dim
+    one: tuple[Shape, ...] = ((kept, shape.hidden), (kept,)) if shape.attention_bias else ((kept, shape.hidden),)
+    return 2 * one if ranks > shape.kv_heads else ()
 
 
 def _times(once: Sequence[int], plan: ComputePlan, again: Sequence[int] = ()) -> Handed:

@@ -43,17 +43,18 @@ class Inventory:
 
 
 def language_model_inventory(shape: ModelShape, ranks: int = 1) -> Inventory:
-    """The parameters of our language model on one of `ranks` tensor ranks (1 for mixtures), block by block."""
+    """The parameters of our language model on one of `ranks` tensor ranks, block by block."""
     query, kept = shape.heads * shape.head_dim // ranks, shape.kv_heads * shape.head_dim
     kept = kept if ranks > shape.kv_heads else kept // ranks  # each rank has all, and uses one
     attention: list[Shape] = [(query, shape.hidden), (kept, shape.hidden), (kept, shape.hidden), (shape.hidden, query)]
     bias: list[Shape] = [(query,), (kept,), (kept,)] if shape.attention_bias else []
-    heads = (*attention, *bias) if shape.latent is None else _latent(shape, shape.latent)
+    heads = (*attention, *bias) if shape.latent is None else _latent(shape, shape.latent, ranks)
     around = ((shape.hidden,), *heads, (shape.hidden,))
     balance = ((shape.experts,),) if shape.router_balance else ()
     dense = (*around, *_gated(shape.hidden, (shape.dense_ffn if shape.experts else shape.ffn) // ranks))
-    mixed = (*around, (shape.experts, shape.hidden), *balance, *shape.experts * _gated(shape.hidden, shape.ffn))
-    mixed = (*mixed, *shape.shared_experts * _gated(shape.hidden, shape.shared_ffn))
+    mixed = (*around, (shape.experts, shape.hidden), *balance)
+    mixed = (*mixed, *shape.experts * _gated(shape.hidden, shape.ffn // ranks))
+    mixed = (*mixed, *shape.shared_experts * _gated(shape.hidden, shape.shared_ffn // ranks))
     table = (shape.vocab // ranks, shape.hidden)
     table_and_norm: tuple[Shape, ...] = (table, (shape.hidden,))
     head: tuple[Shape, ...] = () if shape.tied_embeddings else (table,)
@@ -88,22 +89,26 @@ def element_count(shape: Shape) -> int:
 
 
 def share_count(shape: Shape, ranks: int) -> int:
-    """Elements of one rank's padded piece, cut along the first dimension."""
+    """Elements of the largest of `ranks` pieces of a tensor, cut along the first dimension; others are padded to it."""
     return -(-shape[0] // ranks) * element_count(shape[1:])
 
 
-def _latent(shape: ModelShape, latent: LatentAttention) -> tuple[Shape, ...]:
-    """Latent attention: queries (behind a latent of their own, or none), keys and values, output."""
-    query, narrow = shape.heads * (latent.nope_dim + latent.rope_dim), latent.key_value_rank
-    rank = latent.query_rank
-    before: tuple[Shape, ...] = ((rank, shape.hidden), (rank,)) if rank else ()
+def latent_down(shape: ModelShape, latent: LatentAttention) -> tuple[Shape, ...]:
+    """What every tensor rank has whole of latent attention: ways down to latents and their norms, of queries first."""
+    rank, narrow = latent.query_rank, latent.key_value_rank
+    queries: tuple[Shape, ...] = ((rank, shape.hidden), (rank,)) if rank else ()
+    return (*queries, (narrow + latent.rope_dim, shape.hidden), (narrow,))
+
+
+def _latent(shape: ModelShape, latent: LatentAttention, ranks: int) -> tuple[Shape, ...]:
+    """Latent attention: queries, keys and values, output; by heads, so divided among the ranks, but for the latents."""
+    heads, down = shape.heads // ranks, latent_down(shape, latent)
     return (
-        *before,
-        (query, rank or shape.hidden),
-        (narrow + latent.rope_dim, shape.hidden),
-        (narrow,),
-        (shape.heads * (latent.nope_dim + latent.value_dim), narrow),
-        (shape.hidden, shape.heads * latent.value_dim),
+        *down[:-2],
+        (heads * (latent.nope_dim + latent.rope_dim), latent.query_rank or shape.hidden),
+        *down[-2:],
+        (heads * (latent.nope_dim + latent.value_dim), latent.key_value_rank),
+        (shape.hidden, heads * latent.value_dim),
     )
 
 

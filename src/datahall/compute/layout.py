@@ -58,8 +58,9 @@ class Layout:
 
 def splits_evenly(shape: ModelShape, ranks: int) -> bool:
     """Whether so many tensor ranks get equal parts of every layer; where heads are fewer, some have the same one."""
-    kept = shape.kv_heads % ranks == 0 or ranks % shape.kv_heads == 0
-    return shape.heads % ranks == 0 and kept and shape.ffn % ranks == 0
+    kept = shape.latent is not None or shape.kv_heads % ranks == 0 or ranks % shape.kv_heads == 0
+    widths = (shape.ffn, shape.shared_ffn, shape.dense_ffn if shape.dense_layers else 0)
+    return shape.heads % ranks == 0 and kept and all(width % ranks == 0 for width in widths)
 
 
 def stage_layers(layers: int, stages: int, stage: int) -> range:

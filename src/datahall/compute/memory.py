@@ -95,10 +95,12 @@ def memory(
 def held_parameters(counts: ShapeCounts, plan: PlanNumbers) -> tuple[Any, Any]:
     """Dense and expert parameters on one device before ZeRO shards them, embeddings spread evenly over the stages.
 
-    Experts are spread over the expert ranks, or split like everything else where there are none.
+    What leads to a latent is whole on every tensor rank.  Experts are spread over the expert ranks, or split like
+    everything else where there are none.
     """
     dense_layers = counts.layers - counts.moe_layers
-    dense = counts.layers * counts.attention_weights + dense_layers * counts.dense_weights + counts.other_parameters
+    attention = counts.attention_weights + (plan.tensor - 1.0) * counts.whole_weights
+    dense = counts.layers * attention + dense_layers * counts.dense_weights + counts.other_parameters
     dense = dense + counts.moe_layers * counts.shared_weights + counts.embedding_parameters
     spread = np.where(np.asarray(plan.expert) > 1, plan.expert, plan.tensor)
     experts = counts.moe_layers * counts.experts * counts.expert_weights
@@ -131,7 +133,8 @@ def _activations(
     frozen = np.where((np.asarray(adapters.rank) > 0) & (np.asarray(adapters.mlp) == 0), 1.0 - mixture, 0.0)
     inside = inside - frozen * counts.dense_width / np.maximum(counts.mlp_matrices - 1.0, 1.0)
     stream = (4.0 - frozen) * counts.hidden / split
-    layer = word * tokens * (stream + (counts.attention_width + inside) / plan.tensor)
+    attention = counts.attention_width + (plan.tensor - 1.0) * counts.whole_width
+    layer = word * tokens * (stream + (attention + inside) / plan.tensor)
     inputs = word * tokens * counts.hidden / split
     recompute = np.asarray(plan.recompute)
     projected = inputs + word * tokens * (counts.score_width + counts.key_value_width) / plan.tensor

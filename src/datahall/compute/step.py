@@ -1,8 +1,9 @@
 """The step table of a compute plan: every row's exact FLOPs, bytes and kernels on one worker.
 
 Counted as torch's FlopCounterMode counts: a product of m x k with k x n is 2 m n k; the attention core is counted in
-full (not halved for causality), two products forward and five backward, because the fused kernel recomputes the scores;
-of context ranks a worker's own tokens in full, and half of the others' (which are the ones that it looks at).
+full (not halved for causality), two products forward and five backward, because the fused kernel recomputes the scores,
+and values as wide as queries, since narrower ones are filled up for it; of context ranks a worker's own tokens in full,
+and half of the others' (which are the ones that it looks at).
 Bytes are memory traffic of an ideal kernel that reads each operand once; no seconds here.
 """
 
@@ -42,7 +43,7 @@ def step_table(
     tokens = plan.accumulation * plan.micro_batch * sequence // plan.context
     word = _BYTES.get(plan.precision, 2)
     products = 2 if adapters is None else 1
-    repeated = counts.hidden * counts.key_value_width * (max(1, plan.tensor // shape.kv_heads) - 1)
+    repeated = _repeated_weights(shape, counts, plan.tensor)
     rows = _layer_rows(counts, own_layers, own_moe, tokens, sequence, plan, word, fused_attention, products, repeated)
     if stage == 0:
         rows.append(_embedding_row(counts, tokens, word))
@@ -81,7 +82,7 @@ def _layer_rows(
     products: int,
     repeated: int,
 ) -> list[Row]:
-    """Rows of the layers; `repeated` are weights of heads that several tensor ranks have, once for each rank more.
+    """Rows of the layers; `repeated` are weights of attention that several tensor ranks have, once for each rank more.
 
     `products` is matrix products backward for each forward (1 where weights are frozen).
     """
@@ -101,7 +102,7 @@ def _layer_rows(
     _attention_core(rows, counts, layers, tokens, sequence, plan, word, fused)
     product("mlp", dense, counts.dense_weights, counts.dense_width, counts.mlp_matrices)
     if moe:
-        product("router", moe, counts.router_weights, counts.experts, 1)
+        product("router", moe, counts.router_weights * tensor, counts.experts, 1)  # whole on every tensor rank
         product(
             "experts", moe, counts.expert_weights, counts.expert_width, counts.mlp_matrices, counts.experts_per_token
         )
@@ -111,6 +112,13 @@ def _layer_rows(
     moved = word * tokens * (layers * per_token + 2 * inside) // tensor
     rows.append(Row("elementwise", Component.COMPUTE, 0, 3 * moved, kernels=36 * layers * micro_steps))
     return rows
+
+
+def _repeated_weights(shape: ModelShape, counts: ShapeCounts, ranks: int) -> int:
+    """Weights of one layer's attention that several tensor ranks have, once for each rank more."""
+    if shape.latent is not None:
+        return counts.whole_weights * (ranks - 1)
+    return counts.hidden * counts.key_value_width * (max(1, ranks // shape.kv_heads) - 1)
 
 
 def _attention_core(
@@ -127,7 +135,7 @@ def _attention_core(
     keys = (layers - windowed) * sequence + windowed * min(sequence, counts.window or sequence)
     keys = keys * (plan.context + 1)  # of context ranks a worker's queries see their own keys, and half of each other's
     scores = 2 * tokens * keys * counts.score_width // plan.tensor // (2 * plan.context)
-    values = 2 * tokens * keys * counts.value_width // plan.tensor // (2 * plan.context)
+    values = scores if fused else 2 * tokens * keys * counts.value_width // plan.tensor // (2 * plan.context)
     moved = word * layers * tokens * (counts.score_width + counts.value_width + counts.key_value_width) // plan.tensor
     launches = layers * plan.accumulation
     rows.append(Row("attention core forward", Component.COMPUTE, scores + values, moved, kernels=launches))

@@ -103,7 +103,7 @@ def _context_s(
     """Keys and values once around the context ring forward, twice backward (with their gradients)."""
     ranks = plan.context
     rate, hop = links.group(ranks, plan.tensor)
-    held = word * tokens * counts.key_value_width / plan.tensor
+    held = word * tokens * counts.ring_width / plan.tensor
     whole = 3.0 * layers * all_gather_s(held * ranks, ranks, rate, hop)
     return hidden_s(whole, one.attention, habits.context_exposed)
 

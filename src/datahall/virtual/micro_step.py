@@ -129,7 +129,8 @@ def _linear_s(
 ) -> Any:
     """Forward seconds of the dense products and of what comes with each (kernel ramps, casts)."""
     dense = layers - mixture
-    attention, mlp = counts.attention_weights / plan.tensor, counts.dense_weights / plan.tensor
+    attention = (counts.attention_weights + (plan.tensor - 1.0) * counts.whole_weights) / plan.tensor
+    mlp = counts.dense_weights / plan.tensor
     shared = (counts.shared_weights + counts.router_weights) / plan.tensor
     operand = np.minimum(np.asarray(plan.linear_bits) / 8.0, rates.word_bytes)
     narrow = np.where(operand < rates.word_bytes, 1.0, 0.0)

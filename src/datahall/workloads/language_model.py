@@ -39,6 +39,22 @@ _TENSOR_CUTS = {
     "norm": "sequence",
     "head": "gathered",
 }
+_LATENT_CUTS = {
+    "blocks.*.attention": "part",
+    "blocks.*.attention.query_latent": "whole",
+    "blocks.*.attention.query_norm": "whole",
+    "blocks.*.attention.compress": "whole",
+    "blocks.*.attention.compressed_norm": "whole",
+    "blocks.*.attention.expand": "column",
+}
+_MIXTURE_CUTS = {
+    "blocks.*.mlp.router": "whole",
+    **{
+        f"blocks.*.mlp.{kind}.*.{matrix}": how
+        for kind in ("experts", "shared")
+        for matrix, how in (("gate", "column"), ("up", "column"), ("down", "row"))
+    },
+}
 
 
 def build(case: Case) -> Workload:
@@ -78,26 +94,28 @@ def language_workload(
         criterion=token_cross_entropy,
         attention_cores=tuple(f"blocks.{index}.attention.core" for index in range(case.model.layers)),
         tensor_cuts=_tensor_cuts(case.model),
-        mixtures=tuple(
-            f"blocks.{index}.mlp" for index in range(case.model.layers - case.model.moe_layers, case.model.layers)
-        ),
-        cut_sequence=None if case.model.experts or case.model.latent else cut_sequence,
+        mixtures=_mixtures(case.model),
+        cut_sequence=cut_sequence,
         optimiser=optimiser,
     )
 
 
 def _tensor_cuts(shape: ModelShape) -> dict[str, str]:
-    if shape.experts or shape.latent:
-        return {}
     kept = f"column:{shape.kv_heads}"
-    return _TENSOR_CUTS | {f"blocks.*.attention.{name}": kept for name in ("key", "value")}
+    heads = {f"blocks.*.attention.{name}": kept for name in ("key", "value")} if shape.latent is None else _LATENT_CUTS
+    mixtures = dict.fromkeys(_mixtures(shape), "part")  # first: what is named first counts
+    return mixtures | _TENSOR_CUTS | heads | (_MIXTURE_CUTS if mixtures else {})
+
+
+def _mixtures(shape: ModelShape) -> tuple[str, ...]:
+    return tuple(f"blocks.{index}.mlp" for index in range(shape.layers - shape.moe_layers, shape.layers))
 
 
 def cut_sequence(model: LanguageModel, positions: torch.Tensor, attend: Callable[..., torch.Tensor]) -> None:
     """Have the model work on the tokens at `positions` only, with `attend` for attention over the others as well."""
     for block in model.blocks:
-        attention: Attention = block.attention  # pyright: ignore[reportAssignmentType]
-        whole = rotary_table(int(positions.max()) + 1, attention.head_dim, positions.device, attention.rotary_base)
+        attention: Attention | LatentHeads = block.attention  # pyright: ignore[reportAssignmentType]
+        whole = rotary_table(int(positions.max()) + 1, attention.turned, positions.device, attention.rotary_base)
         attention.rotation = (whole[0][positions], whole[1][positions])
         attention.core.forward = attend
 
@@ -184,7 +202,7 @@ class Attention(nn.Module):
 
     def __init__(self, shape: ModelShape, rotary_base: float) -> None:
         super().__init__()
-        self.rotary_base = rotary_base
+        self.rotary_base, self.turned = rotary_base, shape.head_dim
         self.rotation: tuple[torch.Tensor, torch.Tensor] | None = None  # of positions that are not all
         self.head_dim = shape.head_dim
         self.query = nn.Linear(shape.hidden, shape.heads * shape.head_dim, bias=shape.attention_bias)
@@ -210,11 +228,17 @@ class Attention(nn.Module):
 
 
 class AttentionCore(nn.Module):
-    """Scores, softmax and values: queries (batch, heads, sequence, head_dim) over as many or fewer keys and values."""
+    """Scores, softmax and values: queries (batch, heads, sequence, head_dim) over as many or fewer keys and values.
+
+    Narrower values are filled with zeros: the fused kernel wants one width.
+    """
 
     def forward(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        grouped = query.shape[1] != key.shape[1]
-        return functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=grouped)
+        grouped, width = query.shape[1] != key.shape[1], value.shape[-1]
+        if width < key.shape[-1]:
+            value = functional.pad(value, (0, key.shape[-1] - width))
+        mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=grouped)
+        return mixed[..., :width]
 
 
 def _initialise(module: nn.Module) -> None:

@@ -21,7 +21,8 @@ class LatentHeads(nn.Module):
     def __init__(self, shape: ModelShape, rotary_base: float, core: nn.Module) -> None:
         super().__init__()
         assert shape.latent is not None
-        self.latent, self.heads, self.rotary_base = shape.latent, shape.heads, rotary_base
+        self.latent, self.rotary_base, self.turned = shape.latent, rotary_base, shape.latent.rope_dim
+        self.rotation: tuple[torch.Tensor, torch.Tensor] | None = None  # of positions that are not all
         narrow, hidden = self.latent.key_value_rank, shape.hidden
         query = shape.heads * (self.latent.nope_dim + self.latent.rope_dim)
         rank = self.latent.query_rank
@@ -35,29 +36,30 @@ class LatentHeads(nn.Module):
         self.output = nn.Linear(shape.heads * self.latent.value_dim, hidden, bias=False)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        plain, turned = self.latent.nope_dim, self.latent.rope_dim
-        rotation = rotary_table(hidden.shape[1], turned, hidden.device, self.rotary_base)
-        query = self._by_head(self.query(self.query_norm(self.query_latent(hidden))))
+        plain, turned, width = self.latent.nope_dim, self.turned, self.latent.value_dim
+        rotation = self.rotation or rotary_table(hidden.shape[1], turned, hidden.device, self.rotary_base)
+        query = _by_head(self.query(self.query_norm(self.query_latent(hidden))), plain + turned)
         compressed, shared = self.compress(hidden).split((self.latent.key_value_rank, turned), dim=-1)
-        wide = self._by_head(self.expand(self.compressed_norm(compressed)))
-        key, value = wide.split((plain, self.latent.value_dim), dim=-1)
+        wide = _by_head(self.expand(self.compressed_norm(compressed)), plain + width)
+        key, value = wide.split((plain, width), dim=-1)
         query, placed = query.split((plain, turned), dim=-1)
-        place = rotate(shared.unsqueeze(1), rotation).expand(-1, self.heads, -1, -1)
+        place = rotate(shared.unsqueeze(1), rotation).expand(-1, key.shape[1], -1, -1)
         key = torch.cat((key, place), dim=-1)
         mixed = self.core(torch.cat((query, rotate(placed, rotation)), dim=-1), key, value)
         return self.output(mixed.transpose(1, 2).flatten(2))
 
-    def _by_head(self, wide: torch.Tensor) -> torch.Tensor:
-        return wide.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-
 
 def check_heads(shape: ModelShape) -> None:
-    """Refused for latent attention whose values are not as wide as its queries: the fused core wants one width."""
+    """Refused for latent attention whose values are wider than its queries: narrower ones the core fills with zeros."""
     latent = shape.latent
-    if latent is not None and latent.value_dim != latent.nope_dim + latent.rope_dim:
+    if latent is not None and latent.value_dim > latent.nope_dim + latent.rope_dim:
         raise Refused(
             f"{shape.name} is planned but not run: values of {latent.value_dim} beside queries of "
             f"{latent.nope_dim + latent.rope_dim} have no fused attention here.",
             where="model.latent",
-            hint="Set value_dim to nope_dim + rope_dim.",
+            hint="Set value_dim to nope_dim + rope_dim, or less.",
         )
+
+
+def _by_head(wide: torch.Tensor, width: int) -> torch.Tensor:
+    return wide.unflatten(-1, (-1, width)).transpose(1, 2)

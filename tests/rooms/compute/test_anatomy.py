@@ -8,6 +8,7 @@ import torch
 from small_cases import SHAPE, small_case
 
 from datahall.base.errors import Refused
+from datahall.case.model import LatentAttention
 from datahall.compute.anatomy import Anatomy, anatomy_from_json
 from datahall.compute.execute_anatomy import read_anatomy
 from datahall.compute.handed import handed_over
@@ -33,9 +34,18 @@ SPLITS = [
 ]
 
 
-@pytest.mark.parametrize("plan", SPLITS)
-def test_the_language_model_seen_from_outside_is_its_formulas(plan):
-    case = small_case(FOUR_LAYERS)
+LATENT = replace(FOUR_LAYERS, latent=LatentAttention(24, 16, rope_dim=8, nope_dim=8, value_dim=8))
+BOTH = replace(
+    LATENT, ffn=48, experts=4, experts_per_token=2, shared_experts=1, shared_ffn=32, dense_layers=1, dense_ffn=128
+)
+
+
+@pytest.mark.parametrize(
+    ("shape", "plan"),
+    [(FOUR_LAYERS, plan) for plan in SPLITS] + [(shape, plan) for shape in (LATENT, BOTH) for plan in SPLITS[3::2]],
+)
+def test_the_language_model_seen_from_outside_is_its_formulas(shape, plan):
+    case = small_case(shape)
     found = _read(case, plan)
     sequence = case.application.sequence
     expected = language_model_inventory(case.model)

@@ -14,12 +14,13 @@ from datahall.compute.inventory import element_count, language_model_inventory
 from datahall.compute.plan import ComputePlan
 from datahall.compute.step import step_table
 from datahall.real.observe import count_flops
-from datahall.workloads.language_model import LanguageModel, build, next_token_loss
+from datahall.workloads.language_model import AttentionCore, LanguageModel, build, next_token_loss
 from datahall.workloads.mixture import Mixture
 
 MIXED = replace(SHAPE, layers=3, ffn=48, experts=4, experts_per_token=2, dense_layers=1, dense_ffn=128)
 LATENT = LatentAttention(query_rank=24, key_value_rank=16, rope_dim=8, nope_dim=8, value_dim=16)
 DEEPSEEK = replace(MIXED, latent=LATENT, shared_experts=1, shared_ffn=48)
+NARROW_VALUES = replace(SHAPE, latent=replace(LATENT, value_dim=8))
 SHARED = replace(MIXED, shared_experts=2, shared_ffn=32, router_balance=True)
 
 
@@ -36,7 +37,7 @@ def test_parameters_are_those_counted(shape):
 
 
 @pytest.mark.parametrize("recompute", ["none", "selective", "full"])
-@pytest.mark.parametrize("shape", [MIXED, SHARED, DEEPSEEK])
+@pytest.mark.parametrize("shape", [MIXED, SHARED, DEEPSEEK, NARROW_VALUES])
 def test_flops_are_those_counted_whatever_is_chosen(shape, recompute):
     workload = build(small_case(shape))
     recompute_parts(workload.model, workload, recompute)
@@ -103,9 +104,13 @@ def test_latent_heads_see_the_past_only_and_where_it_stands():
     assert torch.allclose(repeated[0, 0], repeated[0, 7], atol=1e-4)  # alike whatever it attends to: one token only
 
 
-def test_latent_values_of_another_width_are_refused():
+def test_values_narrower_than_queries_are_mixed_as_they_are_and_wider_ones_refused():
+    torch.manual_seed(0)
+    query, key, value = torch.randn(2, 3, 8, 16), torch.randn(2, 3, 8, 16), torch.randn(2, 3, 8, 5)
+    scores = (query @ key.transpose(-1, -2) / 4.0).masked_fill(~torch.ones(8, 8, dtype=torch.bool).tril(), -torch.inf)
+    assert torch.allclose(AttentionCore()(query, key, value), scores.softmax(-1) @ value, atol=1e-5)
     with pytest.raises(Refused, match="no fused attention"):
-        LanguageModel(replace(SHAPE, latent=replace(LATENT, value_dim=8)))
+        LanguageModel(replace(SHAPE, latent=replace(LATENT, value_dim=24)))
 
 
 def test_a_router_that_chooses_one_expert_still_learns():
