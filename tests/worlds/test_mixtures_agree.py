@@ -35,7 +35,7 @@ MIXTURE = replace(
     dense_ffn=128,
 )
 BOTH = replace(MIXTURE, latent=replace(LATENT.latent, query_rank=0, value_dim=16), experts_per_token=1)
-SHAPES = {"latent": LATENT, "mixture": MIXTURE, "both": BOTH}
+SHAPES = {"both": (BOTH, ()), "latent": (LATENT, pytest.mark.soak), "mixture": (MIXTURE, pytest.mark.soak)}
 ALONE = ComputePlan(micro_batch=8, precision="fp32")
 TENSOR = ComputePlan(tensor=2, micro_batch=4, accumulation=2, precision="fp32", sequence_parallel=False)
 GRID = replace(TENSOR, pipeline=2, micro_batch=2, accumulation=4)
@@ -75,9 +75,9 @@ NARROW = {
 }
 
 
-@pytest.fixture(scope="module", params=SHAPES)
+@pytest.fixture(scope="module", params=[pytest.param(name, marks=SHAPES[name][1]) for name in SHAPES])
 def case(request):
-    few = small_case(SHAPES[request.param])
+    few = small_case(SHAPES[request.param][0])
     tokens = STEPS * few.application.global_batch * few.application.sequence
     return replace(few, application=replace(few.application, tokens=tokens), site=replace(few.site, nodes=8))
 
@@ -87,13 +87,11 @@ def alone(case, tmp_path_factory):
     return _run(case, ALONE, tmp_path_factory)
 
 
-@pytest.mark.soak
 def test_one_process_counts_as_was_forecast(case, alone):
     _counts_agree(case, ALONE, alone)
 
 
-@pytest.mark.soak
-@pytest.mark.parametrize("name", SPLITS)
+@pytest.mark.parametrize("name", ["tensor", *[pytest.param(one, marks=pytest.mark.soak) for one in list(SPLITS)[1:]]])
 def test_a_split_is_the_training_of_one_process(case, alone, tmp_path_factory, name):
     run = _run(case, SPLITS[name], tmp_path_factory)
     assert parity.between(run, alone).holds
