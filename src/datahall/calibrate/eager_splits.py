@@ -102,6 +102,7 @@ def eager_habits(habits: StackHabits, plan: ComputePlan, layers: int, link: Mapp
         pipeline_exposed=1.0,
         sends_wait=1.0,
         head_exposed=1.0,
+        own_latents=1.0,
         tied_exposed=1.0,
         expert_latency=0.0,
         expert_exposed=_EXPERT_PASSES,

@@ -73,7 +73,6 @@ class Machine:
         """The inputs as the probe alone gives them."""
         device = DeviceRates(**self._device(compute))
         counts = ShapeCounts.of(case.model)
-        counts = replace(counts, value_width=counts.score_width)  # narrower values are filled up for the fused core
         costs = split_costs(counts, compute, float(device.memory_bytes_per_s), float(device.kernel_s))
         costs = with_frozen(costs, compute, trainable_share(case))
         device = replace(device, fixed_s=costs.fixed_s)

@@ -5,7 +5,7 @@ Arrays or plain numbers; communication is `exchange`'s.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -51,6 +51,7 @@ def micro_step(
     adapters: AdapterNumbers,
 ) -> MicroStep:
     """The micro-step of `plan` on its slowest stage; with `adapters` everything else is frozen."""
+    counts = _as_run(counts, habits, plan)
     tokens = plan.micro_batch * sequence / plan.context
     chunk = plan.pipeline * plan.virtual_stages
     layers = np.ceil(counts.layers / chunk) * plan.virtual_stages
@@ -80,6 +81,13 @@ def micro_step(
         forward=dense + thin + attend + element + experts + permute,
         backward=grads * (dense + experts) + 2.0 * thin + attend_back + 2.0 * element + permute + recompute,
     )
+
+
+def _as_run(counts: ShapeCounts, habits: StackHabits, plan: PlanNumbers) -> ShapeCounts:
+    """`counts` of latent attention as the stack goes through it."""
+    whole = habits.own_latents * (plan.tensor - 1.0) * counts.whole_weights
+    filled = habits.own_latents * (counts.score_width - counts.value_width)
+    return replace(counts, attention_weights=counts.attention_weights + whole, value_width=counts.value_width + filled)
 
 
 def last_share(counts: ShapeCounts) -> Any:
@@ -129,8 +137,7 @@ def _linear_s(
 ) -> Any:
     """Forward seconds of the dense products and of what comes with each (kernel ramps, casts)."""
     dense = layers - mixture
-    attention = (counts.attention_weights + (plan.tensor - 1.0) * counts.whole_weights) / plan.tensor
-    mlp = counts.dense_weights / plan.tensor
+    attention, mlp = counts.attention_weights / plan.tensor, counts.dense_weights / plan.tensor
     shared = (counts.shared_weights + counts.router_weights) / plan.tensor
     operand = np.minimum(np.asarray(plan.linear_bits) / 8.0, rates.word_bytes)
     narrow = np.where(operand < rates.word_bytes, 1.0, 0.0)
