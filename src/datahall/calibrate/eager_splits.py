@@ -18,11 +18,11 @@ from datahall.compute.plan import ComputePlan
 from datahall.virtual.habits import StackHabits
 
 # Times that the parameters are copied for each gather of them, in and out of its buffers (those of scatters were not
-# seen beside them), at the rate of small activations; launches for each block that is gathered, and that is scattered;
-# launches for each layer that DTensor cuts.
+# seen beside them), at the rate of small activations; launches for each block that is gathered, and that is scattered.
 _GATHER_COPIES = 30.0
 _GATHER_KERNELS, _SCATTER_KERNELS = 35.0, 75.0
-_TENSOR_KERNELS = 520.0
+# Seconds that DTensor costs where no probe measured it: of a machine of two cores.
+UNPROBED_CUT = {"layer_s": 0.007, "micro_step_s": 0.008, "shared_layer_s": 0.014, "shared_micro_step_s": 0.01}
 # How many times its formula a sum of tensor ranks takes with its copies and with waiting for each other at every layer.
 _TENSOR_PASSES = 3.0
 # On cases/mixture.yaml with two expert ranks: what the fullest has above the mean rank, of rows; and how many times its
@@ -45,14 +45,21 @@ _TENSOR_ACTIVATIONS = 1.5  # DTensor keeps what it redistributed beside what it 
 
 @dataclass(frozen=True, slots=True)
 class SplitCosts:
-    """Seconds of a step and bytes that the split itself takes."""
+    """Seconds of a step, and of each micro-step of a stage, and bytes that the split itself takes."""
 
     fixed_s: float
+    cut_s: float
     buffer_bytes: float
 
 
-def split_costs(counts: ShapeCounts, plan: ComputePlan, memory_bytes_per_s: float, kernel_s: float) -> SplitCosts:
-    """The costs of `plan`'s split, all micro-steps of a step together."""
+def split_costs(
+    counts: ShapeCounts,
+    plan: ComputePlan,
+    memory_bytes_per_s: float,
+    kernel_s: float,
+    cut: Mapping[str, float],
+) -> SplitCosts:
+    """The costs of `plan`'s split; `cut` is what the probe says of tensor ranks."""
     held = 4.0 * float(sum(held_parameters(counts, PlanNumbers.of(plan))))
     layers, zero = float(counts.layers) / plan.pipeline, plan.zero_stage
     seconds = copies = 0.0
@@ -62,9 +69,10 @@ def split_costs(counts: ShapeCounts, plan: ComputePlan, memory_bytes_per_s: floa
         gathers = block_gathers(plan)
         seconds += gathers * _GATHER_COPIES * held / memory_bytes_per_s
         seconds += layers * (gathers * _GATHER_KERNELS + scatters(plan) * _SCATTER_KERNELS) * kernel_s
-    if plan.tensor > 1:
-        seconds += plan.accumulation * layers * _TENSOR_KERNELS * kernel_s
-    return SplitCosts(seconds, copies * held)
+    shared = "shared_" if plan.sequence_parallel else ""
+    ends = 1.0 / min(2, plan.pipeline)  # the table is on the first stage, the head on the last
+    cut_s = layers * cut[f"{shared}layer_s"] + ends * cut[f"{shared}micro_step_s"] if plan.tensor > 1 else 0.0
+    return SplitCosts(seconds, cut_s, copies * held)
 
 
 def with_frozen(costs: SplitCosts, plan: ComputePlan, trained_share: float) -> SplitCosts:

@@ -15,7 +15,14 @@ from typing import Any
 from datahall.base.errors import Refused
 from datahall.base.label import Label
 from datahall.base.result import Result
-from datahall.calibrate.eager_splits import eager_habits, eager_memory, split_costs, with_frozen
+from datahall.calibrate.eager_splits import (
+    UNPROBED_CUT,
+    SplitCosts,
+    eager_habits,
+    eager_memory,
+    split_costs,
+    with_frozen,
+)
 from datahall.calibrate.local import LocalCalibration, Observation, conformal_quantile, fit_local
 from datahall.calibrate.machine_constants import COMPONENTS, prior_log_sd, scaled, sensitivities
 from datahall.calibrate.memory_fit import FIRST_PASSES, FIRST_RESERVE_BYTES, MemoryFit, fit_memory
@@ -39,6 +46,7 @@ from datahall.virtual.training import held_bytes
 UPDATED_BYTES = 28.0  # what the probe's optimiser moves a parameter: four arrays read, three written, 4 bytes each
 PART_LOG_SPREAD = 0.9  # before any run: a part within a factor of 2.5, the step within 1.6
 STEP_LOG_SPREAD = 0.47
+NORMAL_90 = 1.645  # standard deviations to either end of a normal 90 % interval
 # The forecast counts fused kernels.  Eager PyTorch on a processor launches and writes many times as many; both figures
 # are of fourteen configurations run on a machine of two cores, none of which is ever held out (prove.configurations).
 _EAGER_PASSES = 15.0
@@ -73,9 +81,9 @@ class Machine:
         """The inputs as the probe alone gives them."""
         device = DeviceRates(**self._device(compute))
         counts = ShapeCounts.of(case.model)
-        costs = split_costs(counts, compute, float(device.memory_bytes_per_s), float(device.kernel_s))
+        costs = self.split_costs(counts, compute, device)
         costs = with_frozen(costs, compute, trainable_share(case))
-        device = replace(device, fixed_s=costs.fixed_s)
+        device = replace(device, fixed_s=costs.fixed_s, cut_s=costs.cut_s)
         link = self.rates.get("link", {"bytes_per_s": 1e9, "latency_s": 1e-4})
         links = LinkRates(
             link["bytes_per_s"], link["latency_s"], case.site.devices, link["bytes_per_s"], link["latency_s"]
@@ -94,6 +102,11 @@ class Machine:
             cores=self._cores(case) / compute.threads,
             codecs=self.codecs,
         )
+
+    def split_costs(self, counts: ShapeCounts, compute: ComputePlan, device: DeviceRates) -> SplitCosts:
+        """What the split itself costs a model with these counts."""
+        rates = (float(device.memory_bytes_per_s), float(device.kernel_s))
+        return split_costs(counts, compute, *rates, self.rates.get("cut", UNPROBED_CUT))
 
     @property
     def codecs(self) -> tuple[CodecRate, ...]:
@@ -184,15 +197,24 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class MeasuredRun:
-    """A configuration and what the real world measured of it."""
+    """A configuration and what the real world measured of it.
+
+    `slower_log` is the logarithm of how much slower than usual the machine was then, `unsure_log_sd` how unsure.
+    """
 
     case: Case
     compute: ComputePlan
     measured: Result
+    slower_log: float = 0.0
+    unsure_log_sd: float = 0.0
 
 
-def fit_machine(machine: Machine, runs: Sequence[MeasuredRun]) -> Machine:
-    """`machine` with multipliers, memory constants and spreads from `runs`; older fits are not kept."""
+def fit_machine(machine: Machine, runs: Sequence[MeasuredRun], drift_log_sd: float = 0.0) -> Machine:
+    """`machine` with multipliers, memory constants and spreads from `runs`; older fits are not kept.
+
+    What the machine's pace did to each run is divided out.  Nobody knows the pace at the next one: `drift_log_sd`, the
+    standard deviation of its logarithm, widens every interval of time.
+    """
     bare = Machine(machine.rates)
     memory = fit_memory([memory_point(bare, run) for run in runs])
     local = fit_local([observation(bare, run) for run in runs], prior_log_sd)
@@ -200,7 +222,7 @@ def fit_machine(machine: Machine, runs: Sequence[MeasuredRun]) -> Machine:
     probed = float(bare.probed(runs[0].case, runs[0].compute).habits.startup_s)
     ratio = math.exp(sum(math.log(start / probed) for start in starts) / len(starts))
     spreads = {
-        **local.spreads,
+        **{name: math.hypot(spread, NORMAL_90 * drift_log_sd) for name, spread in local.spreads.items()},
         "startup": conformal_quantile([abs(math.log(start / probed / ratio)) for start in starts]),
         "peak_memory": memory.spread,
     }
@@ -214,12 +236,14 @@ def fit_machine(machine: Machine, runs: Sequence[MeasuredRun]) -> Machine:
 
 def observation(machine: Machine, run: MeasuredRun) -> Observation:
     """The terms of a run's forecast by the probe alone, and what was measured."""
-    measured = {name: run.measured.metrics[name].value for name in COMPONENTS if name in run.measured.metrics}
+    pace = math.exp(-run.slower_log)
+    measured = {name: pace * run.measured.metrics[name].value for name in COMPONENTS if name in run.measured.metrics}
     probed, numbers = machine.probed(run.case, run.compute), PlanNumbers.of(run.compute)
     return Observation(
         lambda multipliers: sensitivities(probed, numbers, run.compute, multipliers),
         measured,
         position_of(run.case, run.compute),
+        run.unsure_log_sd,
     )
 
 

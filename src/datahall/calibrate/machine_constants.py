@@ -86,6 +86,7 @@ def scaled(inputs: StepInputs, multipliers: Mapping[str, Any], compute: ComputeP
             element_passes=rates.element_passes * times["element"] / times["memory"],
             kernel_s=rates.kernel_s * times["kernel"],
             fixed_s=rates.fixed_s * times["memory"],
+            cut_s=rates.cut_s * times["kernel"],
         ),
         links=replace(
             links,

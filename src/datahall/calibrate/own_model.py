@@ -13,7 +13,7 @@ from typing import Any
 
 from datahall.base.label import Label
 from datahall.base.line import fit_line
-from datahall.calibrate.eager_splits import SplitCosts, eager_memory, shard_calls, split_costs, with_small_activations
+from datahall.calibrate.eager_splits import SplitCosts, eager_memory, shard_calls, with_small_activations
 from datahall.calibrate.machine import Machine
 from datahall.case.question import Case
 from datahall.compute.adapters import AdapterNumbers
@@ -95,7 +95,11 @@ class OwnModel:
             probed,
             counts=counts,
             sequence=1,
-            rates=replace(_rates(counts, self._micro_step_s(plan, probed), self.sample_s), fixed_s=costs.fixed_s),
+            rates=replace(
+                _rates(counts, self._micro_step_s(plan, probed), self.sample_s),
+                fixed_s=costs.fixed_s,
+                cut_s=costs.cut_s,
+            ),
             habits=replace(habits, tensor_exposed=habits.tensor_exposed * self._calls_share(counts, plan)),
             trainable_share=1.0,
             memory=eager_memory(self._memory(plan), plan, costs),
@@ -104,12 +108,11 @@ class OwnModel:
 
     def _split_costs(self, counts: ShapeCounts, plan: ComputePlan, probed: StepInputs) -> SplitCosts:
         known = counts if plan.tensor == 1 else replace(counts, layers=self.anatomy.cuts.modules / _LAYER_MATRICES)
-        rates = probed.rates
-        found = split_costs(known, plan, float(rates.memory_bytes_per_s), float(rates.kernel_s))
+        found = self.machine.split_costs(known, plan, probed.rates)
         if plan.tensor == 1:
             return found
-        held = split_costs(counts, plan, float(rates.memory_bytes_per_s), float(rates.kernel_s))
-        return SplitCosts(found.fixed_s, held.buffer_bytes)
+        held = self.machine.split_costs(counts, plan, probed.rates)
+        return replace(found, buffer_bytes=held.buffer_bytes)
 
     def _micro_step_s(self, plan: ComputePlan, probed: StepInputs) -> float:
         """What a micro-step takes however few its samples; tensor ranks share what passes over the weights."""

@@ -31,6 +31,7 @@ class DeviceRates:
     memory_bytes_per_s: Any
     launch_s: Any = 0.0
     kernel_s: Any = 0.0
+    cut_s: Any = 0.0  # per micro-step of a stage: what keeping track of cut tensors takes the host besides (DTensor)
     fixed_s: Any = 0.0  # per optimiser step: loss reduction, logging, data, synchronisation
     attention_backward_share: Any = 0.75  # backward rate of the attention core over its forward rate
     attention_head_s: Any = 0.0  # what the core of one sequence and head takes besides, however short (tiles, packing)

@@ -43,13 +43,16 @@ class Configuration:
 
 
 def configurations(case: Case, grid: Grid, count: int, seed: int, precisions: tuple[str, ...]) -> list[Configuration]:
-    """`count` different configurations from `grid`: ways to use the cores in turn, and precisions in turn."""
+    """`count` different configurations from `grid`: ways to use the cores in turn, and precisions in turn.
+
+    Both change with every configuration, so that a machine that slows down looks like none of them.
+    """
     chance = random.Random(f"{seed}:{grid.hidden}")
     ways = _WAYS if case.site.devices > 1 else _WAYS[:1]
     made: dict[str, Configuration] = {}
     while len(made) < count:
         workers, threads = ways[len(made) % len(ways)]
-        precision = precisions[(len(made) // len(ways)) % len(precisions)]
+        precision = precisions[len(made) % len(precisions)]
         one = _draw(case, grid, chance, ComputePlan(data=workers, threads=threads, precision=precision))
         made.setdefault(one.name, one)
     return list(made.values())

@@ -24,6 +24,11 @@ class Effort:
     doses: tuple[float, ...]
     controls: int
 
+    @property
+    def reading_s(self) -> float:
+        """Seconds of one reading of the machine's pace: a twelfth of the run beside it."""
+        return self.timed_s / 12.0
+
     def steps(self, step_s: float) -> int:
         """Steps of a timed run whose step is forecast to take `step_s`."""
         return int(min(self.most_steps, max(self.least_steps, self.timed_s / max(step_s, 1e-6))))

@@ -25,6 +25,7 @@ from datahall.prove.carry_over import carry_over
 from datahall.prove.configurations import HELD_OUT, SEEN, configurations
 from datahall.prove.effort import Effort
 from datahall.prove.folder import write_json
+from datahall.prove.pace import PaceLog
 from datahall.prove.planning import PricedPlan
 from datahall.prove.sealed_run import memory_items, noise_share
 from datahall.real import parity
@@ -82,23 +83,24 @@ def prove(case: Case, settings: Settings) -> Proof:
     machine = Machine(probed.rates)
     chosen, priced = _plan(case, precisions, machine, settings)
     digest = _seal(case, chosen, settings)
-    baseline, measured = _run(case, _baseline_plan(case, precisions), chosen, settings)
+    pace = PaceLog(settings.effort.reading_s)
+    baseline, measured = _run(case, planning.baseline(case, precisions[0]), chosen, pace, settings)
     _memory(case, chosen, measured[0], machine, settings)
     settings.tell("stage", name="compare")
     split = _split_plan(priced)
     same = _parity(case, split, settings)
     recovered = _recovery(case, split, settings)
-    fitted, scores = _calibrate(case, precisions, machine, settings)
+    fitted, judged = _calibrate(case, precisions, machine, pace, settings)
     again = _choose_again(case, precisions, fitted, chosen.plan, settings)
     trials = _blind(case, split, fitted, probed, settings)
-    comparison = _compare(chosen, measured[0], probed, load_before, digest, same, scores["step_time"])
+    comparison = _compare(chosen, measured[0], probed, load_before, digest, same, judged)
     seal.check(settings.folder)
     write_json(settings.folder / "comparison.json", comparison.to_json())
-    _carry_over(scores["step_time"], settings)
+    _carry_over(judged.scores["step_time"], settings)
     settings.tell("stage", name="report")
     page = write_report(settings.folder)
     return Proof(
-        settings.folder, page, comparison, scores, _speedup(baseline, measured), recovered, again, tuple(trials)
+        settings.folder, page, comparison, judged.scores, _speedup(baseline, measured), recovered, again, tuple(trials)
     )
 
 
@@ -164,14 +166,8 @@ def _seal(case: Case, chosen: PricedPlan, settings: Settings) -> str:
     return digest
 
 
-def _baseline_plan(case: Case, precisions: Sequence[str]) -> Plan:
-    """One process with its defaults: all cores as threads, the whole batch at once, the first precision."""
-    alone = [plan for plan in planning.candidates(case, precisions[:1]) if plan.compute.data == 1]
-    return max(alone, key=lambda plan: (plan.compute.threads, plan.compute.micro_batch))
-
-
 def _run(
-    case: Case, baseline: Plan, chosen: PricedPlan, settings: Settings
+    case: Case, baseline: Plan, chosen: PricedPlan, pace: PaceLog, settings: Settings
 ) -> tuple[list[Measurement], list[Measurement]]:
     """Baseline and plan in turn, so that a change of the machine's mood meets both."""
     settings.tell("stage", name="run")
@@ -179,6 +175,7 @@ def _run(
     measured: dict[str, list[Measurement]] = {"baseline": [], "real": []}
     for round_number in range(settings.effort.rounds):
         seal.check(settings.folder)
+        pace.read()
         for place, plan in plans.items():
             where = settings.folder / (place if not round_number else f"{place}-{round_number + 1}")
             settings.tell("play", name=place, round=round_number + 1, of=settings.effort.rounds)
@@ -222,17 +219,17 @@ def _recovery(case: Case, split: Plan, settings: Settings) -> recovery.Recovery:
 
 
 def _calibrate(
-    case: Case, precisions: Sequence[str], machine: Machine, settings: Settings
-) -> tuple[Machine, dict[str, HeldOutScore]]:
+    case: Case, precisions: Sequence[str], machine: Machine, pace: PaceLog, settings: Settings
+) -> tuple[Machine, heldout.HeldOut]:
     settings.tell("stage", name="calibrate")
     effort, names = settings.effort, tuple(precisions)
     seen = configurations(case, SEEN, effort.fitted, settings.seed, names)
     unseen = configurations(case, HELD_OUT, effort.held_out, settings.seed, names)
-    fitted = heldout.calibrate(machine, seen, effort, settings.folder / "calibrate", settings.on_event)
-    judged = heldout.judge(machine, fitted, unseen, effort, settings.folder / "heldout", settings.on_event)
+    fitted = heldout.calibrate(machine, seen, effort, settings.folder / "calibrate", pace, settings.on_event)
+    judged = heldout.judge(machine, fitted, unseen, effort, settings.folder / "heldout", pace, settings.on_event)
     write_json(settings.folder / "heldout.json", judged.scores["step_time"].to_json())
     settings.tell("heldout", scores=judged.scores)
-    return fitted, judged.scores
+    return fitted, judged
 
 
 def _choose_again(
@@ -261,7 +258,7 @@ def _compare(
     load_before: float,
     digest: str,
     same: dict[str, Any],
-    heldout: HeldOutScore,
+    judged: heldout.HeldOut,
 ) -> Comparison:
     name = probed.site.accelerator.name
     return compare(
@@ -272,7 +269,8 @@ def _compare(
         seal_sha256=digest,
         machine=ComparedMachine(os.cpu_count() or 1, load_before, measured.load_during, name),
         parity=ParityRecord(**same),
-        heldout=heldout,
+        heldout=judged.scores["step_time"],
+        drift=judged.drift,
     )
 
 

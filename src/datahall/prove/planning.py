@@ -76,6 +76,12 @@ def candidates(
     return found
 
 
+def baseline(case: Case, precision: str) -> Plan:
+    """One process with its defaults: all cores as threads, the whole batch at once."""
+    alone = [plan for plan in candidates(case, (precision,)) if plan.compute.data == 1]
+    return max(alone, key=lambda plan: (plan.compute.threads, plan.compute.micro_batch))
+
+
 def storage_plan(
     case: Case, compute: ComputePlan, interval_steps: int, codecs: Sequence[CodecRate] = ()
 ) -> StoragePlan:

@@ -81,7 +81,8 @@ def run_attempt(
     path = job.folder / "workers" / f"job-{job.attempt}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     job.save(path)
-    for old in job.folder.glob("failed-*.json"):
+    # What a run before this one left in the folder would be taken for this one's: an error, or where to meet.
+    for old in (*job.folder.glob("failed-*.json"), *job.folder.glob("rendezvous-*")):
         old.unlink()
     with (start or local_workers())(job, path) as processes:
         return _Watch(job, processes, on_event, disturbance, hang_timeout_s).wait()

@@ -25,7 +25,7 @@ from datahall.base.label import Label
 from datahall.case.local import guessed_site
 from datahall.case.site import Disk, Link, Site
 from datahall.real.launch import POLL_S
-from datahall.real.probe_rates import device_rates, disk_of, link_of, memory_rate, peak_rates
+from datahall.real.probe_rates import cut_costs, device_rates, disk_of, link_of, memory_rate, peak_rates
 from datahall.real.probe_runs import trial_runs
 from datahall.real.process import worker_environment
 from datahall.real.turns import load_average, turn
@@ -91,6 +91,8 @@ def _findings(folder: Path, processes: int, threads: list[int], quick: bool) -> 
     path.write_text(json.dumps(job), encoding="utf-8")
     for old in folder.glob("findings-*.jsonl"):
         old.unlink()
+    for old in folder.glob("trial-*"):
+        shutil.rmtree(old)
     running = [_start(path, rank) for rank in range(processes)]
     try:
         yield from _follow(folder / "findings-0.jsonl", running, folder)
@@ -143,6 +145,8 @@ def _rates(findings: list[dict[str, Any]]) -> dict[str, Any]:
     rates: dict[str, Any] = {"device": device_rates(findings)}
     if any(finding["kind"] == "all_reduce" for finding in findings):
         rates["link"] = link_of(findings)
+    if any(finding["kind"] == "thin_model" for finding in findings):
+        rates["cut"] = cut_costs(findings)
     if any(finding["kind"] == "disk_write" for finding in findings):
         rates["disk"] = disk_of(findings)
     rates["codecs"] = [

@@ -21,6 +21,7 @@ _SHARDED = {
 }
 Findings = Sequence[dict[str, Any]]
 ATTENTION_CAUSAL_SHARE = 0.5
+_SUMS = 4.0  # of tensor ranks in a layer: two forward, two backward
 _BEYOND_BEST = 2.0  # no rate is more than twice the best that was seen, whatever a busy machine makes of the line
 
 
@@ -84,6 +85,23 @@ def _passes(findings: Findings, bytes_per_s: float, latency_s: float) -> dict[st
             expected_s = formula(finding["bytes"], finding["processes"], bytes_per_s, latency_s)
             times.setdefault(name, []).append(finding["seconds"] / expected_s)
     return {name: median(seen) for name, seen in times.items()}
+
+
+def cut_costs(findings: Findings) -> dict[str, float]:
+    """Seconds that cutting over tensor ranks costs a layer, and a micro-step besides, but for sums between the ranks.
+
+    Names that begin with "shared" are of ranks that share the sequence as well.
+    """
+    sums_s = _SUMS * link_of(findings)["all_reduce_latency_s"]
+    thin = {(f["ranks"] > 1, f["shared"], f["layers"]): f["seconds"] for f in findings if f["kind"] == "thin_model"}
+    few, many = sorted({layers for _, _, layers in thin})
+    found: dict[str, float] = {}
+    for name, shared in (("", False), ("shared_", True)):
+        more = {layers: thin[True, shared, layers] - thin[False, False, layers] for layers in (few, many)}
+        layer_s = (more[many] - more[few]) / (many - few)
+        found[f"{name}layer_s"] = max(0.0, layer_s - sums_s)
+        found[f"{name}micro_step_s"] = max(0.0, more[few] - few * layer_s)
+    return found
 
 
 def disk_of(findings: Findings) -> dict[str, float]:

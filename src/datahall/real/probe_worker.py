@@ -21,6 +21,7 @@ import torch.distributed as dist
 from datahall.catalog import codecs
 from datahall.real.group import leave_together
 from datahall.real.probe_kernels import kernels
+from datahall.real.probe_tensor import thin_models
 from datahall.real.probe_timing import time_together
 from datahall.real.process import die_with_parent
 from datahall.storage.execute import load, save
@@ -71,7 +72,7 @@ def _measure(job: dict[str, Any], rank: int, teller: _Teller) -> None:
     torch.set_num_threads(1)
     for finding in _together(quick, budget_s):
         teller.tell(finding, threads=1, processes=job["processes"])
-    for finding in _messages(quick):
+    for finding in itertools.chain(_messages(quick), thin_models(quick)):
         teller.tell(finding, processes=job["processes"])
     for finding in _disk(disk, job["processes"], quick):
         teller.tell(finding)

@@ -97,6 +97,32 @@ class ParityRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class DriftRecord:
+    """How far the machine's pace moved around its mean while a proof ran, by readings of a reference between runs.
+
+    `low_share` and `high_share` are the slowest and the fastest; `log_sd` is the drift's standard deviation;
+    `error_share_at_known_pace` the median error of held-out step times, had the pace of each run been known.  It judges
+    nothing: a forecast does not know the pace of a run to come.
+    """
+
+    low_share: float
+    high_share: float
+    log_sd: float
+    readings: int
+    error_share_at_known_pace: float
+
+    @property
+    def sentence(self) -> str:
+        """What to say about it."""
+        low, high, error = (100 * share for share in (self.low_share, self.high_share, self.error_share_at_known_pace))
+        return (
+            f"the machine's pace moved by {low:+.0f} to {high:+.0f} % during this proof ({self.readings} readings of a "
+            f"reference between runs); with the pace of each run known, the median error of unseen step times would be "
+            f"{error:.1f} %, which judges nothing"
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison:
     """Forecast and measurement of one run."""
 
@@ -109,6 +135,7 @@ class Comparison:
     machine: Machine | None = None
     parity: ParityRecord | None = None
     heldout: HeldOutScore | None = None
+    drift: DriftRecord | None = None
     notes: tuple[str, ...] = field(default=())
 
     def row(self, name: str) -> ComponentRow:
@@ -130,6 +157,7 @@ class Comparison:
             "bottleneck": asdict(self.bottleneck),
             "parity": asdict(self.parity) if self.parity else None,
             "heldout": self.heldout.to_json() if self.heldout else None,
+            "drift": asdict(self.drift) if self.drift else None,
             "verdict": self.verdict.word,
             "reasons": list(self.verdict.reasons),
             "notes": list(self.notes),
@@ -146,6 +174,7 @@ def compare(
     machine: Machine | None = None,
     parity: ParityRecord | None = None,
     heldout: HeldOutScore | None = None,
+    drift: DriftRecord | None = None,
 ) -> Comparison:
     """The comparison of one sealed forecast with one measured run.
 
@@ -163,7 +192,7 @@ def compare(
     bottleneck = find_bottleneck(rows, checkpoint_every_steps)
     verdict = judge(rows, counts, parity, bottleneck.deviating)
     return Comparison(
-        rows, counts, bottleneck, verdict, noise_share, seal_sha256, machine, parity, heldout,
+        rows, counts, bottleneck, verdict, noise_share, seal_sha256, machine, parity, heldout, drift,
         tuple(dict.fromkeys((*forecast.notes, *measured.notes))),
     )  # fmt: skip
 
@@ -185,6 +214,7 @@ def comparison_from_json(data: Mapping[str, Any]) -> Comparison:
         machine=Machine(**data["machine"]) if data["machine"] else None,
         parity=ParityRecord(**data["parity"]) if data["parity"] else None,
         heldout=heldout_from_json(data["heldout"]) if data["heldout"] else None,
+        drift=DriftRecord(**data["drift"]) if data.get("drift") else None,
         notes=tuple(data["notes"]),
     )
 

@@ -81,6 +81,8 @@ def comparison_table(comparison: Comparison) -> RenderableType:
         machine = comparison.machine
         load = f"load {machine.load_before:.2f} before, {machine.load_during:.2f} during"
         parts.append(_note(f"{machine.cores} cores, {load}; noise floor {100 * comparison.noise_share:.1f} %"))
+    if comparison.drift:
+        parts.append(_note(comparison.drift.sentence))
     return Group(*parts)
 
 

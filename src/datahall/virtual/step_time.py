@@ -62,7 +62,7 @@ class StepSeconds:
     experts: Any
     logits: Any
     recompute: Any
-    launch: Any  # what the host's launches add
+    launch: Any  # what the host adds: launches, and cut tensors
     beside: Any  # what transfers that run beside arithmetic take from its cores
     tensor_exchange: Any
     context_exchange: Any
@@ -112,6 +112,7 @@ def step_time(inputs: StepInputs, plan: PlanNumbers) -> StepSeconds:
     device = one.device
     issued = issued_s(device, one.host)
     cover = _cover(one, issued - device, plan)
+    issued = issued + inputs.rates.cut_s
     trained, word = inputs.trainable_share, inputs.rates.word_bytes
     sent = exchange_s(inputs.counts, inputs.sequence, inputs.links, inputs.habits, word, plan, cover, trained)
     steady = issued + sent.per_micro_step

@@ -105,7 +105,7 @@ def test_tensor_ranks_share_what_passes_over_the_weights():
     two = _forecast(ComputePlan(tensor=2, micro_batch=1, precision="fp32"))
     inputs = MODEL.inputs(small_case(), ComputePlan(tensor=2, micro_batch=1, precision="fp32"))
     weights_s = 3 * 4 * (ANATOMY.parameters - ANATOMY.on_tensor_rank(2)) / 1e10
-    assert two.metrics["compute"].value - float(inputs.rates.fixed_s) < one - weights_s
+    assert two.metrics["compute"].value - float(inputs.rates.cut_s) < one - weights_s
 
 
 def test_one_size_alone_is_a_cost_a_sample():

@@ -8,7 +8,7 @@ from datahall.base.label import Label
 from datahall.base.line import fit_line
 from datahall.case.site_file import read_site
 from datahall.real.probe_kernels import ATTENTION, PRODUCTS
-from datahall.real.probe_rates import device_rates, link_of
+from datahall.real.probe_rates import cut_costs, device_rates, link_of
 from datahall.real.probe_timing import fit_alpha_beta, time_call
 from datahall.ui.cli import main
 
@@ -50,6 +50,23 @@ def test_a_library_that_sums_the_whole_to_scatter_it_takes_twice_the_ring():
     ]
     link = link_of(found)
     assert (link["gather_passes"], link["scatter_passes"]) == pytest.approx((1.0, 2.0), rel=1e-6)
+
+
+def test_what_cutting_costs_a_layer_is_what_thin_models_take_longer_for_each_less_their_sums():
+    """Whole: 1 ms and 2 ms a layer.  Cut: 5 ms and 9 ms a layer more, 11 with a shared sequence; a sum takes 1 ms."""
+    sums = [{"kind": "all_reduce", "bytes": size, "seconds": 1e-3 + size / 1e9, "processes": 2} for size in SIZES]
+    thin = [
+        {"kind": "thin_model", "layers": layers, "ranks": ranks, "shared": shared, "seconds": start + layers * layer}
+        for layers in (1, 3)
+        for ranks, shared, start, layer in (
+            (1, False, 1e-3, 2e-3), (2, False, 6e-3, 11e-3), (2, True, 6e-3, 13e-3)
+        )
+    ]  # fmt: skip
+    found = cut_costs([*sums, *thin])
+    assert (found["layer_s"], found["shared_layer_s"]) == pytest.approx((5e-3, 7e-3), rel=1e-3)
+    assert (found["micro_step_s"], found["shared_micro_step_s"]) == pytest.approx((5e-3, 5e-3), rel=1e-3)
+    hasty = [{**one, "seconds": 1e-3} for one in thin]
+    assert cut_costs([*sums, *hasty])["layer_s"] == 0.0
 
 
 def test_a_line_is_found_again_and_never_falls_below_zero():

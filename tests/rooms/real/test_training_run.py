@@ -25,15 +25,17 @@ def heard():
 
 @pytest.fixture(scope="module")
 def two_workers(case, heard, tmp_path_factory):
-    """Ten steps, beside somebody who holds the port that the environment names."""
+    """Ten steps, beside somebody who holds the port that the environment names, where a run before was killed."""
     plan = small_plan(case, workers=2, micro_batch=2, interval_steps=4, bucket_bytes=BUCKET_BYTES)
+    folder = tmp_path_factory.mktemp("two")
+    (folder / "rendezvous-0").write_bytes(b"\x05\0\0\0\0\0\0\0stale")
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.MonkeyPatch.context() as patch:
         patch.setenv("MASTER_ADDR", "127.0.0.1")
         patch.setenv("MASTER_PORT", str(taken.getsockname()[1]))
-        return training.run(case, plan, tmp_path_factory.mktemp("two"), steps=10, on_event=heard.append)
+        return training.run(case, plan, folder, steps=10, on_event=heard.append)
 
 
-def test_a_port_that_others_hold_stops_nobody(two_workers):
+def test_a_port_that_others_hold_and_a_meeting_point_of_before_stop_nobody(two_workers):
     assert two_workers.result.counts["steps"] == 10
     assert not two_workers.lost
 
