@@ -49,7 +49,16 @@ def whole(value: float | None, name: str) -> int:
 
 
 def shape_of_row(cells: Cells) -> ModelShape:
-    """The model's shape; UsageError where neither the row nor the catalogue states it."""
+    """The model's shape; UsageError where neither the row nor the catalogue states it.
+
+    Where a note says that samples are packed from examples of so many tokens, attention reaches no further than those.
+    """
+    shape = _whole_samples(cells)
+    packed = re.search(r"examples of (?:about )?(\d+) tokens", cells.text("note"))
+    return replace(shape, window=int(packed[1]), window_share=1.0) if packed else shape
+
+
+def _whole_samples(cells: Cells) -> ModelShape:
     known = _catalogued(cells.text("model"))
     stated = cells.number("layers") and cells.number("hidden")
     if not stated:

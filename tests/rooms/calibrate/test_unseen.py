@@ -184,3 +184,18 @@ def test_transfers_and_distance_widen_an_interval() -> None:
     runs = [run_of("internevo-01"), run_of("internevo-03")]
     near, far = forecast_runs(load(), runs).log_scale
     assert far > near
+
+
+def test_samples_packed_from_short_examples_attend_within_each_alone() -> None:
+    constants = load().fitted.constants
+    packed, whole = run_of("nemo-25-05"), run_of("nemo-25-05", note="")
+    short = run_of("nemo-25-05", seq_len="200", global_batch="656", micro_batch="82")
+    seconds = [design([run]).steps(constants) for run in (packed, whole, short)]
+    assert seconds[0].total[0] < 0.8 * seconds[1].total[0]
+    assert seconds[0].linear[0] == pytest.approx(seconds[1].linear[0], rel=1e-12)
+    per_token = [
+        step.attention[0] / run.sequence / run.global_batch
+        for step, run in zip(seconds, (packed, whole, short), strict=True)
+    ]
+    assert per_token[0] < 0.1 * per_token[1]
+    assert per_token[0] < 1.5 * per_token[2]
