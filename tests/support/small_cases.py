@@ -1,6 +1,6 @@
 """Small cases and plans for the tests of the real world."""
 
-from datahall.case.model import ModelShape
+from datahall.case.model import LatentAttention, ModelShape
 from datahall.case.question import Case, Goal, Training
 from datahall.case.site import Accelerator, Disk, Link, Site
 from datahall.compute.plan import ComputePlan
@@ -9,6 +9,7 @@ from datahall.network.plan import NetworkPlan
 from datahall.storage.plan import StoragePlan
 
 SHAPE = ModelShape("tiny", layers=2, hidden=64, heads=4, kv_heads=2, head_dim=16, ffn=128, vocab=256)
+LATENT = LatentAttention(query_rank=24, key_value_rank=16, rope_dim=8, nope_dim=8, value_dim=16)
 
 
 def small_case(shape=SHAPE, global_batch=8, sequence=64, seed=0, entry=""):

@@ -139,21 +139,13 @@ def _cut_into_stages(
                 if name in outside
             }
         )
-        outputs: list[torch.Tensor] = []
-
-        def work(part: nn.Module = part, given: Any = inputs, kept: list[torch.Tensor] = outputs, at: int = index):
-            kept.append(part(given))
-            last = at == stages - 1
-            value = workload.criterion(kept[0], targets) if last else kept[0].sum()  # pyright: ignore
-            value.backward()
-
         seen = _CutsSeen(part, workload, samples, plan.tensor)
         with seen.watching():
-            counted = count_flops(work)
+            outputs, counted = _passed(part, inputs, workload, targets if index == stages - 1 else None, count_flops)
         parts.append(seen.cuts())
         if index % plan.pipeline == plan.pipeline - 1:
             matmul, attention = matmul + seen.own_flops(counted[0]), attention + counted[1]
-        inputs = outputs[0].detach().requires_grad_()
+        inputs = outputs.detach().requires_grad_()
         if index == 0:
             boundary = inputs.numel() // samples
     workload.model.zero_grad(set_to_none=True)
@@ -167,6 +159,21 @@ def _cut_into_stages(
         matmul_flops=matmul,
         attention_flops=attention // plan.tensor,
     )
+
+
+def _passed(
+    part: nn.Module, inputs: torch.Tensor, workload: Workload, targets: Any, count_flops: CountFlops
+) -> tuple[torch.Tensor, tuple[int, int]]:
+    """What a stage gives for `inputs`, and its FLOPs forward and backward; only the last stage knows `targets`."""
+    kept: list[torch.Tensor] = []
+
+    def work() -> None:
+        kept.append(part(inputs))
+        value = kept[0].sum() if targets is None else workload.criterion(kept[0], targets)  # pyright: ignore
+        value.backward()
+
+    counted = count_flops(work)
+    return kept[0], counted
 
 
 class _CutsSeen:

@@ -6,41 +6,21 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from probed_rates import RATES, probed_case
 
 from datahall.base.result import Result
 from datahall.calibrate.drift import Drift, Reading, drift_of
 from datahall.calibrate.machine import Machine, MeasuredRun, fit_machine
-from datahall.case.local import guessed_site
-from datahall.case.model import ModelShape
-from datahall.case.question import Case, Goal, Training
 from datahall.prove.configurations import HELD_OUT, SEEN, configurations
 from datahall.virtual.training import forecast
 
-DEVICE = {
-    "linear_flops_per_s": 8e10,
-    "wide_flops_per_s": 8e10,
-    "attention_flops_per_s": 3e10,
-    "memory_bytes_per_s": 2e10,
-    "optimiser_bytes_per_s": 1.5e10,
-    "launch_s": 1e-6,
-    "kernel_s": 2e-6,
-    "word_bytes": 4.0,
-}
-RATES = {
-    "device": {f"{dtype}/1 threads/{count} processes": DEVICE for dtype in ("fp32", "bf16") for count in (1, 2)},
-    "link": {"bytes_per_s": 1e9, "latency_s": 1e-4},
-    "startup": {"seconds": 4.0},
-    "noise": {"within_run_share": 0.05},
-    "input": {"seconds_per_token": 1e-7},
-}
 EVERY_S, LASTS_S, DRIFT, READING_NOISE, RUN_NOISE = 9.0, 60.0, 0.2, 0.03, 0.03
 TRUTH = {"product fp32": 1.25, "product bf16": 0.85, "kernel": 1.6, "element fp32": 1.3, "bandwidth": 1.5}
 
 
 @pytest.fixture(scope="module")
 def case():
-    model = ModelShape("lm", 4, 256, 8, 4, 32, 704, 256)
-    return Case("first", model, Training(1e5, 16, 128), guessed_site()[0], Goal())
+    return probed_case()
 
 
 def walk(count, chance, log_sd=DRIFT):

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from probed_rates import DEVICE, RATES, probed_case
 
 from datahall.base.errors import Refused
 from datahall.base.label import Label
@@ -25,29 +26,10 @@ from datahall.storage.plan import StoragePlan
 from datahall.virtual.calibration import trainable_share
 from datahall.virtual.training import forecast
 
-DEVICE = {
-    "linear_flops_per_s": 8e10,
-    "wide_flops_per_s": 8e10,
-    "attention_flops_per_s": 3e10,
-    "memory_bytes_per_s": 2e10,
-    "optimiser_bytes_per_s": 1.5e10,
-    "launch_s": 1e-6,
-    "kernel_s": 2e-6,
-    "word_bytes": 4.0,
-}
-RATES = {
-    "device": {f"{dtype}/1 threads/{count} processes": DEVICE for dtype in ("fp32", "bf16") for count in (1, 2)},
-    "link": {"bytes_per_s": 1e9, "latency_s": 1e-4},
-    "startup": {"seconds": 4.0},
-    "noise": {"within_run_share": 0.05},
-    "input": {"seconds_per_token": 1e-7},
-}
-
 
 @pytest.fixture(scope="module")
 def case():
-    model = ModelShape("lm", 4, 256, 8, 4, 32, 704, 256)
-    return Case("first", model, Training(1e5, 16, 128), guessed_site()[0], Goal())
+    return probed_case()
 
 
 def played(one, truth):

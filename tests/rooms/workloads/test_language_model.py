@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_cases import SHAPE, small_case
+from small_cases import LATENT, SHAPE, small_case
 
 from datahall.base.errors import Refused, UsageError
 from datahall.storage.order import Order
@@ -18,9 +18,10 @@ def test_parameters_are_those_of_the_shape(shape):
     assert sum(weights.numel() for weights in LanguageModel(shape).parameters()) == shape.parameters()
 
 
-def test_a_token_does_not_see_the_future():
+@pytest.mark.parametrize("shape", [SHAPE, replace(SHAPE, latent=LATENT)])
+def test_a_token_does_not_see_the_future(shape):
     torch.manual_seed(0)
-    model = LanguageModel(SHAPE)
+    model = LanguageModel(shape)
     tokens = torch.randint(256, (1, 32))
     changed = tokens.clone()
     changed[0, 20] = (changed[0, 20] + 1) % 256

