@@ -12,13 +12,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.pipelining import (
-    PipelineStage,
-    Schedule1F1B,
-    ScheduleGPipe,
-    ScheduleInterleaved1F1B,
-    ScheduleInterleavedZeroBubble,
-)
 
 from datahall.base.errors import Refused
 from datahall.base.workload import Workload
@@ -27,19 +20,11 @@ from datahall.compute.execute import Mark
 from datahall.compute.execute_context import OwnTokens
 from datahall.compute.execute_grid import Grid, Placed
 from datahall.compute.execute_local import HoldsPieces, own_part, trained
+from datahall.compute.execute_schedule import SCHEDULES, NotedStage, rounds_of, schedule_of
 from datahall.compute.execute_sharded import spread
 from datahall.compute.execute_tensor import check_tensor_cuts, cut_modules
-from datahall.compute.handed import MOST_GATHERED_STAGES
 from datahall.compute.layout import stage_layers
 from datahall.compute.plan import ComputePlan
-
-_SCHEDULES: dict[str, Any] = {
-    "gpipe": ScheduleGPipe,
-    "1f1b": Schedule1F1B,
-    "interleaved": ScheduleInterleaved1F1B,
-    "zero-bubble": ScheduleInterleavedZeroBubble,  # of one stage a worker: ZB-H1 of arXiv 2401.10241
-}
-_OF_SEVERAL = ("interleaved", "zero-bubble")  # schedules whose worker may have several stages
 
 
 class Pipelined(HoldsPieces, Placed):
@@ -66,10 +51,10 @@ class Pipelined(HoldsPieces, Placed):
         self.actions: list[tuple[str, int, int]] | None = []
         count = plan.pipeline * plan.virtual_stages
         self.stages = [
-            _NotedStage(part, index, count, device, self.group, self.actions) for index, part in parts.items()
+            NotedStage(part, index, count, device, self.group, self.actions) for index, part in parts.items()
         ]
         self.first, self.last = self.stages[0].is_first, self.stages[-1].is_last
-        self.schedule = self._schedule(plan)
+        self.schedule = schedule_of(plan, self.stages, self._loss)
         self.micro_batches = plan.accumulation
         self._warm_up(plan)
 
@@ -120,11 +105,6 @@ class Pipelined(HoldsPieces, Placed):
         self.common = _common(learnt, plan.pipeline, self.grid.place.stage)
         return made
 
-    def _schedule(self, plan: ComputePlan) -> Any:
-        made = _SCHEDULES[plan.schedule]
-        stages = self.stages if plan.schedule in _OF_SEVERAL else self.stages[0]
-        return made(stages, plan.accumulation, loss_fn=self._loss, scale_grads=False)
-
     def _loss(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Scaled, so that the sum over micro-batches and copies is the mean."""
         with torch.autocast(self.device.type, dtype=self.precision, enabled=self.precision is not None):
@@ -171,34 +151,6 @@ class Pipelined(HoldsPieces, Placed):
         return {name: index % stages for index, names in enumerate(self.names_of) for name in names}
 
 
-class _NotedStage(PipelineStage):
-    """PyTorch's stage, which notes what it is asked to do."""
-
-    def __init__(
-        self,
-        part: nn.Module,
-        index: int,
-        count: int,
-        device: torch.device,
-        group: dist.ProcessGroup | None,
-        order: list[tuple[str, int, int]],
-    ) -> None:
-        super().__init__(part, index, count, device, group=group)
-        self.order = order
-
-    def forward_one_chunk(self, fwd_chunk_id: int, *arguments: Any, **named: Any) -> Any:
-        self.order.append(("F", self.stage_index, fwd_chunk_id))
-        return super().forward_one_chunk(fwd_chunk_id, *arguments, **named)
-
-    def backward_one_chunk(self, bwd_chunk_id: int, *arguments: Any, **named: Any) -> Any:
-        self.order.append(("B" if named.get("full_backward", True) else "I", self.stage_index, bwd_chunk_id))
-        return super().backward_one_chunk(bwd_chunk_id, *arguments, **named)
-
-    def backward_weight_one_chunk(self, bwd_chunk_id: int, *arguments: Any, **named: Any) -> Any:
-        self.order.append(("W", self.stage_index, bwd_chunk_id))
-        return super().backward_weight_one_chunk(bwd_chunk_id, *arguments, **named)
-
-
 def _common(names_of: Sequence[Sequence[str]], workers: int, mine: int) -> dict[str, list[int]]:
     """The parameters that this worker's stages share with other workers', and the places of all these in the pipeline.
 
@@ -232,29 +184,23 @@ def check_stages(workload: Workload, plan: ComputePlan) -> None:
             where="plan.compute.pipeline",
             hint="Give Workload.cut, split and criterion, or choose a plan with pipeline 1.",
         )
-    if plan.schedule not in _SCHEDULES or (plan.virtual_stages > 1) != (plan.schedule == "interleaved"):
+    if plan.schedule not in SCHEDULES or (plan.virtual_stages > 1) != (plan.schedule == "interleaved"):
         raise Refused(
             f"schedule {plan.schedule} with {plan.virtual_stages} stages a worker is planned but not run.",
             where="plan.compute.schedule",
             hint="What runs is gpipe, 1f1b and zero-bubble with one stage a worker, and interleaved with more.",
         )
-    if plan.schedule == "zero-bubble" and (plan.zero_stage >= 2 or plan.recompute != "none" or plan.context > 1):
+    if plan.schedule == "zero-bubble" and plan.recompute == "full":
         raise Refused(
-            "a zero-bubble schedule with recomputation, context ranks or ZeRO stages 2 and 3 is planned but not run.",
-            where="plan.compute.schedule",
-            hint="Half a backward pass would do things twice, and sum no gradients.  Choose schedule 1f1b.",
+            "a zero-bubble schedule does not recompute whole blocks: both halves of a backward pass need them.",
+            where="plan.compute.recompute",
+            hint="Choose recompute selective or none, or schedule 1f1b.",
         )
-    if plan.schedule in _OF_SEVERAL and plan.accumulation % max(1, plan.accumulation // plan.pipeline):
+    if plan.accumulation % rounds_of(plan):
         raise Refused(
             f"{plan.accumulation} micro-batches are no whole rounds of {plan.pipeline} stages.",
             where="plan.compute.accumulation",
             hint="Choose a multiple of the stages.",
-        )
-    if plan.zero_stage >= 2 and plan.virtual_stages > MOST_GATHERED_STAGES:
-        raise Refused(
-            f"ZeRO stage {plan.zero_stage} with {plan.virtual_stages} stages a worker is planned but not run.",
-            where="plan.compute.virtual_stages",
-            hint=f"Choose at most {MOST_GATHERED_STAGES}, which PyTorch's schedule keeps gathered, or zero_stage 1.",
         )
     if len(workload.cut_points) < plan.pipeline * plan.virtual_stages:
         raise Refused(

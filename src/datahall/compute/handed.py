@@ -19,14 +19,12 @@ from datahall.compute.plan import ComputePlan
 
 GRADIENT_BYTES = 4  # parameters, gradients and Adam's moments stay 32-bit; only products are narrower
 FLAT_MULTIPLE = 5040  # elements that the flat buffer of ZeRO stage 1 is rounded up to: any number to 10 divides it
-MOST_GATHERED_STAGES = 3  # of one worker, that PyTorch's schedules keep gathered at a time
 
 
 def countable(shape: ModelShape, plan: ComputePlan) -> bool:
     """Whether datahall runs this shape and split itself, so that its collectives are known exactly."""
     ours = not (shape.learned_positions or shape.mlp_bias or shape.query_key_norm)
-    run = experts_run(plan) and (plan.zero_stage < 2 or plan.virtual_stages <= MOST_GATHERED_STAGES)
-    return ours and shape.mlp_matrices == 3 and run
+    return ours and shape.mlp_matrices == 3 and experts_run(plan)
 
 
 def handed_over(

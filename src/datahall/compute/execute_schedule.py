@@ -1,0 +1,114 @@
+"""PyTorch's pipeline schedules and stages, with notes of their order, and with ZeRO in all of them.
+
+Which part of a model a stage holds, and what becomes of gradients after the last micro-batch, is `execute_pipeline`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.pipelining import (
+    PipelineStage,
+    Schedule1F1B,
+    ScheduleGPipe,
+    ScheduleInterleaved1F1B,
+    ScheduleInterleavedZeroBubble,
+)
+from torch.distributed.pipelining._backward import stage_backward_input, stage_backward_weight
+
+from datahall.compute.plan import ComputePlan
+from datahall.compute.schedule import Action
+
+SCHEDULES: dict[str, Any] = {
+    "gpipe": ScheduleGPipe,
+    "1f1b": Schedule1F1B,
+    "interleaved": ScheduleInterleaved1F1B,
+    "zero-bubble": ScheduleInterleavedZeroBubble,  # of one stage a worker: ZB-H1 of arXiv 2401.10241
+}
+_OF_SEVERAL = ("interleaved", "zero-bubble")  # schedules whose worker may have several stages
+
+
+class NotedStage(PipelineStage):
+    """PyTorch's stage, which notes what it is asked to do, and takes half a backward pass of spread parameters too."""
+
+    def __init__(
+        self,
+        part: nn.Module,
+        index: int,
+        count: int,
+        device: torch.device,
+        group: dist.ProcessGroup | None,
+        order: list[Action],
+    ) -> None:
+        super().__init__(part, index, count, device, group=group)
+        self.order = order
+        self.gathered: list[nn.Parameter] = []
+
+    def forward_one_chunk(self, fwd_chunk_id: int, *arguments: Any, **named: Any) -> Any:
+        self.order.append(("F", self.stage_index, fwd_chunk_id))
+        return super().forward_one_chunk(fwd_chunk_id, *arguments, **named)
+
+    def backward_one_chunk(self, bwd_chunk_id: int, *arguments: Any, **named: Any) -> Any:
+        self.order.append(("B" if named.get("full_backward", True) else "I", self.stage_index, bwd_chunk_id))
+        return super().backward_one_chunk(bwd_chunk_id, *arguments, **named)
+
+    def backward_weight_one_chunk(self, bwd_chunk_id: int, *arguments: Any, **named: Any) -> Any:
+        self.order.append(("W", self.stage_index, bwd_chunk_id))
+        return super().backward_weight_one_chunk(bwd_chunk_id, *arguments, **named)
+
+    def backward_maybe_with_nosync(
+        self, backward_type: Any, bwd_kwargs: dict[str, Any], last_backward: bool = False
+    ) -> Any:
+        """As PyTorch's; but a half pass looks for gathered parameters, which are the ones that were computed with.
+
+        PyTorch asks the module for its parameters, which are the shards wherever a forward pass came in between.
+        """
+        if backward_type == "full" or not isinstance(self.submod, FSDPModule):
+            return super().backward_maybe_with_nosync(backward_type, bwd_kwargs, last_backward)
+        if backward_type == "weight":
+            return stage_backward_weight(iter(self.gathered), bwd_kwargs["param_groups"]), None
+        self.submod.set_is_last_backward(False)
+        self.submod.set_reshard_after_backward(False)
+        self.submod.set_requires_gradient_sync(False)
+        for part in self.submod.modules():
+            if isinstance(part, FSDPModule):
+                part.unshard()
+        self.gathered = list(self.submod.parameters())  # the same tensors each time that they are gathered
+        outputs, gradients, inputs = (bwd_kwargs[name] for name in ("stage_output", "output_grads", "input_values"))
+        return stage_backward_input(outputs, gradients, inputs, iter(self.gathered))
+
+
+def schedule_of(plan: ComputePlan, stages: Sequence[NotedStage], loss: Callable[..., torch.Tensor]) -> Any:
+    """PyTorch's schedule of a worker's stages."""
+    given = stages if plan.schedule in _OF_SEVERAL else stages[0]
+    schedule = SCHEDULES[plan.schedule](given, plan.accumulation, loss_fn=loss, scale_grads=False)
+    if plan.schedule in _OF_SEVERAL:
+        orders = schedule.pipeline_order_with_comms
+        schedule.pipeline_order_with_comms = {rank: _kept_gathered(order) for rank, order in orders.items()}
+    return schedule
+
+
+def rounds_of(plan: ComputePlan) -> int:
+    """The rounds that a schedule takes its micro-batches in, equally many in each."""
+    return max(1, plan.accumulation // plan.pipeline) if plan.schedule in _OF_SEVERAL else 1
+
+
+def _kept_gathered(order: Sequence[Any]) -> list[Any]:
+    """A worker's order in which each stage is gathered by ZeRO before its first pass, and given back after its last.
+
+    PyTorch keeps the three stages that come next, and so would gather the others anew in each round.
+    """
+    first: dict[int, int] = {}
+    last: dict[int, int] = {}
+    for at, action in enumerate(order):
+        if action.computation_type == "UNSHARD":
+            first.setdefault(action.stage_index, at)
+        if action.computation_type == "RESHARD":
+            last[action.stage_index] = at
+    kept = {*first.values(), *last.values()}
+    return [one for at, one in enumerate(order) if at in kept or one.computation_type not in ("UNSHARD", "RESHARD")]
