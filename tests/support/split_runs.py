@@ -72,6 +72,23 @@ LONG |= {
     "zero1 in groups": replace(LONG["hybrid"], zero_stage=1),
     "zero2 in groups": replace(LONG["hybrid"], zero_stage=2),
 }
+LONG |= {
+    "few micro-batches": replace(LONG["four stages"], micro_batch=4, accumulation=2),
+    "zero3 x few micro-batches": replace(LONG["four stages"], data=2, micro_batch=2, accumulation=2, zero_stage=3),
+    "zero-bubble, few micro-batches": replace(LONG["zero-bubble, four stages"], micro_batch=4, accumulation=2),
+    "zero-bubble x zero2": replace(LONG["zero-bubble x zero1"], zero_stage=2),
+    "zero-bubble x zero3": replace(LONG["zero-bubble x zero1"], zero_stage=3, micro_batch=1, accumulation=4),
+    "zero-bubble x zero3 in groups": replace(
+        LONG["zero-bubble x zero1"], zero_stage=3, data=4, shard_group=2, micro_batch=1
+    ),
+    "zero-bubble x zero3 x sequence": replace(LONG["zero-bubble x sequence"], zero_stage=3),
+    "zero-bubble, cores recomputed": replace(LONG["zero-bubble"], recompute="selective"),
+    "zero-bubble x zero3, cores recomputed": replace(LONG["zero-bubble x zero1"], zero_stage=3, recompute="selective"),
+    "zero-bubble x context": replace(LONG["zero-bubble"], context=2),
+    "zero-bubble x zero3 x context": replace(LONG["zero-bubble"], context=2, zero_stage=3),
+    "zero-bubble x interleaved": replace(BRIEF["interleaved"], schedule="zero-bubble"),
+    "zero-bubble x interleaved x zero3": replace(LONG["zero3 x interleaved"], schedule="zero-bubble"),
+}
 RING = replace(BRIEF["context"], sequence_parallel=False)
 LONG |= {
     "data x context": replace(RING, data=2, micro_batch=2),
@@ -102,9 +119,15 @@ NARROW = {
     "zero3 x context bf16": replace(LONG["zero3 x context"], precision="bf16"),
     "context x pipeline bf16": replace(LONG["context x pipeline"], precision="bf16"),
     "tensor recomputed bf16": replace(LONG["tensor recomputed"], precision="bf16"),
+    "zero-bubble x zero3 bf16": replace(LONG["zero-bubble x zero3"], precision="bf16"),
     "zero3 x grid bf16": replace(LONG["zero3 x sequence x pipeline"], precision="bf16"),
 }
-
+DEEP = {  # four stages a worker
+    "many stages": replace(BRIEF["interleaved"], virtual_stages=4),
+    "many stages x zero2": replace(LONG["zero3 x interleaved"], virtual_stages=4, zero_stage=2),
+    "many stages x zero3": replace(LONG["zero3 x interleaved"], virtual_stages=4),
+    "many stages x zero-bubble x zero3": replace(LONG["zero3 x interleaved"], virtual_stages=4, schedule="zero-bubble"),
+}
 COPIED = {  # four tensor ranks, two heads of keys and values
     "copied": ComputePlan(tensor=4, micro_batch=4, accumulation=2, precision="fp32", sequence_parallel=False),
     "copied sequence": ComputePlan(tensor=4, micro_batch=4, accumulation=2, precision="fp32"),
@@ -137,5 +160,5 @@ def bubble_agrees(compute, run):
         event.data["rank"]: [tuple(one) for one in event.data["actions"]] for event in read_kind(run.folder, "order")
     }
     idle = idle_share([orders[rank] for rank in sorted(orders)], compute.pipeline * compute.virtual_stages)
-    fine = compute.virtual_stages / PlanNumbers.of(compute).bubble_share
+    fine = 1.0 / PlanNumbers.of(compute).fill_share
     assert idle == pytest.approx(bubble_share(compute.pipeline, compute.accumulation, fine))

@@ -20,7 +20,11 @@ PIPELINES = [
     "zero2 x pipeline",
     "zero3 x pipeline",
     "zero3 x interleaved",
+    "few micro-batches",
     "zero-bubble",
+    "zero-bubble x zero3",
+    "zero-bubble x zero3, cores recomputed",
+    "zero-bubble x interleaved x zero3",
     "context x pipeline",
 ]
 TENSORS = [

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from small_cases import SHAPE, small_case
-from split_runs import ALONE, BRIEF, COPIED, LONG, NARROW, STEPS, bubble_agrees, counts_agree, run_split
+from split_runs import ALONE, BRIEF, COPIED, DEEP, LONG, NARROW, STEPS, bubble_agrees, counts_agree, run_split
 
 from datahall.base.errors import Refused
 from datahall.compute import execute
@@ -31,8 +31,12 @@ TIED = [
 ]
 PLAIN = {"data": ComputePlan(data=2, micro_batch=2, accumulation=2, precision="fp32")}
 # For a recommender, which is two tables and a tower:
-TOO_MANY_STAGES = ("interleaved", "zero3 x interleaved", "four stages", "zero-bubble, four stages")
-ATTENTIVE = {name for name in (*BRIEF, *LONG) if "sequence" in name or "context" in name} | {"cores recomputed"}
+TOO_MANY_STAGES = {
+    name for name, one in {**BRIEF, **LONG}.items() if one.pipeline * one.virtual_stages > 3 and one.tensor == 1
+}
+ATTENTIVE = {
+    name for name in (*BRIEF, *LONG) if any(word in name for word in ("sequence", "context", "cores recomputed"))
+}
 OTHERS = {"mlp": [name for name in (*PLAIN, *BRIEF, *LONG) if name not in ATTENTIVE]}  # which have no sequences
 OTHERS["recommender"] = [name for name in OTHERS["mlp"] if name not in TOO_MANY_STAGES]
 
@@ -56,6 +60,13 @@ def tied(case, tmp_path_factory):
     return tied, run_split(tied, ALONE, tmp_path_factory)
 
 
+@pytest.fixture(scope="module")
+def deep(case, tmp_path_factory):
+    """A case with more layers, and its training by one process."""
+    deep = replace(case, model=replace(case.model, layers=8))
+    return deep, run_split(deep, ALONE, tmp_path_factory)
+
+
 def test_one_process_counts_as_was_forecast(case, alone):
     counts_agree(case, ALONE, alone)
 
@@ -68,6 +79,15 @@ def test_a_split_is_the_training_of_one_process(case, alone, tmp_path_factory, n
     counts_agree(case, compute, run)
     if compute.pipeline > 1 and compute.data == 1:
         bubble_agrees(compute, run)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", DEEP)
+def test_a_worker_of_many_stages_trains_alike(deep, tmp_path_factory, name):
+    case, one = deep
+    run = run_split(case, DEEP[name], tmp_path_factory)
+    assert parity.between(run, one).holds
+    counts_agree(case, DEEP[name], run)
 
 
 @pytest.mark.soak
@@ -158,7 +178,7 @@ def test_other_models_split_alike(other, tmp_path_factory, name):
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("name", TOO_MANY_STAGES)
+@pytest.mark.parametrize("name", sorted(TOO_MANY_STAGES - ATTENTIVE))
 def test_a_recommender_is_not_cut_into_more_stages_than_it_has_parts(tmp_path_factory, name):
     case = small_case(replace(SHAPE, vocab=1000), entry="datahall.workloads.recommender:build")
     with pytest.raises(Refused, match="has 3 blocks for 4 stages"):

@@ -184,11 +184,12 @@ def check_stages(workload: Workload, plan: ComputePlan) -> None:
             where="plan.compute.pipeline",
             hint="Give Workload.cut, split and criterion, or choose a plan with pipeline 1.",
         )
-    if plan.schedule not in SCHEDULES or (plan.virtual_stages > 1) != (plan.schedule == "interleaved"):
+    several = plan.virtual_stages > 1
+    if plan.schedule not in SCHEDULES or plan.schedule in (("gpipe", "1f1b") if several else ("interleaved",)):
         raise Refused(
             f"schedule {plan.schedule} with {plan.virtual_stages} stages a worker is planned but not run.",
             where="plan.compute.schedule",
-            hint="What runs is gpipe, 1f1b and zero-bubble with one stage a worker, and interleaved with more.",
+            hint="What runs is gpipe and 1f1b with one stage a worker, interleaved with more, zero-bubble with either.",
         )
     if plan.schedule == "zero-bubble" and plan.recompute == "full":
         raise Refused(

@@ -24,9 +24,17 @@ from torch.distributed.pipelining._backward import stage_backward_input, stage_b
 from datahall.compute.plan import ComputePlan
 from datahall.compute.schedule import Action
 
+
+class _AnyCount(Schedule1F1B):
+    """1F1B with fewer micro-batches than stages too, which PyTorch's refuses and yet takes in the right order."""
+
+    def __init__(self, stage: PipelineStage, micro_batches: int, **named: Any) -> None:
+        super(Schedule1F1B, self).__init__(stage, micro_batches, **named)
+
+
 SCHEDULES: dict[str, Any] = {
     "gpipe": ScheduleGPipe,
-    "1f1b": Schedule1F1B,
+    "1f1b": _AnyCount,
     "interleaved": ScheduleInterleaved1F1B,
     "zero-bubble": ScheduleInterleavedZeroBubble,  # of one stage a worker: ZB-H1 of arXiv 2401.10241
 }

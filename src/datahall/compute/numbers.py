@@ -70,6 +70,16 @@ class PlanNumbers:
         every = self.data * self.context
         return np.where(np.asarray(self.shard_group) > 0, np.minimum(self.shard_group, every), every)
 
+    @property
+    def fill_share(self) -> Any:
+        """Fill and drain of the pipeline as a share of 1F1B's with one stage a worker.
+
+        A zero-bubble schedule with fewer micro-batches than stages has fewer halves of backward passes to fill it with.
+        """
+        stages, few = np.asarray(self.pipeline), np.maximum(0.0, self.pipeline - np.asarray(self.accumulation))
+        lacking = np.where(np.asarray(self.bubble_share) < 1.0, few / np.maximum(stages - 1.0, 1.0), 0.0)
+        return self.bubble_share / np.asarray(self.virtual_stages) * (1.0 + lacking)
+
 
 def stack_plans(plans: Sequence[ComputePlan]) -> PlanNumbers:
     """Several plans as arrays, element i being `plans[i]`."""

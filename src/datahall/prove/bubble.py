@@ -48,7 +48,7 @@ def bubble_of(compute: ComputePlan, measured: Measurement, expected: float) -> B
     of_one = compute.devices // compute.pipeline  # workers of a stage; stages that work together lie so far apart
     pipes = [[orders[rank] for rank in range(first, compute.devices, of_one)] for first in range(of_one)]
     played = [idle_share(pipe, compute.pipeline * compute.virtual_stages) for pipe in pipes]
-    fineness = compute.virtual_stages / PlanNumbers.of(compute).bubble_share
+    fineness = 1.0 / PlanNumbers.of(compute).fill_share
     steady = [step for step in measured.steps if step.steady] or list(measured.steps)
     waited = sum(worker.seconds["waiting"] for step in steady for worker in step.workers)
     whole = sum(worker.step_s for step in steady for worker in step.workers)

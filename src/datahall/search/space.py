@@ -125,8 +125,11 @@ def _block(case: Case, data: int, tensor: int, pipeline: int, context: int, *, w
             micro, virtual, np.arange(len(options)), expert, [0, 1, 2], sequence, bubble, indexing="ij"
         )
     )
-    # Interleaving wants rounds of as many micro-batches as there are stages, and has no zero-bubble kind here.
-    allowed = ((v == 1) | ((local // m) % pipeline == 0)) & ((b == 1.0) | (v == 1))
+    # Interleaving wants rounds of as many micro-batches as there are stages.  Zero-bubble wants equal rounds, and would
+    # recompute whole blocks twice, once for each half of a backward pass.
+    steps = local // m
+    allowed = (v == 1) | (steps % pipeline == 0)
+    allowed &= (b == 1.0) | ((r < 2) & (steps % np.maximum(1, steps // pipeline) == 0))
     allowed &= (options[s, 0] != 2) | (m == local)  # ZeRO-2 over micro-steps scatters at each: ZeRO-1 or 3 does better
     m, v, s, e, r, q, b = (axis[allowed] for axis in (m, v, s, e, r, q, b))
     one = np.ones(len(m))

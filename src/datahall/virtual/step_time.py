@@ -78,10 +78,10 @@ class StepSeconds:
 
 
 @formula(
-    equation="idle share of a step = (p-1)/(v m + p-1)",
+    equation="idle share of a step = (p-1)/(v m + p-1); v = 3 (p-1)/(p-1 + p-m) for ZB-H1 with m < p",
     source="Narayanan et al. 2021, Efficient training on GPU clusters (arXiv 2104.04473), section 2.2",
-    holds="1F1B or GPipe (v = 1), interleaved 1F1B with v chunks, zero-bubble ZB-H1 (v = 3); equal stages, m a "
-    "multiple of p",
+    holds="1F1B or GPipe (v = 1), interleaved 1F1B with v chunks (m a multiple of p), zero-bubble ZB-H1 (v = 3, with "
+    "k chunks 3 k); equal stages",
 )
 def bubble_share(stages: Any, micro_batches: Any, virtual_stages: Any = 1) -> Any:
     """Share of a step that a pipeline stage stands still."""
@@ -120,7 +120,7 @@ def step_time(inputs: StepInputs, plan: PlanNumbers) -> StepSeconds:
     jitter = np.where(np.asarray(plan.data) > 1, jitter_s(steps * issued, inputs.habits), 0.0)
     waits = inputs.habits.sends_wait * np.where(np.asarray(plan.pipeline) > 1, sent.per_micro_step, 0.0)
     crowd = np.maximum(1.0, plan.devices / np.asarray(inputs.cores))
-    whole, idle = crowded_pipeline(plan.pipeline, steps, crowd, plan.bubble_share / plan.virtual_stages)
+    whole, idle = crowded_pipeline(plan.pipeline, steps, crowd, plan.fill_share)
     stretch = (whole - idle) / steps
     waiting = idle * steady + jitter * stretch
     waiting = waiting + inputs.habits.straggler_share * np.log2(plan.devices) * steps * steady

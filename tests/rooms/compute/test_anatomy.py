@@ -92,8 +92,9 @@ def test_a_model_without_cuts_is_refused():
 @pytest.mark.parametrize(
     "plan",
     [
-        ComputePlan(data=2, pipeline=2, accumulation=2, zero_stage=3, schedule="zero-bubble"),
         ComputePlan(pipeline=2, accumulation=2, recompute="full", schedule="zero-bubble"),
+        ComputePlan(pipeline=2, virtual_stages=2, accumulation=2),
+        ComputePlan(pipeline=2, accumulation=2, schedule="interleaved"),
         ComputePlan(pipeline=2, accumulation=5, schedule="zero-bubble"),
     ],
 )
