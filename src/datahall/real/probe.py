@@ -91,7 +91,7 @@ def _findings(folder: Path, processes: int, threads: list[int], quick: bool) -> 
     path.write_text(json.dumps(job), encoding="utf-8")
     for old in folder.glob("findings-*.jsonl"):
         old.unlink()
-    for old in folder.glob("trial-*"):
+    for old in (*folder.glob("trial-*"), *folder.glob("disk")):
         shutil.rmtree(old)
     running = [_start(path, rank) for rank in range(processes)]
     try:

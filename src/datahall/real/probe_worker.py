@@ -20,7 +20,7 @@ import torch.distributed as dist
 
 from datahall.catalog import codecs
 from datahall.real.group import leave_together
-from datahall.real.probe_kernels import kernels
+from datahall.real.probe_kernels import kernels, undisturbed
 from datahall.real.probe_tensor import thin_models
 from datahall.real.probe_timing import time_together
 from datahall.real.process import die_with_parent
@@ -56,9 +56,12 @@ class _Teller:
 def _measure(job: dict[str, Any], rank: int, teller: _Teller) -> None:
     quick, budget_s = job["quick"], job["budget_s"]
     if rank == 0:
+        alone: list[dict[str, Any]] = []
         for threads in job["threads"]:
             torch.set_num_threads(threads)
-            for finding in kernels(quick, budget_s):
+            found = undisturbed(partial(kernels, quick, budget_s), alone)
+            alone = alone or found
+            for finding in found:
                 teller.tell(finding, threads=threads, processes=1)
         torch.set_num_threads(1)
         for finding in _codecs(quick):

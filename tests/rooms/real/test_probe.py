@@ -7,7 +7,8 @@ import pytest
 from datahall.base.label import Label
 from datahall.base.line import fit_line
 from datahall.case.site_file import read_site
-from datahall.real.probe_kernels import ATTENTION, PRODUCTS
+from datahall.real import probe_kernels
+from datahall.real.probe_kernels import ATTENTION, PRODUCTS, undisturbed
 from datahall.real.probe_rates import cut_costs, device_rates, link_of
 from datahall.real.probe_timing import fit_alpha_beta, time_call
 from datahall.ui.cli import main
@@ -108,6 +109,23 @@ def test_narrow_products_and_short_attention_cost_what_they_were_seen_to_cost():
 
 def _found(kind, shape, flops, seconds):
     return {"kind": kind, "shape": list(shape), "flops": flops, "seconds": seconds, "flops_per_s": flops / seconds}
+
+
+def test_threads_that_waited_for_a_busy_core_are_measured_again(monkeypatch):
+    monkeypatch.setattr(probe_kernels, "_PAUSE_S", 0.0)
+    alone = [{"kind": "product", "seconds": 1e-3}, {"kind": "launch", "seconds": 1e-6}]
+    rounds = [[0.09, 2e-6], [0.6e-3, 3e-6], [0.1e-3, 1e-6]]
+
+    def measure(given):
+        return lambda: (
+            {"kind": kind, "seconds": s} for kind, s in zip(("product", "launch"), next(given), strict=True)
+        )
+
+    found = undisturbed(measure(iter(rounds)), alone)
+    assert [one["seconds"] for one in found] == [0.6e-3, 2e-6]  # of two rounds: the second disturbed nothing
+    assert [one["seconds"] for one in undisturbed(measure(iter(rounds)), [])] == [0.09, 2e-6]  # nothing to compare with
+    slow = undisturbed(measure(iter([[0.9, 1e-6]] * 9)), alone)
+    assert slow[0]["seconds"] == 0.9  # a machine that is always like this is taken as it is
 
 
 def test_a_call_is_repeated_until_its_interval_is_known():
