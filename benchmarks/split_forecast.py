@@ -66,6 +66,10 @@ TOO_MANY_STAGES = ("interleaved, 2 x 2", "1F1B, 4 stages")  # for a recommender:
 MIXED = {
     "expert x 2": replace(TWO, expert=2),
     "data x 4, expert x 2": replace(TWO, data=4, expert=2, accumulation=1),
+    "ZeRO-1 x expert": replace(TWO, expert=2, zero_stage=1),
+    "ZeRO-3 x expert": replace(TWO, expert=2, zero_stage=3),
+    "expert x pipeline": replace(PIPE, data=2, expert=2, micro_batch=2),
+    "ZeRO-1 x expert x pipeline": replace(PIPE, data=2, expert=2, micro_batch=2, zero_stage=1),
 }
 WHOLE = ("one process", "data x 2", "ZeRO-1", "ZeRO-3", "1F1B, 2 stages")  # mixtures, without expert ranks
 PLAIN = tuple(

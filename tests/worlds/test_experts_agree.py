@@ -9,6 +9,7 @@ from small_cases import SHAPE, small_case
 
 from datahall.base.errors import Refused
 from datahall.case.model import LatentAttention
+from datahall.compute.adapters import adapters_of
 from datahall.compute.execute import prepare
 from datahall.compute.handed import handed_over
 from datahall.compute.layout import Layout
@@ -39,10 +40,36 @@ MIXED = replace(
 )
 ALONE = ComputePlan(micro_batch=8, precision="fp32")
 EXPERT = ComputePlan(data=2, expert=2, micro_batch=2, accumulation=2, precision="fp32")
+STAGED = ComputePlan(data=2, pipeline=2, expert=2, micro_batch=2, accumulation=2, precision="fp32")
+TWICE = {"schedule": "interleaved", "virtual_stages": 2}
+REPLICAS = replace(EXPERT, data=4, accumulation=1)
 SPLITS = {
-    "two replicas": replace(EXPERT, data=4, accumulation=1),
-    "four ranks": replace(EXPERT, data=4, expert=4, accumulation=1),
+    "two replicas": REPLICAS,
+    "four ranks": replace(REPLICAS, expert=4),
     "recomputed": replace(EXPERT, recompute="full"),
+    "expert x zero1": replace(EXPERT, zero_stage=1),
+    "two replicas x zero1": replace(REPLICAS, zero_stage=1),
+    "two replicas x zero1 in groups": replace(REPLICAS, zero_stage=1, shard_group=2),
+    "expert x zero2": replace(EXPERT, zero_stage=2),
+    "expert x zero3": replace(EXPERT, zero_stage=3),
+    "expert x zero3 recomputed": replace(EXPERT, zero_stage=3, recompute="full"),
+    "two replicas x zero3": replace(REPLICAS, zero_stage=3),
+    "two replicas x zero3 recomputed": replace(REPLICAS, zero_stage=3, recompute="full"),
+    "two replicas x zero3 in groups": replace(REPLICAS, zero_stage=3, shard_group=2),
+    "four ranks x zero3 in groups": replace(REPLICAS, expert=4, zero_stage=3, shard_group=2),
+    "expert x gpipe": replace(STAGED, schedule="gpipe"),
+    "expert x 1f1b": STAGED,
+    "expert x 1f1b recomputed": replace(STAGED, recompute="full"),
+    "expert x interleaved": replace(STAGED, **TWICE),
+    "expert x zero1 x 1f1b": replace(STAGED, zero_stage=1),
+    "expert x zero1 x interleaved": replace(STAGED, zero_stage=1, **TWICE),
+    "expert x zero2 x 1f1b": replace(STAGED, zero_stage=2),
+    "expert x zero3 x 1f1b": replace(STAGED, zero_stage=3),
+    "expert x zero3 x interleaved": replace(STAGED, zero_stage=3, **TWICE),
+    "expert x zero3 x 1f1b recomputed": replace(STAGED, zero_stage=3, recompute="full"),
+    "expert x context": replace(EXPERT, context=2, accumulation=2),
+    "expert inside context": replace(EXPERT, data=1, context=2, accumulation=4),
+    "four ranks x zero3 x context": replace(EXPERT, expert=4, context=2, zero_stage=3),
     "data": replace(EXPERT, expert=1),
     "zero1": replace(EXPERT, expert=1, zero_stage=1),
     "zero3": replace(EXPERT, expert=1, zero_stage=3),
@@ -50,9 +77,14 @@ SPLITS = {
     "pipeline": ComputePlan(pipeline=2, micro_batch=2, accumulation=4, precision="fp32"),
     "zero3 x pipeline": ComputePlan(data=2, pipeline=2, zero_stage=3, micro_batch=2, accumulation=2, precision="fp32"),
 }
+_NAMED = {**SPLITS, "two ranks": EXPERT}
 LATENT = LatentAttention(query_rank=24, key_value_rank=16, rope_dim=8, nope_dim=8, value_dim=16)
 NARROW = {
     "expert bf16": replace(EXPERT, precision="bf16"),
+    "expert x zero1 bf16": replace(EXPERT, precision="bf16", zero_stage=1),
+    "expert x zero3 bf16": replace(EXPERT, precision="bf16", zero_stage=3),
+    "expert x 1f1b bf16": replace(STAGED, precision="bf16"),
+    "expert x zero3 x 1f1b bf16": replace(STAGED, precision="bf16", zero_stage=3),
     "zero3 bf16": replace(SPLITS["zero3"], precision="bf16"),
     "pipeline bf16": replace(SPLITS["pipeline"], precision="bf16"),
 }
@@ -92,10 +124,19 @@ def test_a_split_is_the_training_of_one_process(case, alone, tmp_path_factory, n
 @pytest.mark.parametrize("name", ["two ranks", "zero3", "pipeline"])
 def test_latent_attention_splits_alike(case, tmp_path_factory, name):
     latent = replace(case, model=replace(MIXED, latent=LATENT))
-    one, run = (_run(latent, plan, tmp_path_factory) for plan in (ALONE, {**SPLITS, "two ranks": EXPERT}[name]))
+    one, run = (_run(latent, plan, tmp_path_factory) for plan in (ALONE, _NAMED[name]))
     assert parity.between(run, one).holds
     _counts_agree(latent, ALONE, one)
-    _counts_agree(latent, {**SPLITS, "two ranks": EXPERT}[name], run)
+    _counts_agree(latent, _NAMED[name], run)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", ["expert x zero1", "expert x zero3", "expert x 1f1b", "two replicas x zero3"])
+def test_adapters_beside_frozen_experts_train_alike(case, tmp_path_factory, name):
+    adapted = replace(case, application=replace(case.application, method="lora", lora_rank=4, lora_targets="attention"))
+    one, run = (_run(adapted, plan, tmp_path_factory) for plan in (ALONE, SPLITS[name]))
+    assert parity.between(run, one).holds
+    _counts_agree(adapted, SPLITS[name], run)
 
 
 @pytest.mark.soak
@@ -105,18 +146,19 @@ def test_narrow_products_are_counted_alike(case, tmp_path_factory, name):
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("name", ["two ranks", "two replicas"])
+@pytest.mark.parametrize("name", ["two ranks", "two replicas", "two replicas x zero1", "expert x zero3 x 1f1b"])
 def test_expert_ranks_go_on_from_their_checkpoint(case, alone, tmp_path_factory, name):
     killed = Injection("kill-worker", rank=1, step=2)
     storage = StoragePlan(interval_steps=1, asynchronous=True)
-    run = _run(case, {**SPLITS, "two ranks": EXPERT}[name], tmp_path_factory, storage=storage, injection=killed)
+    run = _run(case, _NAMED[name], tmp_path_factory, storage=storage, injection=killed)
     assert len(run.lost) == 1
     assert parity.between(run, alone).holds
 
 
 @pytest.mark.soak
-def test_one_process_goes_on_from_what_expert_ranks_saved(case, tmp_path_factory):
-    run = _run(case, SPLITS["two replicas"], tmp_path_factory, storage=StoragePlan(interval_steps=STEPS))
+@pytest.mark.parametrize("name", ["two replicas", "two replicas x zero3", "expert x 1f1b"])
+def test_one_process_goes_on_from_what_expert_ranks_saved(case, tmp_path_factory, name):
+    run = _run(case, SPLITS[name], tmp_path_factory, storage=StoragePlan(interval_steps=STEPS))
     executor = prepare(entry.build(case), ALONE, bucket_bytes=0, device=torch.device("cpu"))
     state = executor.tensors(complete=True)
     assert load(checkpoint_folder(run.folder), state).unread == ()
@@ -131,9 +173,9 @@ def test_one_process_goes_on_from_what_expert_ranks_saved(case, tmp_path_factory
 @pytest.mark.parametrize(
     ("shape", "compute", "why"),
     [
-        (MIXED, replace(EXPERT, zero_stage=3), "planned but not run"),
         (MIXED, ComputePlan(data=2, tensor=2, expert=2, sequence_parallel=False), "planned but not run"),
-        (MIXED, ComputePlan(data=2, pipeline=2, expert=2), "planned but not run"),
+        (MIXED, replace(STAGED, schedule="zero-bubble"), "planned but not run"),
+        (MIXED, replace(EXPERT, data=4, expert=3), "not inside one another"),
     ],
 )
 def test_what_is_only_planned_is_refused_before_anything_starts(case, shape, compute, why, tmp_path_factory):
@@ -161,13 +203,13 @@ def _run(case, compute, folders, storage=None, injection=None):
 
 def _counts_agree(case, compute, run):
     """Of each worker where nothing is the router's choice, otherwise of each group that shares the experts."""
-    layout = Layout.of(compute)
+    layout, adapters = Layout.of(compute), adapters_of(case.application)
     for step in run.steps:
         for first in range(0, layout.workers, compute.expert):
             members = step.workers[first : first + compute.expert]
-            for kind, (calls, size) in handed_over(
-                case.model, case.application.sequence, compute, layout.place(first).stage
-            ).items():
+            handed = handed_over(case.model, case.application.sequence, compute, layout.place(first).stage, adapters)
+            assert set(handed) == set(members[0].kinds)
+            for kind, (calls, size) in handed.items():
                 seen = [worker.kinds[kind] for worker in members]
                 assert {found for found, _ in seen} == {calls}
                 assert sum(found for _, found in seen) == len(members) * size
@@ -178,12 +220,17 @@ def _counts_agree(case, compute, run):
 
 def _bytes_are_what_the_routers_say(case, compute, run):
     """What each worker handed over, seen at the call, follows from the rows that its experts were given."""
-    shape, mixtures = case.model, case.model.moe_layers * compute.accumulation
+    shape, together = case.model, compute.expert
+    tokens = compute.micro_batch * compute.accumulation * case.application.sequence // compute.context
+    own = tokens * shape.experts_per_token
     for step in run.steps:
-        received = {worker.rank: sum(map(sum, worker.received)) for worker in step.workers}
-        own = compute.micro_batch * case.application.sequence * shape.experts_per_token * mixtures
-        assert sum(received.values()) == compute.data * own
-        assert len(set(received.values())) > 1  # the routers did choose
-        for worker in step.workers:
-            rows = 2 * own + 2 * received[worker.rank]
-            assert worker.kinds["all_to_all"][1] == mixtures * 8 * shape.experts + 4 * shape.hidden * rows
+        received = [sum(map(sum, worker.received)) for worker in step.workers]
+        assert sum(received) == compute.copies * own * shape.moe_layers
+        assert len(set(received)) > compute.pipeline  # the routers did choose
+        for first in range(0, len(step.workers), together):
+            members = step.workers[first : first + together]
+            held = sum(any(map(any, rows)) for rows in zip(*(worker.received for worker in members), strict=True))
+            for worker in members:
+                counts = held * compute.accumulation * 8 * shape.experts
+                rows = 2 * own * held + 2 * received[worker.rank]
+                assert worker.kinds.get("all_to_all", (0, 0))[1] == counts + 4 * shape.hidden * rows

@@ -8,7 +8,6 @@ from safetensors.torch import load_file
 from small_cases import small_case, small_plan
 from small_checkpoint import write_checkpoint
 
-from datahall.base.errors import Refused
 from datahall.compute import execute
 from datahall.compute.adapters import Adapters, adapters_of
 from datahall.compute.counts import ShapeCounts
@@ -111,11 +110,6 @@ def memory_of(case, adapters):
     numbers = adapters.numbers(case.model) if adapters else None
     plan = PlanNumbers.of(ComputePlan(precision="fp32"))
     return memory(ShapeCounts.of(case.model), 64, plan, trainable_share=share, adapters=numbers)
-
-
-def test_frozen_models_are_not_spread_over_expert_ranks(tuned):
-    with pytest.raises(Refused, match="frozen"):
-        execute.prepare(entry.build(tuned()), ComputePlan(data=2, expert=2, precision="fp32"), **PLACE)
 
 
 @pytest.mark.soak

@@ -106,18 +106,6 @@ def test_narrow_products_are_counted_alike(case, tmp_path_factory, name):
     counts_agree(case, NARROW[name], run_split(case, NARROW[name], tmp_path_factory))
 
 
-@pytest.mark.parametrize(
-    "compute",
-    [
-        ComputePlan(data=4, expert=2, zero_stage=1),
-        ComputePlan(data=2, expert=2, pipeline=2),
-    ],
-)
-def test_what_is_only_planned_is_refused_before_anything_starts(case, compute, tmp_path_factory):
-    with pytest.raises(Refused, match="planned but not run"):
-        run_split(case, replace(compute, micro_batch=2), tmp_path_factory)
-
-
 @pytest.mark.soak
 @pytest.mark.parametrize("name", [*BRIEF, "data x tensor x pipeline", "sequence x interleaved", "zero-bubble"])
 def test_a_split_goes_on_from_its_checkpoint(case, alone, tmp_path_factory, name):

@@ -113,6 +113,7 @@ def eager_habits(habits: StackHabits, plan: ComputePlan, layers: int, link: Mapp
         own_latents=1.0,
         tied_exposed=1.0,
         expert_latency=0.0,
+        expert_updates=1.0,
         expert_exposed=_EXPERT_PASSES,
         expert_wait=_EXPERT_WAIT,
         gradient_exposed=1.0,

@@ -93,8 +93,6 @@ def prepare(
     Refused for splits that datahall plans but does not run.
     """
     check_runnable(plan)
-    if plan.expert > 1:
-        _check_all_trained(workload)
     made: Any = executor_class(plan)
     return made(workload, plan, bucket_bytes, device, *([exchange] if made is DataParallel else []))
 
@@ -109,12 +107,8 @@ def executor_class(plan: ComputePlan) -> type[Executor]:
         from datahall.compute.execute_tensor import TensorParallel
 
         return TensorParallel
-    if plan.expert > 1:
-        from datahall.compute.execute_experts import ExpertParallel
-
-        return ExpertParallel
     grouped = dist.is_initialized() and dist.get_world_size() > 1
-    if plan.context > 1 or plan.zero_stage == 1 or (plan.zero_stage and grouped):
+    if max(plan.context, plan.expert) > 1 or plan.zero_stage == 1 or (plan.zero_stage and grouped):
         from datahall.compute.execute_sharded import Sharded
 
         return Sharded
@@ -207,15 +201,6 @@ class DataParallel:
             return self.loss(model, to_device(batch, self.device))
         with torch.autocast(self.device.type, dtype=self.precision):
             return self.loss(model, to_device(batch, self.device))
-
-
-def _check_all_trained(workload: Workload) -> None:
-    if any(not parameter.requires_grad for parameter in workload.model.parameters()):
-        raise Refused(
-            "a model with frozen parameters is not spread over expert ranks.",
-            where="plan.compute.expert",
-            hint="Leave out expert, or spread what is frozen by zero_stage=3.",
-        )
 
 
 def whole(held: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -1,13 +1,12 @@
-"""Expert parallelism: data ranks share out the experts of each mixture, and tokens travel to them and back.
+"""Expert parallelism: neighbouring workers share out the experts of each mixture; tokens travel to them and back.
 
-Neighbouring data ranks form a group that holds all experts once; everything else every rank has whole.  Gradients are
-summed after the backward pass, so that nothing of it is hidden: those of experts over the groups only, since the ranks
-of a group have added up each other's on the way back.
+Everything else each of them has as without expert ranks.  The gradient of an expert is the sum over all tokens of its
+group, since gradients travel as their tokens did; it is then summed over the workers that hold the same expert.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,65 +15,48 @@ from torch import nn
 
 from datahall.base.errors import Refused
 from datahall.base.workload import Mixture, Workload
-from datahall.compute.execute_local import HoldsModel, LocalState, sum_in_buckets, trained
+from datahall.compute.execute_grid import Grid
 from datahall.compute.plan import ComputePlan
 
 
-class ExpertParallel(HoldsModel):
-    """Each worker has a share of the experts of the mixtures that the workload names, and the rest whole."""
+class Experts:
+    """The experts of a workload's mixtures, shared out over groups of neighbours; without expert ranks none.
 
-    def __init__(self, workload: Workload, plan: ComputePlan, bucket_bytes: int, device: torch.device) -> None:
-        mixtures = check_experts(workload, plan)
-        super().__init__(workload, plan, device)
-        whole = trained([self.module])
-        self.shapes = {name: parameter.shape for name, parameter in whole.items()}
-        self.group = self.grid.group("data")
-        assert self.group is not None
-        self.owners: dict[str, int] = {}  # the rank in the group of each expert's parameters
-        for name, mixture in mixtures.items():
-            self._note_owners(name, mixture, plan.expert)
-            mixture.spread(self.grid.place.data % plan.expert, plan.expert, _AllToAll(self.group))
-        groups = (self.grid.copies, self.grid.group("replicate"))
-        self.state = _Spread(workload, [self.module], list(whole), self.owners, groups, bucket_bytes)
+    `owners` says of each of their parameters which worker of the group holds it.
+    """
 
-    def whole_weights(self) -> dict[str, torch.Tensor]:
-        """As in Executor: each worker tells its experts to the others of its group."""
-        found: dict[str, torch.Tensor] = {}
-        for name, shape in self.shapes.items():
-            mine = self.state.held.get(name)
-            found[name] = torch.empty(shape, device=self.device) if mine is None else mine.detach().contiguous()
+    def __init__(self, workload: Workload, plan: ComputePlan, grid: Grid) -> None:
+        self.ranks, self.place = plan.expert, 0
+        self.owners: dict[str, int] = {}
+        neighbours = grid.neighbours(plan.expert)
+        self.group = None if neighbours is None else neighbours.get_group()
+        if neighbours is None or self.group is None:
+            return
+        self.place = neighbours.get_local_rank()
+        for name, mixture in check_experts(workload, plan).items():
+            self._note_owners(name, mixture)
+            mixture.spread(self.place, self.ranks, _AllToAll(self.group))
+
+    def complete(self, found: Mapping[str, torch.Tensor], shapes: Mapping[str, torch.Size]) -> dict[str, torch.Tensor]:
+        """`found` with the experts of `shapes` that others hold; all workers of the group call together."""
+        whole = dict(found)
+        for name, shape in shapes.items():
             if name in self.owners:
-                dist.broadcast(found[name], group=self.group, group_src=self.owners[name])
-        return found
+                mine = found.get(name)
+                empty = next(iter(found.values())).new_empty(shape)
+                whole[name] = empty if mine is None else mine.contiguous()
+                dist.broadcast(whole[name], group=self.group, group_src=self.owners[name])
+        return whole
 
-    def _note_owners(self, name: str, mixture: Mixture, places: int) -> None:
-        share = len(mixture.experts) // places
+    def parameters(self, modules: Sequence[nn.Module]) -> list[nn.Parameter]:
+        """Those of this worker's experts in some modules, frozen ones too."""
+        return [one for module in modules for name, one in module.named_parameters() if name in self.owners]
+
+    def _note_owners(self, name: str, mixture: Mixture) -> None:
+        share = len(mixture.experts) // self.ranks
         for at, (key, expert) in enumerate(mixture.experts.items()):
             inside = (f"{name}.experts.{key}.{own}" for own, _ in expert.named_parameters())
             self.owners.update(dict.fromkeys(inside, at // share))
-
-
-class _Spread(LocalState):
-    """A worker's parameters, `experts` of them its own, the rest everybody's; `groups` hold the same of each."""
-
-    def __init__(
-        self,
-        workload: Workload,
-        modules: Sequence[nn.Module],
-        names: Sequence[str],
-        experts: dict[str, int],
-        groups: tuple[dist.ProcessGroup | None, dist.ProcessGroup | None],
-        bucket_bytes: int,
-    ) -> None:
-        super().__init__(workload, modules, names, groups[0], bucket_bytes)
-        self.experts, self.replicas = experts, groups[1]
-
-    def exchange(self) -> None:
-        """Sum the gradients over the workers that hold the same parameters."""
-        for group, routed in ((self.group, False), (self.replicas, True)):
-            own = [p.grad for name, p in self.held.items() if (name in self.experts) == routed and p.grad is not None]
-            if group is not None:
-                sum_in_buckets(own, self.bucket_bytes, group)
 
 
 class _AllToAll:

@@ -17,6 +17,7 @@ from torch.distributed.tensor import DTensor
 from datahall.base.workload import Workload
 from datahall.compute import execute
 from datahall.compute.execute_context import OwnTokens
+from datahall.compute.execute_experts import Experts
 from datahall.compute.execute_grid import Grid, Placed
 from datahall.compute.execute_optimiser import allocate_state, optimiser_of
 from datahall.compute.plan import ComputePlan
@@ -52,8 +53,8 @@ class State(Protocol):
 class LocalState:
     """The trained parameters of one worker under their names in the whole model, and the optimiser of its pieces.
 
-    `names` are those of the whole model, in order: their positions name the optimiser's state in a checkpoint.  Where
-    `group` holds the same parameters, gradients are summed over it once a step, in buckets.
+    `names` are those of the whole model, in order: their positions name the optimiser's state in a checkpoint.
+    `summed` are groups and the parameters that all of one hold; gradients are summed over them once a step, in buckets.
     """
 
     def __init__(
@@ -61,24 +62,21 @@ class LocalState:
         workload: Workload,
         modules: Sequence[nn.Module],
         names: Sequence[str],
-        group: dist.ProcessGroup | None = None,
+        summed: Sequence[tuple[dist.ProcessGroup, Sequence[str]]] = (),
         bucket_bytes: int = 0,
     ) -> None:
         self.held = trained(modules)
-        self.group, self.bucket_bytes = group, bucket_bytes
+        self.summed, self.bucket_bytes = summed, bucket_bytes
         self.positions = {name: position for position, name in enumerate(names)}
         self.pieces = {name: nn.Parameter(local(parameter.detach())) for name, parameter in self.held.items()}
         nothing = [nn.Parameter(torch.zeros(0))]  # for a stage that is all frozen: an optimiser wants something
         self.optimiser = optimiser_of(workload, list(self.pieces.values()) or nothing)
 
-    def gradients(self) -> list[torch.Tensor]:
-        """This worker's gradients, in the order of its parameters."""
-        return [own_part(parameter) for parameter in self.held.values() if parameter.grad is not None]
-
     def exchange(self) -> None:
         """Sum the gradients over the workers that hold the same parameters."""
-        if self.group is not None:
-            sum_in_buckets(self.gradients(), self.bucket_bytes, self.group)
+        for group, names in self.summed:
+            own = [own_part(self.held[name]) for name in names if self.held[name].grad is not None]
+            sum_in_buckets(own, self.bucket_bytes, group)
 
     def update(self) -> None:
         """One step of the optimiser; gradients are cleared."""
@@ -121,8 +119,10 @@ class HoldsPieces:
 
     state: State
     grid: Grid
+    experts: Experts
+    shapes: Mapping[str, torch.Size]  # of all trained parameters of the whole model
     shared: Sequence[str] = ()
-    summed_late: bool  # gradients over data and context ranks; else PyTorch gives means in each micro-step
+    summed_late: bool  # gradients over data and context ranks; else PyTorch sums them in each micro-step
 
     @property
     def optimiser(self) -> torch.optim.Optimizer:
@@ -143,17 +143,12 @@ class HoldsPieces:
 
     def whole_weights(self) -> dict[str, torch.Tensor]:
         """As in Executor."""
-        return execute.whole(self.state.held)
-
-    def summed_copies(self) -> int:
-        """How many gradients are summed into one."""
-        layout = self.grid.layout
-        return layout.data * layout.context if self.summed_late else 1
+        return self.experts.complete(execute.whole(self.state.held), self.shapes)
 
     def sum_gradients(self, mark: execute.Mark) -> None:
         """Sum what is not summed yet when the last backward pass is over."""
         ranks = self.grid.group("tensor") if self.shared else None
-        late = self.summed_late and self.grid.copies is not None
+        late = self.summed_late and self.grid.layout.copies > 1
         if ranks is not None or late:
             mark("exchange")
         if ranks is not None:
@@ -172,15 +167,17 @@ class HoldsModel(HoldsPieces, Placed):
         self.grid = Grid(plan, device)
         self.take_place(self.grid)
         self.device = device
-        self.summed_late = plan.zero_stage < 2 or self.grid.copies is None
+        self.summed_late = plan.zero_stage < 2 or self.grid.layout.copies == 1
         self.precision = execute.autocast_dtype(plan.precision) if self.summed_late else None
         self.module: nn.Module = workload.model.to(device)
         self.tokens = OwnTokens(workload, self.grid, device)
         execute.recompute_parts(self.module, workload, plan.recompute)
+        self.shapes = {name: parameter.shape for name, parameter in trained([self.module]).items()}
+        self.experts = Experts(workload, plan, self.grid)
 
     def gradients(self, batches: Iterable[Any], micro_steps: int, mark: execute.Mark) -> float:
         """As in Executor.  The sum over workers of gradients scaled by 1 / (workers x micro-steps) is their mean."""
-        total = add_up(batches, 1.0 / (micro_steps * self.summed_copies()), self._loss, mark)
+        total = add_up(batches, 1.0 / (micro_steps * self.grid.layout.copies), self._loss, mark)
         self.sum_gradients(mark)
         return float(total) / micro_steps
 

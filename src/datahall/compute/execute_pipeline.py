@@ -18,6 +18,7 @@ from datahall.base.workload import Workload
 from datahall.compute import execute
 from datahall.compute.execute import Mark
 from datahall.compute.execute_context import OwnTokens
+from datahall.compute.execute_experts import Experts
 from datahall.compute.execute_grid import Grid, Placed
 from datahall.compute.execute_local import HoldsPieces, own_part, trained
 from datahall.compute.execute_schedule import SCHEDULES, NotedStage, rounds_of, schedule_of
@@ -41,13 +42,15 @@ class Pipelined(HoldsPieces, Placed):
         self.grid = Grid(plan, device)
         self.take_place(self.grid)
         self.group = self.grid.group("pipeline")
-        self.summed_late = plan.zero_stage < 2 or self.grid.copies is None
+        self.summed_late = plan.zero_stage < 2 or self.grid.layout.copies == 1
         model: nn.Module = workload.model.to(device)
         self.tokens = OwnTokens(workload, self.grid, device)
         execute.recompute_parts(model, workload, plan.recompute)
         self.shapes = {name: parameter.shape for name, parameter in trained([model]).items()}
         parts = self._cut(model, plan)
-        self.state = spread(workload, plan, list(parts.values()), list(self.shapes), self.grid, bucket_bytes)
+        self.experts = Experts(workload, plan, self.grid)
+        mine = list(parts.values())
+        self.state = spread(workload, plan, mine, list(self.shapes), self.grid, self.experts, bucket_bytes)
         self.actions: list[tuple[str, int, int]] | None = []
         count = plan.pipeline * plan.virtual_stages
         self.stages = [
@@ -78,7 +81,8 @@ class Pipelined(HoldsPieces, Placed):
         """As in Executor: each stage tells its parameters to the others of its copy."""
         found: dict[str, torch.Tensor] = {}
         owner_of = self._owners()
-        held = execute.whole(self.state.held)
+        own = {name: shape for name, shape in self.shapes.items() if owner_of[name] == self.grid.place.stage}
+        held = self.experts.complete(execute.whole(self.state.held), own)
         for name, shape in self.shapes.items():
             mine = held.get(name)
             tensor = torch.empty(shape, device=self.device) if mine is None else mine.contiguous()
@@ -109,7 +113,7 @@ class Pipelined(HoldsPieces, Placed):
         """Scaled, so that the sum over micro-batches and copies is the mean."""
         with torch.autocast(self.device.type, dtype=self.precision, enabled=self.precision is not None):
             loss = self.workload.criterion(output, target)  # pyright: ignore[reportOptionalCall]
-        return loss / (self.micro_batches * self.summed_copies())
+        return loss / (self.micro_batches * self.grid.layout.copies)
 
     def _whole(self, batches: list[Any]) -> tuple[torch.Tensor, torch.Tensor]:
         parts = [self.tokens.split(batch) for batch in batches]
@@ -122,7 +126,7 @@ class Pipelined(HoldsPieces, Placed):
         inputs = (whole[0],) if self.first else ()
         if self.last:
             self.schedule.step(*inputs, target=whole[1], losses=losses, return_outputs=False)
-            return float(sum(loss.detach() for loss in losses)) * self.summed_copies()
+            return float(sum(loss.detach() for loss in losses)) * self.grid.layout.copies
         self.schedule.step(*inputs, return_outputs=False)
         return None
 

@@ -27,7 +27,7 @@ from torch.nn import functional
 from datahall.base.errors import Refused
 from datahall.base.workload import Adapted, Workload
 from datahall.compute.execute_adapted import cut_adapted, keep_piece
-from datahall.compute.execute_local import HoldsModel, local, tie, tied_names, trained
+from datahall.compute.execute_local import HoldsModel, local, tie, tied_names
 from datahall.compute.execute_sharded import spread
 from datahall.compute.layout import splits_evenly
 from datahall.compute.plan import ComputePlan
@@ -44,9 +44,8 @@ class TensorParallel(HoldsModel):
     def __init__(self, workload: Workload, plan: ComputePlan, bucket_bytes: int, device: torch.device) -> None:
         check_tensor_cuts(workload, plan)
         super().__init__(workload, plan, device)
-        names = list(trained([self.module]))
         self.shared = cut_modules(self.module, workload, plan, self.grid.along("tensor"))
-        self.state = spread(workload, plan, [self.module], names, self.grid, bucket_bytes)
+        self.state = spread(workload, plan, [self.module], list(self.shapes), self.grid, self.experts, bucket_bytes)
 
 
 def cut_modules(module: nn.Module, workload: Workload, plan: ComputePlan, ranks: DeviceMesh | None) -> list[str]:

@@ -11,9 +11,16 @@ from collections.abc import Mapping, Sequence
 from datahall.case.model import ModelShape
 from datahall.compute.adapters import Adapters
 from datahall.compute.handed_context import ring_handed
-from datahall.compute.handed_experts import routed_handed, routed_parameters
+from datahall.compute.handed_experts import plan_of_experts, routed_handed
 from datahall.compute.handed_tensor import Handed, TensorCuts, language_model_cuts, tensor_handed, together, word_bytes
-from datahall.compute.inventory import Inventory, Shape, adapted_inventory, element_count, share_count
+from datahall.compute.inventory import (
+    Inventory,
+    Shape,
+    adapted_inventory,
+    element_count,
+    routed_inventory,
+    share_count,
+)
 from datahall.compute.layout import experts_run, stage_layers
 from datahall.compute.plan import ComputePlan
 
@@ -24,7 +31,8 @@ FLAT_MULTIPLE = 5040  # elements that the flat buffer of ZeRO stage 1 is rounded
 def countable(shape: ModelShape, plan: ComputePlan) -> bool:
     """Whether datahall runs this shape and split itself, so that its collectives are known exactly."""
     ours = not (shape.learned_positions or shape.mlp_bias or shape.query_key_norm)
-    return ours and shape.mlp_matrices == 3 and experts_run(plan)
+    shared_out = plan.expert == 1 or (shape.experts > 0 and shape.experts % plan.expert == 0)
+    return ours and shape.mlp_matrices == 3 and experts_run(plan) and shared_out
 
 
 def handed_over(
@@ -36,9 +44,7 @@ def handed_over(
     gradients alone travel.  Which rows an expert rank gets is the router's choice:
     of its bytes, `all_to_all` is the mean over the ranks that share the experts, and exact for all of them together.
     """
-    if plan.expert > 1:
-        return merged(routed_handed(shape, sequence, plan), _spread_gradients(shape, plan))
-    inventory, trained = adapted_inventory(shape, adapters, plan.tensor)
+    inventory, trained = adapted_inventory(shape, adapters, plan.tensor, routed=plan.expert == 1)
     own = sequence // plan.context
     cuts = _stage_cuts(shape, own, plan, stage, adapters)
     common = inventory.root[:1] if shape.tied_embeddings and adapters is None else ()
@@ -47,7 +53,8 @@ def handed_over(
         held_parts(which, plan, stage, _ends(which) if plan.pipeline > 1 else None) for which in (inventory, trained)
     )
     ring = ring_handed(shape, sequence, plan, sum(len(part.blocks) for part in parts))
-    return merged(within, ring, exchange_handed(parts, plan, learnt))
+    experts = _experts_handed(shape, own, plan, stage, trained=adapters is None) if plan.expert > 1 else {}
+    return merged(within, ring, exchange_handed(parts, plan, learnt), experts)
 
 
 def bucket_sizes(shapes: Sequence[Shape], bucket_bytes: int) -> list[int]:
@@ -96,15 +103,15 @@ def exchange_handed(
     trained = parts if trained is None else trained
     if plan.zero_stage >= 2:
         return _block_by_block(parts, plan, trained)
-    count = sum(part.parameters for part in trained)
+    count, shards = sum(part.parameters for part in trained), plan.shards
     if not count:
         return {}
     if plan.zero_stage == 0:
         return {"all_reduce": (1, GRADIENT_BYTES * count)}
-    shards = plan.shards
     whole = GRADIENT_BYTES * -(-count // FLAT_MULTIPLE) * FLAT_MULTIPLE
-    found: dict[str, Handed] = {"reduce_scatter": (1, whole), "all_gather": (1, whole // shards)}
-    return merged(found, {"all_reduce": (1, whole // shards)} if shards < plan.copies else {})
+    spread: dict[str, Handed] = {"reduce_scatter": (1, whole), "all_gather": (1, whole // shards)}
+    summed: dict[str, Handed] = {"all_reduce": (1, whole // shards)}
+    return merged(spread if shards > 1 else {}, summed if shards < plan.copies else {})
 
 
 def _block_by_block(parts: Sequence[Inventory], plan: ComputePlan, trained: Sequence[Inventory]) -> dict[str, Handed]:
@@ -115,9 +122,9 @@ def _block_by_block(parts: Sequence[Inventory], plan: ComputePlan, trained: Sequ
         groups = [(block, block_gathers(plan)) for block in part.blocks] + [(part.root, steps)]
         for (shapes, gathers), reduced in zip(groups, [*learnt.blocks, learnt.root], strict=True):
             pieces, sums = (sum(share_count(shape, shards) for shape in which) for which in (shapes, reduced))
-            gathered = {"all_gather": (gathers, gathers * word_bytes(plan) * pieces)} if shapes else {}
-            found = merged(found, gathered)
-            if reduced:
+            if shapes and shards > 1:
+                found = merged(found, {"all_gather": (gathers, gathers * word_bytes(plan) * pieces)})
+            if reduced and shards > 1:
                 found = merged(found, {"reduce_scatter": (steps, steps * GRADIENT_BYTES * shards * sums)})
             if reduced and shards < plan.copies:
                 found = merged(found, {"all_reduce": (steps, steps * GRADIENT_BYTES * sums)})
@@ -151,14 +158,6 @@ def merged(*parts: Mapping[str, Handed]) -> dict[str, Handed]:
     return found
 
 
-def _spread_gradients(shape: ModelShape, plan: ComputePlan) -> dict[str, Handed]:
-    """Gradients of what every rank holds, and those of this rank's experts where another group has the same."""
-    experts = routed_parameters(shape)
-    common = {"all_reduce": (1, GRADIENT_BYTES * (shape.parameters() - experts))}
-    own = {"all_reduce": (1, GRADIENT_BYTES * experts // plan.expert)}
-    return merged(common, own) if plan.data > plan.expert else common
-
-
 def within_copy(
     elements: int, cuts: TensorCuts, plan: ComputePlan, stage: int, common: Sequence[Shape] = ()
 ) -> dict[str, Handed]:
@@ -177,6 +176,17 @@ def within_copy(
     share = plan.tensor if plan.sequence_parallel else 1
     sent = merged({"send": (sends, 4 * elements * sends // share)}, _common_handed(common, plan, mine))
     return {**found, **sent}
+
+
+def _experts_handed(
+    shape: ModelShape, sequence: int, plan: ComputePlan, stage: int, *, trained: bool
+) -> dict[str, Handed]:
+    """Rows to experts and back, and what is exchanged of the experts of an expert rank of `stage`, `trained` or not."""
+    parts = held_parts(routed_inventory(shape, plan), plan, stage)
+    mixtures = sum(1 for part in parts for block in part.blocks if block)
+    learnt = parts if trained else [Inventory(tuple(() for _ in part.blocks), ()) for part in parts]
+    rows = routed_handed(shape, sequence, plan, mixtures)
+    return merged(rows, exchange_handed(parts, plan_of_experts(plan), learnt))
 
 
 def _common_handed(common: Sequence[Shape], plan: ComputePlan, mine: Sequence[int]) -> dict[str, Handed]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from datahall.case.model import LatentAttention, ModelShape
 from datahall.compute.adapters import Adapters
+from datahall.compute.plan import ComputePlan
 
 Shape = tuple[int, ...]
 
@@ -42,8 +43,11 @@ class Inventory:
         return forward[::-1]
 
 
-def language_model_inventory(shape: ModelShape, ranks: int = 1) -> Inventory:
-    """The parameters of our language model on one of `ranks` tensor ranks, block by block."""
+def language_model_inventory(shape: ModelShape, ranks: int = 1, *, routed: bool = True) -> Inventory:
+    """The parameters of our language model on one of `ranks` tensor ranks, block by block.
+
+    Without those of routed experts where `routed` is False.
+    """
     query, kept = shape.heads * shape.head_dim // ranks, shape.kv_heads * shape.head_dim
     kept = kept if ranks > shape.kv_heads else kept // ranks  # each rank has all, and uses one
     attention: list[Shape] = [(query, shape.hidden), (kept, shape.hidden), (kept, shape.hidden), (shape.hidden, query)]
@@ -53,7 +57,7 @@ def language_model_inventory(shape: ModelShape, ranks: int = 1) -> Inventory:
     balance = ((shape.experts,),) if shape.router_balance else ()
     dense = (*around, *_gated(shape.hidden, (shape.dense_ffn if shape.experts else shape.ffn) // ranks))
     mixed = (*around, (shape.experts, shape.hidden), *balance)
-    mixed = (*mixed, *shape.experts * _gated(shape.hidden, shape.ffn // ranks))
+    mixed = (*mixed, *(_routed(shape, shape.experts, ranks) if routed else ()))
     mixed = (*mixed, *shape.shared_experts * _gated(shape.hidden, shape.shared_ffn // ranks))
     table = (shape.vocab // ranks, shape.hidden)
     table_and_norm: tuple[Shape, ...] = (table, (shape.hidden,))
@@ -62,9 +66,20 @@ def language_model_inventory(shape: ModelShape, ranks: int = 1) -> Inventory:
     return Inventory(blocks, table_and_norm + head, before=1)
 
 
-def adapted_inventory(shape: ModelShape, adapters: Adapters | None, ranks: int = 1) -> tuple[Inventory, Inventory]:
-    """The parameters of our language model on a tensor rank, adapters among them, and those that are trained."""
-    whole = language_model_inventory(shape, ranks)
+def routed_inventory(shape: ModelShape, plan: ComputePlan) -> Inventory:
+    """The parameters of the routed experts of our language model that one expert and tensor rank of `plan` holds."""
+    held = _routed(shape, shape.experts // plan.expert, plan.tensor)
+    return Inventory(((),) * (shape.layers - shape.moe_layers) + (held,) * shape.moe_layers, ())
+
+
+def adapted_inventory(
+    shape: ModelShape, adapters: Adapters | None, ranks: int = 1, *, routed: bool = True
+) -> tuple[Inventory, Inventory]:
+    """The parameters of our language model on a tensor rank, adapters among them, and those that are trained.
+
+    Without those of routed experts where `routed` is False.
+    """
+    whole = language_model_inventory(shape, ranks, routed=routed)
     if adapters is None:
         return whole, whole
     pieces = adapters.on_rank(shape, ranks)
@@ -110,6 +125,11 @@ def _latent(shape: ModelShape, latent: LatentAttention, ranks: int) -> tuple[Sha
         (heads * (latent.nope_dim + latent.value_dim), latent.key_value_rank),
         (shape.hidden, heads * latent.value_dim),
     )
+
+
+def _routed(shape: ModelShape, experts: int, ranks: int) -> tuple[Shape, ...]:
+    """So many routed experts of a mixture on one of `ranks` tensor ranks."""
+    return experts * _gated(shape.hidden, shape.ffn // ranks)
 
 
 def _gated(hidden: int, width: int) -> tuple[Shape, ...]:

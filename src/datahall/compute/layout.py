@@ -6,6 +6,7 @@ Tensor ranks are neighbours, then context ranks, then data ranks, then pipeline 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from datahall.base.errors import Refused
 from datahall.case.model import ModelShape
@@ -44,6 +45,11 @@ class Layout:
         return self.data * self.tensor * self.context * self.pipeline
 
     @property
+    def copies(self) -> int:
+        """Workers that hold the same parameters: data and context ranks."""
+        return self.data * self.context
+
+    @property
     def voice(self) -> int:
         """The first worker of the last stage: it knows the loss, and the counts of a run are its counts."""
         return (self.pipeline - 1) * self.data * self.context * self.tensor
@@ -70,13 +76,25 @@ def stage_layers(layers: int, stages: int, stage: int) -> range:
     return range(start, start + share + (1 if stage < more else 0))
 
 
+def held_layers(layers: int, plan: ComputePlan, stage: int) -> list[int]:
+    """The layers of all chunks that a worker of `stage` holds."""
+    chunks = plan.pipeline * plan.virtual_stages
+    return [layer for chunk in range(stage, chunks, plan.pipeline) for layer in stage_layers(layers, chunks, chunk)]
+
+
 def check_runnable(plan: ComputePlan) -> None:
-    """Refused unless datahall runs this split: data, any ZeRO stage, context, tensor, pipeline; or expert ranks."""
+    """Refused unless datahall runs this split: data, any ZeRO stage, context, tensor, pipeline, experts."""
     if not experts_run(plan):
         raise Refused(
             "this split is planned but not run.",
+            where="plan.compute.expert",
+            hint="Expert ranks run with data, zero_stage 0 to 3, context and pipeline, but for schedule zero-bubble.",
+        )
+    if not groups_nest(plan):
+        raise Refused(
+            f"groups of {plan.expert} expert ranks and of {plan.shards} that share a copy are not inside one another.",
             where="plan.compute",
-            hint="What runs is data with zero_stage 0 to 3, times context, tensor and pipeline; or expert ranks.",
+            hint="Choose expert and shard_group so that one divides the other and both the data ranks.",
         )
     if plan.zero_stage and plan.shards % plan.context:
         raise Refused(
@@ -87,6 +105,12 @@ def check_runnable(plan: ComputePlan) -> None:
 
 
 def experts_run(plan: ComputePlan) -> bool:
-    """Whether datahall runs these expert ranks: none, or equal groups of data ranks that nothing else splits."""
-    alone = max(plan.context, plan.tensor, plan.pipeline) == 1 and plan.zero_stage == 0
-    return plan.expert == 1 or (alone and plan.data % plan.expert == 0)
+    """Whether datahall runs these expert ranks, or there are none."""
+    halved = plan.pipeline > 1 and plan.schedule == "zero-bubble"
+    return plan.expert == 1 or (plan.tensor == 1 and not halved)
+
+
+def groups_nest(plan: ComputePlan) -> bool:
+    """Whether workers that share a sequence, all experts or a copy form groups that lie inside one another."""
+    sizes = sorted((plan.context, plan.expert, plan.shards if plan.zero_stage else 1, plan.copies))
+    return all(outer % inner == 0 for inner, outer in pairwise(sizes))

@@ -74,17 +74,17 @@ def memory(
     habits, adapters = habits or MemoryHabits(), adapters or AdapterNumbers()
     word = np.maximum(2.0, np.minimum(4.0, np.asarray(plan.linear_bits) / 8.0))
     full = np.where(word > 2.0, 1.0, 0.0)  # a 32-bit run has no separate master copy
-    parameters, layer = _parameters(counts, plan)
-    zero, shards = np.asarray(plan.zero_stage), plan.shards
-    weights = np.maximum(habits.weight_bytes, word) * parameters / np.where(zero >= 3, shards, 1.0)
-    gradients = habits.gradient_bytes * parameters * trainable_share / np.where(zero >= 2, shards, 1.0)
-    states = (habits.optimiser_bytes - 4.0 * full) * parameters * trainable_share / np.where(zero >= 1, shards, 1.0)
+    held, layer = _parameters(counts, plan)
+    zero, parameters = np.asarray(plan.zero_stage), sum(held)
+    weights = np.maximum(habits.weight_bytes, word) * sharded(held, plan, 3)
+    gradients = habits.gradient_bytes * trainable_share * sharded(held, plan, 2)
+    states = (habits.optimiser_bytes - 4.0 * full) * trainable_share * sharded(held, plan, 1)
     weights = weights * (1.0 + np.where(np.asarray(adapters.rank) > 0, trainable_share, 0.0))
     activations = habits.activation_passes * _activations(counts, sequence, plan, habits, word, adapters)
     late = habits.late_gradients * (np.asarray(plan.accumulation) == 1)
     gradients = gradients - late * np.minimum(gradients, activations)
     gathered = np.where(zero >= 3, 2.0 * word * layer, 0.0)
-    piped = (zero >= 3) & (np.asarray(plan.pipeline) > 1) & (np.asarray(shards) > 1)
+    piped = (zero >= 3) & (np.asarray(plan.pipeline) > 1) & (np.asarray(plan.shards) > 1)
     whole = np.where(piped, habits.pipeline_whole_bytes * parameters, 0.0)
     buffers = gathered + whole + habits.reserved_bytes
     return MemoryBytes(
@@ -107,13 +107,24 @@ def held_parameters(counts: ShapeCounts, plan: PlanNumbers) -> tuple[Any, Any]:
     return dense / (plan.tensor * plan.pipeline), experts / (spread * plan.pipeline)
 
 
-def _parameters(counts: ShapeCounts, plan: PlanNumbers) -> tuple[Any, Any]:
-    """Parameters of the fullest stage on one device before sharding, and of one of its layers."""
+def sharded(held: tuple[Any, Any], plan: PlanNumbers, stage: int) -> Any:
+    """What of the dense and expert parameters `held` is left on one device by what ZeRO shards from `stage` on.
+
+    Experts are shared by the ranks that hold the same ones only.
+    """
+    dense, experts = held
+    spread = np.asarray(plan.zero_stage) >= stage
+    return dense / np.where(spread, plan.shards, 1.0) + experts / np.where(spread, plan.expert_shards, 1.0)
+
+
+def _parameters(counts: ShapeCounts, plan: PlanNumbers) -> tuple[tuple[Any, Any], Any]:
+    """Dense and expert parameters of the fullest stage on one device before sharding; all of one of its layers."""
     dense, experts = held_parameters(counts, plan)
     ends = counts.embedding_parameters / plan.tensor
-    layer = ((dense - ends / plan.pipeline) + experts) * plan.pipeline / counts.layers
-    own = np.ceil(counts.layers / plan.pipeline)
-    return own * layer + np.where(np.asarray(plan.pipeline) > 1, counts.head_weights / plan.tensor, ends), layer
+    own = np.ceil(counts.layers / plan.pipeline) * plan.pipeline / counts.layers
+    outside = np.where(np.asarray(plan.pipeline) > 1, counts.head_weights / plan.tensor, ends)
+    inside = dense - ends / plan.pipeline
+    return (own * inside + outside, own * experts), (inside + experts) * plan.pipeline / counts.layers
 
 
 def _activations(

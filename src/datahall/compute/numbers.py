@@ -71,6 +71,11 @@ class PlanNumbers:
         return np.where(np.asarray(self.shard_group) > 0, np.minimum(self.shard_group, every), every)
 
     @property
+    def expert_shards(self) -> Any:
+        """Of these, the ranks that share one copy of the experts that one expert rank holds."""
+        return np.maximum(1.0, self.shards / self.expert)
+
+    @property
     def fill_share(self) -> Any:
         """Fill and drain of the pipeline as a share of 1F1B's with one stage a worker.
 

@@ -15,7 +15,7 @@ from datahall.case.model import ModelShape
 from datahall.compute.adapters import ALL, Adapters, trained_parameters
 from datahall.compute.counts import ShapeCounts
 from datahall.compute.handed import GRADIENT_BYTES, countable, handed_over
-from datahall.compute.layout import stage_layers
+from datahall.compute.layout import held_layers
 from datahall.compute.plan import ComputePlan
 
 _BYTES = {"fp32": 4, "tf32": 4}
@@ -39,7 +39,7 @@ def step_table(
     counts = ShapeCounts.of(shape)
     last = plan.pipeline - 1
     stage = last if stage is None else stage
-    own_layers, own_moe = _stage_layers(counts, plan.pipeline, stage)
+    own_layers, own_moe = _stage_layers(counts, plan, stage)
     tokens = plan.accumulation * plan.micro_batch * sequence // plan.context
     word = _BYTES.get(plan.precision, 2)
     products = 2 if adapters is None else 1
@@ -64,8 +64,8 @@ def step_table(
     return StepTable(tuple(row for row in rows if row.flops or row.bytes))
 
 
-def _stage_layers(counts: ShapeCounts, stages: int, stage: int) -> tuple[int, int]:
-    own = stage_layers(counts.layers, stages, stage)
+def _stage_layers(counts: ShapeCounts, plan: ComputePlan, stage: int) -> tuple[int, int]:
+    own = held_layers(counts.layers, plan, stage)
     dense_first = counts.layers - counts.moe_layers
     return len(own), sum(1 for layer in own if layer >= dense_first) if counts.moe_layers else 0
 

@@ -95,7 +95,7 @@ def use_metrics(case: Case, compute: ComputePlan, steps: Sequence[Step], step: M
     except (UsageError, ZeroDivisionError):
         pass  # the stated peak is missing or was passed: a share of it would say nothing
     if compute.expert > 1 and steps:
-        found.append(_busiest(steps, compute.expert))
+        found.append(_busiest(steps, compute))
     forward_s = sum(max(worker.step_s for worker in each.workers) for each in steps)
     if ended_s > 0:
         found.append(exactly("goodput", "share", min(1.0, forward_s / ended_s)))
@@ -114,21 +114,17 @@ def counts_of(
     FLOPs and collectives are those of one worker: the one that speaks for the plan `compute`, by default the first.
     Where workers share experts, what each has to do is the router's choice: the mean over those that share them.
     """
-    members = compute.expert if compute else 1
-
-    def voices(step: Step) -> Sequence[WorkerStep]:
-        first = Layout.of(compute, len(step.workers)).voice if compute else 0
-        return step.workers[first : first + members]
-
     read = sum(len(samples.get(step.number, ())) for step in steps)
     counts = {"steps": len(steps), "samples": read, "tokens": read * tokens_per_sample}
     flops = {event.data["rank"]: event.data for event in read_kind(folder, "flops")}
-    known = [flops[worker.rank] for worker in voices(steps[-1]) if worker.rank in flops] if steps else []
+    speaking = [_speaking(step, compute) for step in steps]
+    members = compute.expert if compute else 1
+    known = [flops[worker.rank] for worker in speaking[-1] if worker.rank in flops] if steps else []
     if known:
         counts["matmul_flops"] = sum(one["matmul"] for one in known) * len(steps) // members
         counts["attention_flops"] = sum(one["attention"] for one in known) * len(steps) // members
-    counts["collective_bytes"] = sum(worker.collective_bytes for step in steps for worker in voices(step)) // members
-    counts["collective_calls"] = sum(worker.collective_calls for step in steps for worker in voices(step)) // members
+    counts["collective_bytes"] = sum(worker.collective_bytes for each in speaking for worker in each) // members
+    counts["collective_calls"] = sum(worker.collective_calls for each in speaking for worker in each) // members
     if (read := read_kind(folder, "read")) and all(step.attempt == 0 for step in steps):
         counts["shards_opened"] = sum(event.data["opened"] for event in read)
         counts["cache_hits"] = sum(event.data["opened"] - event.data["fetched"] for event in read)
@@ -147,14 +143,22 @@ def _longest_wait_s(steps: Sequence[Step]) -> float:
     return max(waited.values())
 
 
-def _busiest(steps: Sequence[Step], ranks: int) -> Metric:
-    """Of the rows of the first ranks that share the experts, those of the busiest: mean of all mixtures and steps."""
+def _busiest(steps: Sequence[Step], compute: ComputePlan) -> Metric:
+    """Of the rows of the last stage's first ranks that share the experts, the busiest's: mean of mixtures and steps."""
     shares: list[float] = []
     for step in steps:
-        for rows in zip(*(worker.received for worker in step.workers[:ranks]), strict=True):
+        for rows in zip(*(worker.received for worker in _speaking(step, compute)), strict=True):
             each = [sum(of_experts) for of_experts in rows]
-            shares.append(max(each) / sum(each))
+            shares += [max(each) / sum(each)] if sum(each) else []  # another stage has this mixture
     return replace(_mean("busiest_share", shares), unit="share")
+
+
+def _speaking(step: Step, compute: ComputePlan | None) -> Sequence[WorkerStep]:
+    """The ones whose mean speaks for plan `compute`: one, or those that share the experts; without it the first."""
+    if compute is None:
+        return step.workers[:1]
+    first = Layout.of(compute, len(step.workers)).voice
+    return step.workers[first : first + compute.expert * compute.tensor : compute.tensor]
 
 
 def middle_half(workers: Sequence[WorkerStep], period: int = 1) -> list[WorkerStep]:

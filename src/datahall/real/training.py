@@ -101,7 +101,7 @@ def check_batches(plan: Plan, workers: Sequence[int]) -> None:
     """UsageError unless the global batch can be divided among each of these numbers of workers."""
     compute = plan.compute
     for count in workers:
-        if count % compute.expert:
+        if count * compute.copies // compute.devices % compute.expert:
             raise UsageError(
                 f"{count} workers cannot form groups of {compute.expert} expert ranks.", where="plan.compute"
             )

@@ -131,6 +131,7 @@ def _block(case: Case, data: int, tensor: int, pipeline: int, context: int, *, w
     allowed = (v == 1) | (steps % pipeline == 0)
     allowed &= (b == 1.0) | ((r < 2) & (steps % np.maximum(1, steps // pipeline) == 0))
     allowed &= (options[s, 0] != 2) | (m == local)  # ZeRO-2 over micro-steps scatters at each: ZeRO-1 or 3 does better
+    allowed &= _nest(e, context) & _nest(e, options[s, 1])
     m, v, s, e, r, q, b = (axis[allowed] for axis in (m, v, s, e, r, q, b))
     one = np.ones(len(m))
     values = {
@@ -149,6 +150,11 @@ def _block(case: Case, data: int, tensor: int, pipeline: int, context: int, *, w
         "bubble_share": b,
     }
     return np.stack([values[name] for name in _COLUMNS], axis=1)
+
+
+def _nest(expert: Numbers, others: Any) -> Any:
+    """Whether groups of expert ranks lie inside groups of `others` (0: of all), or the other way round."""
+    return (others == 0) | (np.maximum(expert, others) % np.maximum(1, np.minimum(expert, others)) == 0)
 
 
 def _virtual(layers: int, pipeline: int, most: int) -> list[int]:

@@ -136,22 +136,20 @@ def _state_s(
     shards = plan.shards
     every = plan.data * plan.context
     dense, experts = held_parameters(counts, plan)
-    expert_ranks = np.maximum(1.0, shards / plan.expert)
+    expert_ranks, stride = plan.expert_shards, plan.tensor * plan.expert
     waits = np.where(np.asarray(counts.moe_layers) > 0, 1.0, habits.expert_latency)
     back = np.where(np.asarray(plan.zero_stage) == 0, habits.gradient_bytes, word)  # an all-reduce, or new parameters
     calls = habits.shard_calls
     owners = np.minimum(shards, counts.layers / plan.pipeline * (_ATTENTION_TENSORS + counts.mlp_matrices))
     sends = np.where((np.asarray(plan.zero_stage) <= 2) & (habits.owner_broadcasts > 0), owners, calls)
-    gathered = _gather_s(back * dense, shards, plan.tensor, links, sends) + waits * _gather_s(
-        back * experts, expert_ranks, plan.tensor * plan.expert, links
-    )
+    gathered = _gather_s(back * dense, shards, plan.tensor, links, sends)
+    gathered = gathered + waits * _gather_s(back * experts, expert_ranks, stride, links)
     reduced = _scatter_s(habits.gradient_bytes * dense, shards, plan.tensor, links, calls)
-    reduced = reduced + waits * _scatter_s(
-        habits.gradient_bytes * experts, expert_ranks, plan.tensor * plan.expert, links
-    )
+    reduced = reduced + waits * _scatter_s(habits.gradient_bytes * experts, expert_ranks, stride, links)
     gathered, reduced = habits.gather_passes * gathered, habits.scatter_passes * reduced
-    replicas = every / shards
-    across = 2.0 * _gather_s(habits.gradient_bytes * (dense + experts) / shards, replicas, plan.tensor * shards, links)
+    shared = np.where(every > plan.expert * expert_ranks, experts / expert_ranks, 0.0)
+    held = habits.gradient_bytes * (dense / shards + shared)
+    across = 2.0 * _gather_s(held, every / shards, plan.tensor * shards, links)
     reduced, across = trainable_share * reduced, trainable_share * across
     zero = np.asarray(plan.zero_stage)
     sharded = zero >= habits.shard_from_stage

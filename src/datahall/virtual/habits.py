@@ -48,6 +48,7 @@ class StackHabits:
     update_s: Any = 0.0  # of an update besides its bytes: what each of its tensors costs
     own_latents: Any = 0.0  # 1: each tensor rank goes down to latents itself, and values are filled up to keys
     expert_latency: Any = 1.0  # 0 where experts that a model does not have wait for no message (fits: with it)
+    expert_updates: Any = 0.0  # 1 where experts are updated by the ranks that hold the same ones alone (fits: by all)
     expert_kernels: Any = 4.0  # launches of each local expert of a layer, forward
     straggler_share: Any = 0.0  # of a step's work that is lost at each doubling of the devices
     jitter_share: Any = 0.0  # of a step's arithmetic that data-parallel workers wait for one another

@@ -16,7 +16,7 @@ from datahall.base.formula import formula
 from datahall.compute.adapters import AdapterNumbers
 from datahall.compute.counts import ShapeCounts
 from datahall.compute.estimate import DeviceRates, issued_s
-from datahall.compute.memory import MemoryHabits, held_parameters
+from datahall.compute.memory import MemoryHabits, held_parameters, sharded
 from datahall.compute.numbers import PlanNumbers
 from datahall.storage.choice import CodecRate
 from datahall.virtual.exchange import Exchange, exchange_s, hidden_s
@@ -197,6 +197,7 @@ def _gradient_exposed(habits: StackHabits, sent: Exchange, cover: MicroStep) -> 
 def _update_s(inputs: StepInputs, plan: PlanNumbers) -> Any:
     """Seconds of the optimiser: each state read and written once, gradients read twice (norm, update)."""
     counts, rates = inputs.counts, inputs.rates
-    held = sum(held_parameters(counts, plan)) * inputs.trainable_share
-    shards = np.where(np.asarray(plan.zero_stage) >= 1, plan.shards, 1.0)
-    return inputs.habits.update_s + inputs.habits.update_bytes * held / shards / rates.memory_bytes_per_s
+    held, habits = held_parameters(counts, plan), inputs.habits
+    alike = sum(held) / np.where(np.asarray(plan.zero_stage) >= 1, plan.shards, 1.0)
+    own = np.where(np.asarray(habits.expert_updates) > 0, sharded(held, plan, 1), alike) * inputs.trainable_share
+    return habits.update_s + habits.update_bytes * own / rates.memory_bytes_per_s

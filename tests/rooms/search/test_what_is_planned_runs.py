@@ -6,6 +6,7 @@ import pytest
 from small_cases import SHAPE, small_case
 
 from datahall.case.model import LatentAttention
+from datahall.compute.execute_experts import check_experts
 from datahall.compute.execute_pipeline import check_stages
 from datahall.compute.execute_tensor import check_tensor_cuts
 from datahall.compute.handed import countable
@@ -14,6 +15,7 @@ from datahall.search.space import space
 from datahall.workloads import entry
 
 LATENT = replace(SHAPE, latent=LatentAttention(query_rank=24, key_value_rank=16, rope_dim=8, nope_dim=8, value_dim=8))
+MIXED = replace(SHAPE, layers=4, experts=12, experts_per_token=2, dense_layers=1, dense_ffn=128)
 SHAPES = {"dense": SHAPE, "latent": LATENT}
 
 
@@ -33,3 +35,23 @@ def test_every_plan_of_a_model_runs(name, workers, method):
         if plan.tensor > 1:
             check_tensor_cuts(workload, plan)
         assert countable(case.model, plan), plan
+
+
+@pytest.mark.parametrize("workers", [2, 4, 8, 12])
+def test_every_plan_of_a_mixture_runs_unless_expert_ranks_are_beside_tensor_ranks(workers):
+    case = small_case(MIXED, global_batch=24)
+    workload, plans = entry.build(case), space(case, "fp32", [workers])
+    found = {plan.expert for plan in map(plans.plan, range(len(plans))) if _runs(case, workload, plan)}
+    assert found == {expert for expert in (1, 2, 3, 4, 6, 12) if workers % expert == 0}
+
+
+def _runs(case, workload, plan):
+    if min(plan.tensor, plan.expert) > 1:
+        return False
+    check_runnable(plan)
+    if plan.pipeline > 1:
+        check_stages(workload, plan)
+    if plan.expert > 1:
+        check_experts(workload, plan)
+    assert countable(case.model, plan), plan
+    return True
