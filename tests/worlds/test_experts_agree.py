@@ -67,6 +67,9 @@ SPLITS = {
     "expert x zero3 x 1f1b": replace(STAGED, zero_stage=3),
     "expert x zero3 x interleaved": replace(STAGED, zero_stage=3, **TWICE),
     "expert x zero3 x 1f1b recomputed": replace(STAGED, zero_stage=3, recompute="full"),
+    "expert x zero-bubble": replace(STAGED, schedule="zero-bubble"),
+    "expert x zero3 x zero-bubble": replace(STAGED, schedule="zero-bubble", zero_stage=3),
+    "expert x zero1 x zero-bubble twice": replace(STAGED, schedule="zero-bubble", zero_stage=1, virtual_stages=2),
     "expert x context": replace(EXPERT, context=2, accumulation=2),
     "expert inside context": replace(EXPERT, data=1, context=2, accumulation=4),
     "four ranks x zero3 x context": replace(EXPERT, expert=4, context=2, zero_stage=3),
@@ -174,7 +177,6 @@ def test_one_process_goes_on_from_what_expert_ranks_saved(case, tmp_path_factory
     ("shape", "compute", "why"),
     [
         (MIXED, ComputePlan(data=2, tensor=2, expert=2, sequence_parallel=False), "planned but not run"),
-        (MIXED, replace(STAGED, schedule="zero-bubble"), "planned but not run"),
         (MIXED, replace(EXPERT, data=4, expert=3), "not inside one another"),
     ],
 )

@@ -88,7 +88,7 @@ def check_runnable(plan: ComputePlan) -> None:
         raise Refused(
             "this split is planned but not run.",
             where="plan.compute.expert",
-            hint="Expert ranks run with data, zero_stage 0 to 3, context and pipeline, but for schedule zero-bubble.",
+            hint="Expert ranks run in every split without tensor ranks.",
         )
     if not groups_nest(plan):
         raise Refused(
@@ -105,9 +105,8 @@ def check_runnable(plan: ComputePlan) -> None:
 
 
 def experts_run(plan: ComputePlan) -> bool:
-    """Whether datahall runs these expert ranks, or there are none."""
-    halved = plan.pipeline > 1 and plan.schedule == "zero-bubble"
-    return plan.expert == 1 or (plan.tensor == 1 and not halved)
+    """Whether datahall runs these expert ranks: none, or some in a split without tensor ranks."""
+    return plan.expert == 1 or plan.tensor == 1
 
 
 def groups_nest(plan: ComputePlan) -> bool:
