@@ -73,6 +73,13 @@ SPLITS = {
     "expert x context": replace(EXPERT, context=2, accumulation=2),
     "expert inside context": replace(EXPERT, data=1, context=2, accumulation=4),
     "four ranks x zero3 x context": replace(EXPERT, expert=4, context=2, zero_stage=3),
+    "expert x sequence": replace(EXPERT, tensor=2),
+    "expert x sequence recomputed": replace(EXPERT, tensor=2, recompute="full"),
+    "expert x zero1 x sequence": replace(EXPERT, tensor=2, zero_stage=1),
+    "two replicas x zero2 x sequence": replace(REPLICAS, tensor=2, zero_stage=2),
+    "two replicas x zero3 x sequence": replace(REPLICAS, tensor=2, zero_stage=3),
+    "expert x sequence x 1f1b": replace(STAGED, tensor=2),
+    "expert x context x sequence": replace(EXPERT, data=1, context=2, micro_batch=4, tensor=2),
     "data": replace(EXPERT, expert=1),
     "zero1": replace(EXPERT, expert=1, zero_stage=1),
     "zero3": replace(EXPERT, expert=1, zero_stage=3),
@@ -87,6 +94,7 @@ NARROW = {
     "expert x zero1 bf16": replace(EXPERT, precision="bf16", zero_stage=1),
     "expert x zero3 bf16": replace(EXPERT, precision="bf16", zero_stage=3),
     "expert x 1f1b bf16": replace(STAGED, precision="bf16"),
+    "expert x zero3 x sequence bf16": replace(EXPERT, tensor=2, precision="bf16", zero_stage=3),
     "expert x zero3 x 1f1b bf16": replace(STAGED, precision="bf16", zero_stage=3),
     "zero3 bf16": replace(SPLITS["zero3"], precision="bf16"),
     "pipeline bf16": replace(SPLITS["pipeline"], precision="bf16"),
@@ -176,7 +184,7 @@ def test_one_process_goes_on_from_what_expert_ranks_saved(case, tmp_path_factory
 @pytest.mark.parametrize(
     ("shape", "compute", "why"),
     [
-        (MIXED, ComputePlan(data=2, tensor=2, expert=2, sequence_parallel=False), "planned but not run"),
+        (MIXED, replace(EXPERT, tensor=2, sequence_parallel=False), "planned but not run"),
         (MIXED, replace(EXPERT, data=4, expert=3), "not inside one another"),
     ],
 )
@@ -207,9 +215,9 @@ def _counts_agree(case, compute, run):
     """Of each worker where nothing is the router's choice, otherwise of each group that shares the experts."""
     layout, adapters = Layout.of(compute), adapters_of(case.application)
     for step in run.steps:
-        for first in range(0, layout.workers, compute.expert):
-            members = step.workers[first : first + compute.expert]
-            handed = handed_over(case.model, case.application.sequence, compute, layout.place(first).stage, adapters)
+        for members in _sharing(step, compute):
+            stage = layout.place(members[0].rank).stage
+            handed = handed_over(case.model, case.application.sequence, compute, stage, adapters)
             assert set(handed) == set(members[0].kinds)
             for kind, (calls, size) in handed.items():
                 seen = [worker.kinds[kind] for worker in members]
@@ -220,17 +228,26 @@ def _counts_agree(case, compute, run):
     assert {name: planned[name] for name in COUNTED} == {name: run.result.counts[name] for name in COUNTED}
 
 
+def _sharing(step, compute):
+    """The groups of workers that share the experts: neighbours among those with the same tensor rank."""
+    apart, workers = compute.expert * compute.tensor, step.workers
+    return [
+        workers[first + rank : first + apart : compute.tensor]
+        for first in range(0, len(workers), apart)
+        for rank in range(compute.tensor)
+    ]
+
+
 def _bytes_are_what_the_routers_say(case, compute, run):
     """What each worker handed over, seen at the call, follows from the rows that its experts were given."""
-    shape, together = case.model, compute.expert
-    tokens = compute.micro_batch * compute.accumulation * case.application.sequence // compute.context
+    shape = case.model
+    tokens = compute.micro_batch * compute.accumulation * case.application.sequence // compute.context // compute.tensor
     own = tokens * shape.experts_per_token
     for step in run.steps:
         received = [sum(map(sum, worker.received)) for worker in step.workers]
-        assert sum(received) == compute.copies * own * shape.moe_layers
+        assert sum(received) == compute.copies * compute.tensor * own * shape.moe_layers
         assert len(set(received)) > compute.pipeline  # the routers did choose
-        for first in range(0, len(step.workers), together):
-            members = step.workers[first : first + together]
+        for members in _sharing(step, compute):
             held = sum(any(map(any, rows)) for rows in zip(*(worker.received for worker in members), strict=True))
             for worker in members:
                 counts = held * compute.accumulation * 8 * shape.experts

@@ -85,7 +85,7 @@ def _inventory(told: Mapping[str, Any]) -> Inventory:
 
 def _cuts(told: Mapping[str, Any]) -> TensorCuts:
     fields: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in told.items()}
-    whole = {name: _shapes(fields[name]) for name in ("shared", "copied")}
+    whole = {name: _shapes(fields[name]) for name in ("shared", "routed", "copied")}
     return TensorCuts(**{**fields, **whole})
 
 

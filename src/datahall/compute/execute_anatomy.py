@@ -214,6 +214,7 @@ class _CutsSeen:
             entered_again=tuple(size for point in self.points for size in self._inside(point, "entered")),
             cut_parameters=parameters - whole,
             shared=self._shapes("sequence"),
+            routed=(),
             copied=self._shapes("copied", "whole"),
             modules=len(products),
         )

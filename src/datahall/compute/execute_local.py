@@ -152,7 +152,8 @@ class HoldsPieces:
         if ranks is not None or late:
             mark("exchange")
         if ranks is not None:
-            _sum([own_part(self.state.held[name]) for name in self.shared], ranks)
+            held = self.state.held  # of experts only this worker's
+            _sum([own_part(held[name]) for name in self.shared if name in held], ranks)
         if late:
             self.state.exchange()
 

@@ -6,7 +6,7 @@ pass, so that nothing of it is hidden.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from inspect import signature
 from typing import Any
@@ -55,8 +55,9 @@ def cut_modules(module: nn.Module, workload: Workload, plan: ComputePlan, ranks:
     """
     if ranks is None:
         return []
-    how = {name: how_cut(name, workload.tensor_cuts, plan.tensor) for name, _ in module.named_modules()}
+    how = _how_all(module, workload, plan)
     cut = [(name, part) for name, part in module.named_modules() if how[name]]
+    plain = [(name, part) for name, part in cut if not isinstance(part, Adapted)]
     adapted = [(name, part) for name, part in cut if isinstance(part, Adapted)]
 
     def stream(name: str) -> Placement:
@@ -65,28 +66,28 @@ def cut_modules(module: nn.Module, workload: Workload, plan: ComputePlan, ranks:
 
     styles = {
         name: _style(how[name], len(signature(part.forward).parameters), stream(name))
-        for name, part in cut
-        if how[name] in _STYLED and not isinstance(part, Adapted) and not within(name, how, "part")
+        for name, part in plain
+        if how[name] in _STYLED and not within(name, how, "part")
     }
     ties = tied_names(module)
     parallelize_module(module, ranks, styles)
     tie(module, ties)
-    for name, part in cut:
-        if how[name] == "part":
-            _sum_parts(part, ranks, stream(name))
-        elif how[name] == "copied" and not isinstance(part, Adapted):
-            _use_one_piece(part, ranks, pieces(name, workload.tensor_cuts))
-        elif how[name] in ("column", "row") and within(name, how, "part"):
-            _use_own_piece(part, ranks, how[name])
+    _use_pieces(plain, how, workload.tensor_cuts, ranks, stream)
     shared = {"copied", "whole", "sequence"} if plan.sequence_parallel else {"copied", "whole"}
-    parts = [(name, part) for name, part in cut if how[name] in shared and not isinstance(part, Adapted)]
-    summed = [
-        f"{name}.{own}" for name, part in parts for own, weight in part.named_parameters() if weight.requires_grad
-    ]
+    parts = [(name, part) for name, part in plain if how[name] in shared]
+    summed = [f"{name}.{own}" for name, part in parts for own, one in part.named_parameters() if one.requires_grad]
     for name, part in adapted:
         rows = own_rows(ranks, pieces(name, workload.tensor_cuts) if how[name] == "copied" else ranks.size())
         summed += [f"{name}.{own}" for own in cut_adapted(part, how[name], ranks, stream(name), rows)]
     return summed
+
+
+def _how_all(module: nn.Module, workload: Workload, plan: ComputePlan) -> dict[str, str]:
+    """How each module is cut; a mixture whose experts are shared out is not: it works on each rank's own tokens."""
+    apart = workload.mixtures if plan.expert > 1 else ()
+    how = {name: how_cut(name, workload.tensor_cuts, plan.tensor) for name, _ in module.named_modules()}
+    inside = {name: "" for name in how if any(name.startswith(f"{mixture}.") for mixture in apart)}
+    return how | inside | {name: "sequence" for name in apart if name in how}
 
 
 def how_cut(name: str, cuts: Mapping[str, str], ranks: int = 1) -> str:
@@ -102,6 +103,23 @@ def how_cut(name: str, cuts: Mapping[str, str], ranks: int = 1) -> str:
 def pieces(name: str, cuts: Mapping[str, str]) -> int:
     """Of the module called `name`, the pieces that stay whole where `how_cut` says "copied"."""
     return next(int(how.partition(":")[2]) for pattern, how in cuts.items() if _matches(name, pattern))
+
+
+def _use_pieces(
+    modules: Sequence[tuple[str, nn.Module]],
+    how: Mapping[str, str],
+    cuts: Mapping[str, str],
+    ranks: DeviceMesh,
+    stream: Callable[[str], Placement],
+) -> None:
+    """Have those of `modules` that PyTorch has no style for work with the rank's own piece of them."""
+    for name, part in modules:
+        if how[name] == "part":
+            _sum_parts(part, ranks, stream(name))
+        elif how[name] == "copied":
+            _use_one_piece(part, ranks, pieces(name, cuts))
+        elif how[name] in ("column", "row") and within(name, how, "part"):
+            _use_own_piece(part, ranks, how[name])
 
 
 def _use_one_piece(part: Any, ranks: DeviceMesh, count: int) -> None:

@@ -53,7 +53,7 @@ def handed_over(
         held_parts(which, plan, stage, _ends(which) if plan.pipeline > 1 else None) for which in (inventory, trained)
     )
     ring = ring_handed(shape, sequence, plan, sum(len(part.blocks) for part in parts))
-    experts = _experts_handed(shape, own, plan, stage, trained=adapters is None) if plan.expert > 1 else {}
+    experts = _experts_handed(shape, own // plan.tensor, plan, stage, adapters is None) if plan.expert > 1 else {}
     return merged(within, ring, exchange_handed(parts, plan, learnt), experts)
 
 
@@ -179,7 +179,7 @@ def within_copy(
 
 
 def _experts_handed(
-    shape: ModelShape, sequence: int, plan: ComputePlan, stage: int, *, trained: bool
+    shape: ModelShape, sequence: int, plan: ComputePlan, stage: int, trained: bool
 ) -> dict[str, Handed]:
     """Rows to experts and back, and what is exchanged of the experts of an expert rank of `stage`, `trained` or not."""
     parts = held_parts(routed_inventory(shape, plan), plan, stage)
@@ -204,7 +204,7 @@ def _stage_cuts(
     ends = [(index == 0, index == stages - 1) for index in range(stages)]
     layers = [stage_layers(shape.layers, stages, index) for index in range(stages)]
     parts = [
-        language_model_cuts(shape, sequence, own, plan.tensor, adapters, first=first, last=last)
+        language_model_cuts(shape, sequence, own, plan, adapters, first=first, last=last)
         for own, (first, last) in zip(layers, ends, strict=True)
     ]
     return together(parts[stage :: plan.pipeline])

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 
 from datahall.case.model import ModelShape
 from datahall.compute.adapters import Adapters
-from datahall.compute.inventory import Shape, latent_down, share_count
+from datahall.compute.inventory import Shape, around_experts, latent_down, routed_experts, share_count
 from datahall.compute.plan import ComputePlan
 
 Handed = tuple[int, int]  # calls, bytes
@@ -25,8 +25,9 @@ class TensorCuts:
     every rank needs whole, `backward` those of them whose gradients are summed, `taught` the tables' outputs that have
     gradients, `gathered` outputs that are put together again.  Of those inside blocks, `forward_again` and
     `entered_again` are exchanged again where blocks are recomputed.
-    `shared` are the shapes of what is trained and a rank uses on its share of the sequence only, `copied` of what each
-    rank has whole and uses with its piece of the model.  Of models without formulas also how many parameters are
+    `shared` are the shapes of what is trained and a rank uses on its share of the sequence only, `routed` those of such
+    experts, which other expert ranks do not hold, `copied` of what each rank has whole and uses with its piece of the
+    model.  Of models without formulas also how many parameters are
     divided among the ranks (`cut_parameters`), in so many `modules`.
     """
 
@@ -39,6 +40,7 @@ class TensorCuts:
     forward_again: tuple[int, ...] = ()
     entered_again: tuple[int, ...] = ()
     shared: tuple[Shape, ...] = ()
+    routed: tuple[Shape, ...] = ()
     copied: tuple[Shape, ...] = ()
     cut_parameters: int = 0
     modules: int = 0
@@ -55,7 +57,7 @@ def language_model_cuts(
     shape: ModelShape,
     sequence: int,
     own: range,
-    ranks: int,
+    plan: ComputePlan,
     adapters: Adapters | None = None,
     *,
     first: bool,
@@ -63,26 +65,31 @@ def language_model_cuts(
 ) -> TensorCuts:
     """The cuts of its `own` layers of our language model, with its table if `first` and its head if `last`.
 
-    Whatever its heads and its MLP are, a layer has one sum behind each of the two.  With `adapters` the rest is frozen:
-    what enters the first layer has no gradient.
+    Whatever its heads and its MLP are, a layer has one sum behind each of the two; but a mixture whose experts are
+    shared out works on each rank's own tokens.  With `adapters` the rest is frozen: what enters the first layer has no
+    gradient.
     """
     stream, layers = sequence * shape.hidden, len(own)
     mixtures = sum(layer >= shape.layers - shape.moe_layers for layer in own)
+    apart = mixtures if plan.expert > 1 else 0
+    sums = 2 * layers - apart
     ends: tuple[int, ...] = (stream,) if last else ()
     tables: tuple[int, ...] = (stream,) if first else ()
-    entered = (stream,) * (2 * layers) + ends
-    once = layers * _used_by_heads(shape, ranks) + mixtures * ((shape.experts, shape.hidden),)
+    entered = (stream,) * sums + ends
+    once = layers * _used_by_heads(shape, plan.tensor) + (mixtures - apart) * ((shape.experts, shape.hidden),)
+    whole = ((shape.hidden,),) * (2 * layers + last) + apart * around_experts(shape)
     return TensorCuts(
-        forward=(stream,) * (2 * layers),
+        forward=(stream,) * sums,
         tables=tables,
         entered=entered,
         backward=entered if adapters is None else entered[1 if first else 0 :],
         taught=tables if adapters is None else (),
         gathered=(sequence * shape.vocab,) if last else (),
         forward_again=(stream,) * layers,
-        entered_again=(stream,) * (2 * layers),
-        shared=((shape.hidden,),) * (2 * layers + last) if adapters is None else (),
-        copied=once if adapters is None else layers * adapters.on_rank(shape, ranks).summed,
+        entered_again=(stream,) * sums,
+        shared=whole if adapters is None else (),
+        routed=apart * routed_experts(shape, plan) if adapters is None else (),
+        copied=once if adapters is None else layers * adapters.on_rank(shape, plan.tensor).summed,
     )
 
 
@@ -103,8 +110,9 @@ def tensor_handed(cuts: TensorCuts, plan: ComputePlan) -> dict[str, Handed]:
     summed = [_sized(rows, narrow), _sized(_times(cuts.tables, plan), wide), _sized(inputs, wide)]
     gathered = [_sized(_times(cuts.gathered, plan), narrow, plan.tensor)]
     once = (*cuts.copied, *(cuts.shared if plan.sequence_parallel else ()))
-    shards = plan.shards if spread else 1
-    shared = (1 if once else 0, 4 * sum(share_count(shape, shards) for shape in once))
+    shards, alike = (plan.shards, max(1, plan.shards // plan.expert)) if spread else (1, 1)
+    own = sum(share_count(shape, alike) for shape in cuts.routed)
+    shared = (1 if once else 0, 4 * (own + sum(share_count(shape, shards) for shape in once)))
     if not plan.sequence_parallel:
         return _kinds({"all_reduce": [*summed, shared], "all_gather": gathered})
     entered = _times(cuts.entered, plan, cuts.entered_again if again else ())

@@ -46,7 +46,7 @@ class Inventory:
 def language_model_inventory(shape: ModelShape, ranks: int = 1, *, routed: bool = True) -> Inventory:
     """The parameters of our language model on one of `ranks` tensor ranks, block by block.
 
-    Without those of routed experts where `routed` is False.
+    Without those of routed experts where `routed` is False: then the rest of a mixture is whole on every rank.
     """
     query, kept = shape.heads * shape.head_dim // ranks, shape.kv_heads * shape.head_dim
     kept = kept if ranks > shape.kv_heads else kept // ranks  # each rank has all, and uses one
@@ -54,11 +54,9 @@ def language_model_inventory(shape: ModelShape, ranks: int = 1, *, routed: bool 
     bias: list[Shape] = [(query,), (kept,), (kept,)] if shape.attention_bias else []
     heads = (*attention, *bias) if shape.latent is None else _latent(shape, shape.latent, ranks)
     around = ((shape.hidden,), *heads, (shape.hidden,))
-    balance = ((shape.experts,),) if shape.router_balance else ()
     dense = (*around, *_gated(shape.hidden, (shape.dense_ffn if shape.experts else shape.ffn) // ranks))
-    mixed = (*around, (shape.experts, shape.hidden), *balance)
-    mixed = (*mixed, *(_routed(shape, shape.experts, ranks) if routed else ()))
-    mixed = (*mixed, *shape.shared_experts * _gated(shape.hidden, shape.shared_ffn // ranks))
+    experts = shape.experts * _gated(shape.hidden, shape.ffn // ranks) if routed else ()
+    mixed = (*around, *_router(shape), *experts, *_shared_experts(shape, ranks if routed else 1))
     table = (shape.vocab // ranks, shape.hidden)
     table_and_norm: tuple[Shape, ...] = (table, (shape.hidden,))
     head: tuple[Shape, ...] = () if shape.tied_embeddings else (table,)
@@ -67,8 +65,8 @@ def language_model_inventory(shape: ModelShape, ranks: int = 1, *, routed: bool 
 
 
 def routed_inventory(shape: ModelShape, plan: ComputePlan) -> Inventory:
-    """The parameters of the routed experts of our language model that one expert and tensor rank of `plan` holds."""
-    held = _routed(shape, shape.experts // plan.expert, plan.tensor)
+    """The parameters of the routed experts of our language model that one expert rank of `plan` holds."""
+    held = routed_experts(shape, plan)
     return Inventory(((),) * (shape.layers - shape.moe_layers) + (held,) * shape.moe_layers, ())
 
 
@@ -108,11 +106,29 @@ def share_count(shape: Shape, ranks: int) -> int:
     return -(-shape[0] // ranks) * element_count(shape[1:])
 
 
+def routed_experts(shape: ModelShape, plan: ComputePlan) -> tuple[Shape, ...]:
+    """The experts of one mixture that an expert rank holds, whole on each tensor rank."""
+    return shape.experts // plan.expert * _gated(shape.hidden, shape.ffn)
+
+
+def around_experts(shape: ModelShape) -> tuple[Shape, ...]:
+    """What is beside the routed experts of one mixture."""
+    return (*_router(shape), *_shared_experts(shape))
+
+
 def latent_down(shape: ModelShape, latent: LatentAttention) -> tuple[Shape, ...]:
     """What every tensor rank has whole of latent attention: ways down to latents and their norms, of queries first."""
     rank, narrow = latent.query_rank, latent.key_value_rank
     queries: tuple[Shape, ...] = ((rank, shape.hidden), (rank,)) if rank else ()
     return (*queries, (narrow + latent.rope_dim, shape.hidden), (narrow,))
+
+
+def _router(shape: ModelShape) -> tuple[Shape, ...]:
+    return ((shape.experts, shape.hidden), *(((shape.experts,),) if shape.router_balance else ()))
+
+
+def _shared_experts(shape: ModelShape, ranks: int = 1) -> tuple[Shape, ...]:
+    return shape.shared_experts * _gated(shape.hidden, shape.shared_ffn // ranks)
 
 
 def _latent(shape: ModelShape, latent: LatentAttention, ranks: int) -> tuple[Shape, ...]:
@@ -125,11 +141,6 @@ def _latent(shape: ModelShape, latent: LatentAttention, ranks: int) -> tuple[Sha
         (heads * (latent.nope_dim + latent.value_dim), latent.key_value_rank),
         (shape.hidden, heads * latent.value_dim),
     )
-
-
-def _routed(shape: ModelShape, experts: int, ranks: int) -> tuple[Shape, ...]:
-    """So many routed experts of a mixture on one of `ranks` tensor ranks."""
-    return experts * _gated(shape.hidden, shape.ffn // ranks)
 
 
 def _gated(hidden: int, width: int) -> tuple[Shape, ...]:

@@ -88,7 +88,7 @@ def check_runnable(plan: ComputePlan) -> None:
         raise Refused(
             "this split is planned but not run.",
             where="plan.compute.expert",
-            hint="Expert ranks run in every split without tensor ranks.",
+            hint="Beside expert ranks tensor ranks run with sequence_parallel: each sends its own tokens.",
         )
     if not groups_nest(plan):
         raise Refused(
@@ -105,8 +105,8 @@ def check_runnable(plan: ComputePlan) -> None:
 
 
 def experts_run(plan: ComputePlan) -> bool:
-    """Whether datahall runs these expert ranks: none, or some in a split without tensor ranks."""
-    return plan.expert == 1 or plan.tensor == 1
+    """Whether datahall runs these expert ranks: none, or where tensor ranks have tokens of their own to send."""
+    return plan.expert == 1 or plan.tensor == 1 or plan.sequence_parallel
 
 
 def groups_nest(plan: ComputePlan) -> bool:

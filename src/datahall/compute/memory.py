@@ -95,13 +95,14 @@ def memory(
 def held_parameters(counts: ShapeCounts, plan: PlanNumbers) -> tuple[Any, Any]:
     """Dense and expert parameters on one device before ZeRO shards them, embeddings spread evenly over the stages.
 
-    What leads to a latent is whole on every tensor rank.  Experts are spread over the expert ranks, or split like
-    everything else where there are none.
+    What leads to a latent is whole on every tensor rank.  Experts are spread over the expert ranks, and the
+    shared ones whole on all of these, or split like everything else where there are none.
     """
     dense_layers = counts.layers - counts.moe_layers
     attention = counts.attention_weights + (plan.tensor - 1.0) * counts.whole_weights
     dense = counts.layers * attention + dense_layers * counts.dense_weights + counts.other_parameters
-    dense = dense + counts.moe_layers * counts.shared_weights + counts.embedding_parameters
+    whole = np.where(np.asarray(plan.expert) > 1, plan.tensor, 1.0)
+    dense = dense + counts.moe_layers * counts.shared_weights * whole + counts.embedding_parameters
     spread = np.where(np.asarray(plan.expert) > 1, plan.expert, plan.tensor)
     experts = counts.moe_layers * counts.experts * counts.expert_weights
     return dense / (plan.tensor * plan.pipeline), experts / (spread * plan.pipeline)

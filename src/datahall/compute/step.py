@@ -102,7 +102,8 @@ def _layer_rows(
     _attention_core(rows, counts, layers, tokens, sequence, plan, word, fused)
     product("mlp", dense, counts.dense_weights, counts.dense_width, counts.mlp_matrices)
     if moe:
-        product("router", moe, counts.router_weights * tensor, counts.experts, 1)  # whole on every tensor rank
+        of_all = tensor if plan.expert == 1 else 1  # tensor ranks that see a token: experts are cut, or shared out
+        product("router", moe, counts.router_weights * of_all, counts.experts, 1)
         product(
             "experts", moe, counts.expert_weights, counts.expert_width, counts.mlp_matrices, counts.experts_per_token
         )

@@ -69,7 +69,8 @@ def exchange_s(
     expert = np.where(again > 1.0, 1.5, 1.0) * _expert_s(counts, tokens, mixture, links, word_bytes, plan)
     shard, gradient = _state_s(counts, links, habits, word_bytes, plan, one, trainable_share)
     return Exchange(
-        tensor=habits.tensor_exposed * again * _tensor_s(counts, tokens, layers, mixture, links, word_bytes, plan),
+        tensor=habits.tensor_exposed * again * _tensor_s(counts, tokens, layers, mixture, links, word_bytes, plan)
+        + habits.expert_updates * trainable_share * _alike_s(counts, links, plan),
         context=_context_s(counts, tokens, layers, links, habits, word_bytes, plan, one),
         expert=habits.expert_exposed * expert
         + habits.expert_hidden * np.maximum(0.0, expert - one.forward - one.backward)
@@ -88,6 +89,14 @@ def _tensor_s(
     rate, hop = links.group(ranks, 1.0)
     routed = np.where(np.asarray(plan.expert) > 1, mixture, 0.0)
     return (4.0 * layers - 2.0 * routed) * 2.0 * all_gather_s(word * tokens * counts.hidden, ranks, rate, hop)
+
+
+def _alike_s(counts: ShapeCounts, links: LinkRates, plan: PlanNumbers) -> Any:
+    """Gradients of the same experts on several tensor ranks, summed once a step, by micro-step."""
+    ranks = np.where(np.asarray(plan.expert) > 1, plan.tensor, 1.0)
+    rate, hop = links.group(ranks, 1.0)
+    _, experts = held_parameters(counts, plan)
+    return 2.0 * all_gather_s(GRADIENT_BYTES * experts, ranks, rate, hop) / plan.accumulation
 
 
 def _context_s(
