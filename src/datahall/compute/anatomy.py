@@ -7,23 +7,33 @@ No seconds here.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from datahall.compute.handed import exchange_handed, held_parts, merged, within_copy
 from datahall.compute.handed_tensor import Handed, TensorCuts, together
-from datahall.compute.inventory import Inventory, Shape
+from datahall.compute.inventory import Inventory, Shape, beside
 from datahall.compute.plan import ComputePlan
 
 
 @dataclass(frozen=True, slots=True)
+class Frozen:
+    """What of a workload gets no gradient, on one tensor rank: by block, and outside of them at either end."""
+
+    inventory: Inventory
+    first_outside: tuple[Shape, ...] = ()
+    last_outside: tuple[Shape, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Anatomy:
-    """One workload: parameters by block, elements that a sample hands from stage to stage, and the cuts of its parts.
+    """One workload: what it trains by block, elements that a sample hands from stage to stage, the cuts of its parts.
 
     `on_rank` are the parameters of one tensor rank, where there are several; `first_outside` and `last_outside` those
     of a rank outside the blocks that the first and the last stage hold, `common` those that both do; `parts` are what
-    is cut in each stage.  `boundary` is 0 where the model cannot be cut into stages.  FLOPs are of one micro-batch of
-    the plan that it was read for, on the worker that speaks for the run.  `state_bytes` are what the optimiser keeps
+    is cut in each stage; `frozen` is held and gathered with the rest, and `taught_from` is the first stage that gives
+    something with a gradient.  `boundary` is 0 where the model cannot be cut into stages.  FLOPs are of one micro-batch
+    of the plan that it was read for, on the worker that speaks for the run.  `state_bytes` are what the optimiser keeps
     for each parameter.
     """
 
@@ -34,6 +44,8 @@ class Anatomy:
     last_outside: tuple[Shape, ...] = ()
     common: tuple[Shape, ...] = ()
     parts: tuple[TensorCuts, ...] = ()
+    frozen: Frozen = field(default_factory=lambda: Frozen(Inventory((), ())))
+    taught_from: int = 0
     matmul_flops: int = 0
     attention_flops: int = 0
     state_bytes: float = 8.0
@@ -46,10 +58,16 @@ class Anatomy:
     def handed_over(self, plan: ComputePlan, stage: int) -> dict[str, Handed]:
         """What one worker of `stage` hands over in a step, by kind of collective; {} for one worker."""
         cuts = together(self.parts[stage :: plan.pipeline])
-        within = within_copy(plan.micro_batch * self.boundary, cuts, plan, stage, self.common)
-        outside = (self.first_outside, self.last_outside) if plan.pipeline > 1 else None
-        held = held_parts(self.on_rank or self.inventory, plan, stage, outside)
-        return merged(within, exchange_handed(held, plan))
+        within = within_copy(plan.micro_batch * self.boundary, cuts, plan, stage, self.common, self.taught_from)
+        staged = plan.pipeline > 1
+        outside = (self.first_outside, self.last_outside) if staged else None
+        trained = held_parts(self.on_rank or self.inventory, plan, stage, outside)
+        if not self.frozen.inventory.parameters:
+            return merged(within, exchange_handed(trained, plan))
+        outside = (self.frozen.first_outside, self.frozen.last_outside) if staged else None
+        rest = held_parts(self.frozen.inventory, plan, stage, outside)
+        held = [beside(*both) for both in zip(trained, rest, strict=True)]
+        return merged(within, exchange_handed(held, plan, trained))
 
     @property
     def cuts(self) -> TensorCuts:
@@ -75,6 +93,10 @@ def anatomy_from_json(told: Mapping[str, Any]) -> Anatomy:
         "last_outside": _shapes(told["last_outside"]),
         "common": _shapes(told["common"]),
         "parts": tuple(_cuts(part) for part in told["parts"]),
+        "frozen": Frozen(
+            _inventory(told["frozen"]["inventory"]),
+            *(_shapes(told["frozen"][end]) for end in ("first_outside", "last_outside")),
+        ),
     }
     return Anatomy(**{**told, **read})
 

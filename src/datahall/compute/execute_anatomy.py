@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from datahall.base.errors import Refused
-from datahall.base.workload import Workload
-from datahall.compute.anatomy import Anatomy
+from datahall.base.workload import Adapted, Workload
+from datahall.compute.anatomy import Anatomy, Frozen
 from datahall.compute.execute_context import check_sequence
 from datahall.compute.execute_pipeline import check_stages
 from datahall.compute.execute_tensor import check_tensor_cuts, how_cut, pieces, within
@@ -42,7 +42,8 @@ def read_anatomy(workload: Workload, plan: ComputePlan, batch: Any, samples: int
     """
     model: nn.Module = workload.model
     inventory, outside = _inventory(model, workload.cut_points)
-    found = Anatomy(inventory)
+    found = Anatomy(inventory, frozen=Frozen(_frozen(workload, plan)))
+    _check_frozen(workload, plan, inventory)
     if plan.context > 1:
         check_sequence(workload, torch.device("cpu"))
         raise Refused(
@@ -88,21 +89,47 @@ def _with(found: Anatomy, **changes: Any) -> Anatomy:
 
 
 def _inventory(
-    model: nn.Module, cut_points: tuple[str, ...], cuts: Mapping[str, str] | None = None, ranks: int = 1
+    model: nn.Module,
+    cut_points: tuple[str, ...],
+    cuts: Mapping[str, str] | None = None,
+    ranks: int = 1,
+    *,
+    trained: bool = True,
 ) -> tuple[Inventory, set[str]]:
-    """Shapes of what is trained by cut point, on one of `ranks` that `cuts` share it; the names of what is in none."""
-    trained = {
+    """Shapes of what is trained (or frozen) by cut point, on one of `ranks` that `cuts` share it; names of the rest."""
+    found = {
         name: _piece(name, tuple(one.shape), cuts or {}, ranks)
         for name, one in model.named_parameters()
-        if one.requires_grad
+        if one.requires_grad == trained
     }
     blocks: list[tuple[tuple[int, ...], ...]] = []
     for point in cut_points:
-        inside = [name for name in trained if name.startswith(point + ".")]
-        blocks.append(tuple(trained[name] for name in inside))
-    rest = {name for name in trained if not any(name.startswith(point + ".") for point in cut_points)}
-    first = next((at for at, name in enumerate(trained) if name not in rest), 0)  # all before it are outside
-    return Inventory(tuple(blocks), tuple(trained[name] for name in trained if name in rest), before=first), rest
+        inside = [name for name in found if name.startswith(point + ".")]
+        blocks.append(tuple(found[name] for name in inside))
+    rest = {name for name in found if not any(name.startswith(point + ".") for point in cut_points)}
+    first = next((at for at, name in enumerate(found) if name not in rest), 0)  # all before it are outside
+    return Inventory(tuple(blocks), tuple(found[name] for name in found if name in rest), before=first), rest
+
+
+def _frozen(workload: Workload, plan: ComputePlan) -> Inventory:
+    return _inventory(workload.model, workload.cut_points, workload.tensor_cuts, plan.tensor, trained=False)[0]
+
+
+def _check_frozen(workload: Workload, plan: ComputePlan, trained: Inventory) -> None:
+    """Refused where it is not known what a run with frozen parameters would count."""
+    if plan.tensor > 1 and any(isinstance(part, Adapted) for part in workload.model.modules()):
+        raise Refused(
+            "adapters on tensor ranks are not forecast for a model that a case brings with it.",
+            where="plan.compute.tensor",
+            hint="Choose a plan with tensor 1, or run the plan without a forecast by datahall.real.training.run.",
+        )
+    taught = bool(trained.root[: trained.before]) or (bool(trained.blocks) and bool(trained.blocks[0]))
+    if plan.zero_stage == 3 and plan.copies > 1 and not taught:
+        raise Refused(
+            "ZeRO stage 3 is not forecast for a model that a case brings with it and whose first block is frozen.",
+            where="plan.compute.zero_stage",
+            hint="Choose zero_stage 2, which gathers what is frozen once, or run the plan without a forecast.",
+        )
 
 
 def _piece(name: str, shape: Shape, cuts: Mapping[str, str], ranks: int) -> Shape:
@@ -128,24 +155,23 @@ def _cut_into_stages(
     inputs, targets = workload.split(batch)  # pyright: ignore[reportOptionalCall]
     boundary = matmul = attention = 0
     held: list[dict[str, Shape]] = []
+    frozen: list[tuple[Shape, ...]] = []
     parts: list[TensorCuts] = []
+    taught_from = stages
     for index in range(stages):
         own = stage_layers(len(workload.cut_points), stages, index)
         part: nn.Module = workload.cut(workload.model, own.start, own.stop)  # pyright: ignore[reportOptionalCall]
-        held.append(
-            {
-                name: _piece(name, tuple(one.shape), workload.tensor_cuts, plan.tensor)
-                for name, one in part.named_parameters()
-                if name in outside
-            }
-        )
+        loose = _outside(part, workload, plan)
+        held.append({name: shape for name, shape in loose.items() if name in outside})
+        frozen.append(tuple(shape for name, shape in loose.items() if name not in outside))
         seen = _CutsSeen(part, workload, samples, plan.tensor)
         with seen.watching():
             outputs, counted = _passed(part, inputs, workload, targets if index == stages - 1 else None, count_flops)
         parts.append(seen.cuts())
         if index % plan.pipeline == plan.pipeline - 1:
             matmul, attention = matmul + seen.own_flops(counted[0]), attention + counted[1]
-        inputs = outputs.detach().requires_grad_()
+        inputs = outputs.detach().requires_grad_(outputs.requires_grad)
+        taught_from = min(taught_from, index) if outputs.requires_grad else taught_from
         if index == 0:
             boundary = inputs.numel() // samples
     workload.model.zero_grad(set_to_none=True)
@@ -156,9 +182,20 @@ def _cut_into_stages(
         last_outside=tuple(held[-1].values()),
         common=tuple(shape for name, shape in held[0].items() if name in held[-1]),
         parts=tuple(parts),
+        frozen=Frozen(found.frozen.inventory, frozen[0], frozen[-1]),
+        taught_from=taught_from,
         matmul_flops=matmul,
         attention_flops=attention // plan.tensor,
     )
+
+
+def _outside(part: nn.Module, workload: Workload, plan: ComputePlan) -> dict[str, Shape]:
+    """A tensor rank's pieces of what is outside of all cut points in a stage, by name."""
+    return {
+        name: _piece(name, tuple(one.shape), workload.tensor_cuts, plan.tensor)
+        for name, one in part.named_parameters()
+        if not any(name.startswith(point + ".") for point in workload.cut_points)
+    }
 
 
 def _passed(
@@ -170,7 +207,8 @@ def _passed(
     def work() -> None:
         kept.append(part(inputs))
         value = kept[0].sum() if targets is None else workload.criterion(kept[0], targets)  # pyright: ignore
-        value.backward()
+        if value.requires_grad:
+            value.backward()
 
     counted = count_flops(work)
     return kept[0], counted
@@ -242,7 +280,8 @@ class _CutsSeen:
                 self._tell("backward", name, given[0])
             if kind in ("copied", "whole") and isinstance(module, nn.Linear):
                 shared = pieces(name, self.cut) if kind == "copied" else 1
-                self.undivided.append((6 * output.numel() * module.in_features, shared))
+                passes = 1 + given[0].requires_grad + module.weight.requires_grad
+                self.undivided.append((2 * passes * output.numel() * module.in_features, shared))
 
         return hook
 

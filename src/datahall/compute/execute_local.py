@@ -20,6 +20,7 @@ from datahall.compute.execute_context import OwnTokens
 from datahall.compute.execute_experts import Experts
 from datahall.compute.execute_grid import Grid, Placed
 from datahall.compute.execute_optimiser import allocate_state, optimiser_of
+from datahall.compute.execute_sums import largest_share, sum_evenly, sum_in_buckets
 from datahall.compute.plan import ComputePlan
 
 
@@ -153,7 +154,8 @@ class HoldsPieces:
             mark("exchange")
         if ranks is not None:
             held = self.state.held  # of experts only this worker's
-            _sum([own_part(held[name]) for name in self.shared if name in held], ranks)
+            shared = [held[name] for name in self.shared if name in held]
+            sum_evenly([own_part(one) for one in shared], [largest_share(one) for one in shared], ranks)
         if late:
             self.state.exchange()
 
@@ -255,26 +257,3 @@ def own_part(parameter: nn.Parameter) -> torch.Tensor:
     if isinstance(parameter, DTensor) and isinstance(gradient, DTensor) and gradient.placements != parameter.placements:
         parameter.grad = gradient = gradient.redistribute(placements=parameter.placements)
     return local(gradient)
-
-
-def sum_in_buckets(gradients: Sequence[torch.Tensor], bucket_bytes: int, group: dist.ProcessGroup) -> None:
-    """Replace gradients by their sums over `group`, some at once; nothing is hidden behind arithmetic."""
-    bucket: list[torch.Tensor] = []
-    size = 0
-    for gradient in gradients:
-        count = gradient.numel() * gradient.element_size()
-        if bucket and size + count > bucket_bytes:
-            _sum(bucket, group)
-            bucket, size = [], 0
-        bucket.append(gradient)
-        size += count
-    if bucket:
-        _sum(bucket, group)
-
-
-def _sum(bucket: Sequence[torch.Tensor], group: dist.ProcessGroup) -> None:
-    flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
-    dist.all_reduce(flat, group=group)
-    parts = flat.split([gradient.numel() for gradient in bucket])
-    for gradient, part in zip(bucket, parts, strict=True):
-        gradient.copy_(part.view_as(gradient))

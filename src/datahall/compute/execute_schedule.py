@@ -74,12 +74,25 @@ class NotedStage(PipelineStage):
     ) -> Any:
         """As PyTorch's; but a half pass looks for gathered parameters, which are the ones that were computed with.
 
-        PyTorch asks the module for its parameters, which are the shards wherever a forward pass came in between.
+        PyTorch asks the module for its parameters, which are the shards wherever a forward pass came in between.  Where
+        no input has a gradient the second half does it all, as PyTorch's first stage does.
         """
+        if backward_type == "weight" and "input_values" in bwd_kwargs["param_groups"]:
+            put_off = dict(bwd_kwargs["param_groups"])
+            if put_off["output_grads"] is None:  # of the last stage, whose output is the loss
+                (put_off["stage_output"],) = put_off["stage_output"]
+            return super().backward_maybe_with_nosync("full", put_off, last_backward)
+        if backward_type == "input" and not any(one.requires_grad for one in bwd_kwargs["input_values"]):
+            return (None,) * len(bwd_kwargs["input_values"]), bwd_kwargs
         if backward_type == "full" or not isinstance(self.submod, FSDPModule):
             return super().backward_maybe_with_nosync(backward_type, bwd_kwargs, last_backward)
         if backward_type == "weight":
             return stage_backward_weight(iter(self.gathered), bwd_kwargs["param_groups"]), None
+        self._gather()
+        outputs, gradients, inputs = (bwd_kwargs[name] for name in ("stage_output", "output_grads", "input_values"))
+        return stage_backward_input(outputs, gradients, inputs, iter(self.gathered))
+
+    def _gather(self) -> None:
         self.submod.set_is_last_backward(False)
         self.submod.set_reshard_after_backward(False)
         self.submod.set_requires_gradient_sync(False)
@@ -87,8 +100,6 @@ class NotedStage(PipelineStage):
             if isinstance(part, FSDPModule):
                 part.unshard()
         self.gathered = list(self.submod.parameters())  # the same tensors each time that they are gathered
-        outputs, gradients, inputs = (bwd_kwargs[name] for name in ("stage_output", "output_grads", "input_values"))
-        return stage_backward_input(outputs, gradients, inputs, iter(self.gathered))
 
 
 def schedule_of(plan: ComputePlan, stages: Sequence[NotedStage], loss: Callable[..., torch.Tensor]) -> Any:

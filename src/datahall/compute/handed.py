@@ -159,12 +159,18 @@ def merged(*parts: Mapping[str, Handed]) -> dict[str, Handed]:
 
 
 def within_copy(
-    elements: int, cuts: TensorCuts, plan: ComputePlan, stage: int, common: Sequence[Shape] = ()
+    elements: int,
+    cuts: TensorCuts,
+    plan: ComputePlan,
+    stage: int,
+    common: Sequence[Shape] = (),
+    taught_from: int = 0,
 ) -> dict[str, Handed]:
     """What a worker of `stage` hands to others of its copy: to tensor ranks by the `cuts` it holds, and to stages.
 
     `elements` of a micro-batch go to the next stage in 32 bits, with sequence parallelism a share by each tensor rank;
-    a gradient of that size goes back.  The first and the last stage tell each other their gradients of `common`, a
+    a gradient of that size goes back, if one of the stages before trains anything (the first that does is
+    `taught_from`).  The first and the last stage tell each other their gradients of `common`, a
     tensor rank's parameters that both use, once a step.
     """
     found = tensor_handed(cuts, plan) if plan.tensor > 1 else {}
@@ -172,9 +178,10 @@ def within_copy(
         return found
     stages = plan.pipeline * plan.virtual_stages
     mine = range(stage, stages, plan.pipeline)
-    sends = plan.accumulation * sum((index < stages - 1) + (index > 0) for index in mine)
+    sends = plan.accumulation * sum((index < stages - 1) + (index > taught_from) for index in mine)
     share = plan.tensor if plan.sequence_parallel else 1
-    sent = merged({"send": (sends, 4 * elements * sends // share)}, _common_handed(common, plan, mine))
+    stream: dict[str, Handed] = {"send": (sends, 4 * elements * sends // share)} if sends else {}
+    sent = merged(stream, _common_handed(common, plan, mine))
     return {**found, **sent}
 
 

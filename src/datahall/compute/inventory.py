@@ -101,6 +101,12 @@ def element_count(shape: Shape) -> int:
     return found
 
 
+def beside(one: Inventory, other: Inventory) -> Inventory:
+    """Both inventories of the same blocks as one."""
+    blocks = tuple((*first, *second) for first, second in zip(one.blocks, other.blocks, strict=True))
+    return Inventory(blocks, (*one.root, *other.root))
+
+
 def share_count(shape: Shape, ranks: int) -> int:
     """Elements of the largest of `ranks` pieces of a tensor, cut along the first dimension; others are padded to it."""
     return -(-shape[0] // ranks) * element_count(shape[1:])
