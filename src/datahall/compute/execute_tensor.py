@@ -73,7 +73,7 @@ def cut_modules(module: nn.Module, workload: Workload, plan: ComputePlan, ranks:
     parallelize_module(module, ranks, styles)
     tie(module, ties)
     _use_pieces(plain, how, workload.tensor_cuts, ranks, stream)
-    shared = {"copied", "whole", "sequence"} if plan.sequence_parallel else {"copied", "whole"}
+    shared = {"copied", "whole", "apart", *(("sequence",) if plan.sequence_parallel else ())}
     parts = [(name, part) for name, part in plain if how[name] in shared]
     summed = [f"{name}.{own}" for name, part in parts for own, one in part.named_parameters() if one.requires_grad]
     for name, part in adapted:
@@ -83,11 +83,11 @@ def cut_modules(module: nn.Module, workload: Workload, plan: ComputePlan, ranks:
 
 
 def _how_all(module: nn.Module, workload: Workload, plan: ComputePlan) -> dict[str, str]:
-    """How each module is cut; a mixture whose experts are shared out is not: it works on each rank's own tokens."""
+    """How each module is cut; mixtures whose experts are shared out are "apart": each rank has tokens of its own."""
     apart = workload.mixtures if plan.expert > 1 else ()
     how = {name: how_cut(name, workload.tensor_cuts, plan.tensor) for name, _ in module.named_modules()}
     inside = {name: "" for name in how if any(name.startswith(f"{mixture}.") for mixture in apart)}
-    return how | inside | {name: "sequence" for name in apart if name in how}
+    return how | inside | {name: "apart" for name in apart if name in how}
 
 
 def how_cut(name: str, cuts: Mapping[str, str], ranks: int = 1) -> str:
@@ -116,6 +116,8 @@ def _use_pieces(
     for name, part in modules:
         if how[name] == "part":
             _sum_parts(part, ranks, stream(name))
+        elif how[name] == "apart":
+            _share_tokens(part, ranks, stream(name))
         elif how[name] == "copied":
             _use_one_piece(part, ranks, pieces(name, cuts))
         elif how[name] in ("column", "row") and within(name, how, "part"):
@@ -172,6 +174,18 @@ def _sum_parts(module: nn.Module, ranks: DeviceMesh, stream: Placement) -> None:
     module.forward = exchanged
 
 
+def _share_tokens(module: nn.Module, ranks: DeviceMesh, stream: Placement) -> None:
+    """Have a module work on the rank's own tokens; `stream` says what a rank has of what goes in and out."""
+    forward, own = module.forward, Shard(1)
+
+    def shared(given: torch.Tensor) -> torch.Tensor:
+        tokens = DTensor.from_local(given, ranks, (stream,), run_check=False).redistribute(placements=(own,))
+        found = DTensor.from_local(forward(tokens.to_local()), ranks, (own,), run_check=False)
+        return found.redistribute(placements=(stream,)).to_local()
+
+    module.forward = shared
+
+
 def within(name: str, how: Mapping[str, str], kind: str) -> bool:
     """Whether a module around the one called `name` is cut as `kind`; `how` all are cut."""
     while name:
@@ -215,11 +229,12 @@ def check_tensor_cuts(workload: Workload, plan: ComputePlan) -> None:
             where="plan.compute.tensor",
             hint="Choose tensor so that it divides heads and ffn, and kv_heads or the other way round.",
         )
-    if plan.sequence_parallel and ("sequence" not in workload.tensor_cuts.values() or _uneven(workload, plan)):
+    whole = plan.sequence_parallel and "sequence" not in workload.tensor_cuts.values()
+    if whole or ((plan.sequence_parallel or plan.expert > 1) and _uneven(workload, plan)):
         raise Refused(
             f"tensor ranks cannot share the sequence of {workload.name}.",
             where="plan.compute.sequence_parallel",
-            hint='Set sequence_parallel false, or give "sequence" in Workload.tensor_cuts and a length that divides.',
+            hint='Give a length that divides and "sequence" in Workload.tensor_cuts, or neither share it nor experts.',
         )
 
 

@@ -21,7 +21,7 @@ from datahall.compute.inventory import (
     routed_inventory,
     share_count,
 )
-from datahall.compute.layout import experts_run, stage_layers
+from datahall.compute.layout import stage_layers
 from datahall.compute.plan import ComputePlan
 
 GRADIENT_BYTES = 4  # parameters, gradients and Adam's moments stay 32-bit; only products are narrower
@@ -32,7 +32,7 @@ def countable(shape: ModelShape, plan: ComputePlan) -> bool:
     """Whether datahall runs this shape and split itself, so that its collectives are known exactly."""
     ours = not (shape.learned_positions or shape.mlp_bias or shape.query_key_norm)
     shared_out = plan.expert == 1 or (shape.experts > 0 and shape.experts % plan.expert == 0)
-    return ours and shape.mlp_matrices == 3 and experts_run(plan) and shared_out
+    return ours and shape.mlp_matrices == 3 and shared_out
 
 
 def handed_over(

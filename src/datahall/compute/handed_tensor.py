@@ -25,10 +25,10 @@ class TensorCuts:
     every rank needs whole, `backward` those of them whose gradients are summed, `taught` the tables' outputs that have
     gradients, `gathered` outputs that are put together again.  Of those inside blocks, `forward_again` and
     `entered_again` are exchanged again where blocks are recomputed.
-    `shared` are the shapes of what is trained and a rank uses on its share of the sequence only, `routed` those of such
-    experts, which other expert ranks do not hold, `copied` of what each rank has whole and uses with its piece of the
-    model.  Of models without formulas also how many parameters are
-    divided among the ranks (`cut_parameters`), in so many `modules`.
+    `shared` are the shapes of what is trained and a rank uses on its share of the sequence only, `copied` of what each
+    rank has whole and uses with its piece of the model or of the tokens, `routed` those of experts among these, which
+    other expert ranks do not hold.  `apart` are streams of which each rank takes its own tokens.  Of models without
+    formulas also how many parameters are divided among the ranks (`cut_parameters`), in so many `modules`.
     """
 
     forward: tuple[int, ...] = ()
@@ -37,6 +37,7 @@ class TensorCuts:
     backward: tuple[int, ...] = ()
     taught: tuple[int, ...] = ()
     gathered: tuple[int, ...] = ()
+    apart: tuple[int, ...] = ()
     forward_again: tuple[int, ...] = ()
     entered_again: tuple[int, ...] = ()
     shared: tuple[Shape, ...] = ()
@@ -77,7 +78,7 @@ def language_model_cuts(
     tables: tuple[int, ...] = (stream,) if first else ()
     entered = (stream,) * sums + ends
     once = layers * _used_by_heads(shape, plan.tensor) + (mixtures - apart) * ((shape.experts, shape.hidden),)
-    whole = ((shape.hidden,),) * (2 * layers + last) + apart * around_experts(shape)
+    once += apart * around_experts(shape)
     return TensorCuts(
         forward=(stream,) * sums,
         tables=tables,
@@ -87,7 +88,8 @@ def language_model_cuts(
         gathered=(sequence * shape.vocab,) if last else (),
         forward_again=(stream,) * layers,
         entered_again=(stream,) * sums,
-        shared=whole if adapters is None else (),
+        apart=(stream,) * apart,
+        shared=((shape.hidden,),) * (2 * layers + last) if adapters is None else (),
         routed=apart * routed_experts(shape, plan) if adapters is None else (),
         copied=once if adapters is None else layers * adapters.on_rank(shape, plan.tensor).summed,
     )
@@ -114,6 +116,8 @@ def tensor_handed(cuts: TensorCuts, plan: ComputePlan) -> dict[str, Handed]:
     own = sum(share_count(shape, alike) for shape in cuts.routed)
     shared = (1 if once else 0, 4 * (own + sum(share_count(shape, shards) for shape in once)))
     if not plan.sequence_parallel:
+        apart = _times(cuts.apart, plan)
+        gathered += [_sized(apart, narrow, plan.tensor), _sized(apart, wide, plan.tensor)]  # forward and backward
         return _kinds({"all_reduce": [*summed, shared], "all_gather": gathered})
     entered = _times(cuts.entered, plan, cuts.entered_again if again else ())
     gathered += [

@@ -84,12 +84,6 @@ def held_layers(layers: int, plan: ComputePlan, stage: int) -> list[int]:
 
 def check_runnable(plan: ComputePlan) -> None:
     """Refused unless datahall runs this split: data, any ZeRO stage, context, tensor, pipeline, experts."""
-    if not experts_run(plan):
-        raise Refused(
-            "this split is planned but not run.",
-            where="plan.compute.expert",
-            hint="Beside expert ranks tensor ranks run with sequence_parallel: each sends its own tokens.",
-        )
     if not groups_nest(plan):
         raise Refused(
             f"groups of {plan.expert} expert ranks and of {plan.shards} that share a copy are not inside one another.",
@@ -102,11 +96,6 @@ def check_runnable(plan: ComputePlan) -> None:
             where="plan.compute.shard_group",
             hint="Choose shard_group as a multiple of context.",
         )
-
-
-def experts_run(plan: ComputePlan) -> bool:
-    """Whether datahall runs these expert ranks: none, or where tensor ranks have tokens of their own to send."""
-    return plan.expert == 1 or plan.tensor == 1 or plan.sequence_parallel
 
 
 def groups_nest(plan: ComputePlan) -> bool:

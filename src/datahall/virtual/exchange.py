@@ -84,11 +84,16 @@ def exchange_s(
 def _tensor_s(
     counts: ShapeCounts, tokens: Any, layers: Any, mixture: Any, links: LinkRates, word: Any, plan: PlanNumbers
 ) -> Any:
-    """Two all-reduces a layer forward and two backward (as gather and scatter, where the sequence is split too)."""
+    """Two all-reduces a layer forward and two backward (as gather and scatter, where the sequence is split too).
+
+    Of a mixture whose experts are shared out none, but where tensor ranks have all tokens: each then takes its own
+    through it, and what comes out is gathered, as are gradients.
+    """
     ranks = plan.tensor
     rate, hop = links.group(ranks, 1.0)
     routed = np.where(np.asarray(plan.expert) > 1, mixture, 0.0)
-    return (4.0 * layers - 2.0 * routed) * 2.0 * all_gather_s(word * tokens * counts.hidden, ranks, rate, hop)
+    spared = np.where(np.asarray(plan.sequence_parallel) > 0, 2.0, 1.0) * routed
+    return (4.0 * layers - spared) * 2.0 * all_gather_s(word * tokens * counts.hidden, ranks, rate, hop)
 
 
 def _alike_s(counts: ShapeCounts, links: LinkRates, plan: PlanNumbers) -> Any:
@@ -120,8 +125,7 @@ def _context_s(
 def _expert_s(counts: ShapeCounts, tokens: Any, mixture: Any, links: LinkRates, word: Any, plan: PlanNumbers) -> Any:
     """Tokens to their experts and back, forward and backward; one copy per remote domain."""
     ranks = plan.expert
-    split = np.where(np.asarray(plan.sequence_parallel) > 0, plan.tensor, 1.0)
-    held = word * tokens * counts.hidden / split
+    held = word * tokens * counts.hidden / plan.tensor
     near = ranks_inside(ranks, 1.0, links.domain)
     domains = np.ceil(ranks / near)
     reached = domains * (1.0 - (1.0 - 1.0 / domains) ** counts.experts_per_token) * (domains - 1.0) / domains

@@ -34,7 +34,7 @@ def test_every_plan_of_a_model_runs(name, workers, method):
 @pytest.mark.parametrize("workers", [2, 4, 8, 12])
 def test_every_plan_of_a_mixture_runs(workers):
     case = small_case(MIXED, global_batch=24)
-    workload, plans = entry.build(case), space(case, "fp32", [workers])
+    workload, plans = entry.build(case), space(case, "fp32", [workers], wide=True)
     found = set()
     for plan in map(plans.plan, range(len(plans))):
         _check(case, workload, plan)
