@@ -23,6 +23,13 @@ def test_with_a_core_for_each_stage_it_is_the_bubble():
     assert whole == 11
 
 
+@pytest.mark.parametrize("kind", ["gpipe", "1f1b"])
+def test_a_longer_last_stage_is_waited_for_in_every_micro_batch_but_not_in_fill_and_drain(kind):
+    seconds, _ = _play([_order(4, 8, stage, kind) for stage in range(4)], 4, head=1.2)
+    micro_batch_s = FORWARD_S + BACKWARD_S
+    assert seconds == pytest.approx(8 * 1.2 * micro_batch_s + 3 * micro_batch_s, rel=0.04)
+
+
 def _order(stages, batches, stage, kind):
     if kind == "gpipe":
         return [("F", stage, one) for one in range(batches)] + [("B", stage, one) for one in range(batches)]
@@ -33,8 +40,11 @@ def _order(stages, batches, stage, kind):
     return order + [("B", stage, one) for one in range(batches - warm, batches)]
 
 
-def _play(orders, cores):
-    """Seconds, and those in which each stage has work in hand, when all that can work share the cores evenly."""
+def _play(orders, cores, head=1.0):
+    """Seconds, and those in which each stage has work in hand, when all that can work share the cores evenly.
+
+    The last stage's work takes `head` times as long.
+    """
     at, left, busy = [0] * len(orders), [0.0] * len(orders), [0.0] * len(orders)
     done, seconds = set(), 0.0
     while any(at[stage] < len(order) for stage, order in enumerate(orders)):
@@ -42,7 +52,8 @@ def _play(orders, cores):
             s for s, order in enumerate(orders) if at[s] < len(order) and _ready(order[at[s]], done, len(orders))
         ]
         for stage in working:
-            left[stage] = left[stage] or (FORWARD_S if orders[stage][at[stage]][0] == "F" else BACKWARD_S)
+            once = FORWARD_S if orders[stage][at[stage]][0] == "F" else BACKWARD_S
+            left[stage] = left[stage] or once * (head if stage == len(orders) - 1 else 1.0)
         speed = min(1.0, cores / len(working))
         passed = min(left[stage] for stage in working) / speed
         seconds += passed

@@ -109,7 +109,6 @@ def eager_habits(habits: StackHabits, plan: ComputePlan, layers: int, link: Mapp
         shard_from_stage=2.0,
         pipeline_exposed=1.0,
         sends_wait=1.0,
-        head_exposed=1.0,
         own_latents=1.0,
         tied_exposed=1.0,
         expert_latency=0.0,

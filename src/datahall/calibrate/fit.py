@@ -20,6 +20,7 @@ from datahall.virtual.constants import CONSTANTS, expected
 Floats = NDArray[np.float64]
 
 NOISE_LOG_SD = 0.06  # scatter of one published run about a step model: releases, clocks, what its row leaves out
+CAVEAT_LOG_SD = 0.08  # what comes on top of it where its source publishes it with a caveat
 EFFECT_LOG_SD = {"stack": 0.08, "release": 0.03, "accelerator": 0.05, "model": 0.03}
 _LEAST_STEP = 1e-4
 _NAMES = tuple(constant.name for constant in CONSTANTS)
@@ -131,7 +132,8 @@ def sibling_weights(runs: Sequence[PublishedRun]) -> Floats:
     """Weights that let a family's or a configuration's many siblings count as a few runs."""
     cells = Counter(_cell(run) for run in runs)
     groups = Counter(run.group for run in runs)
-    return np.array([cells[_cell(run)] ** -0.5 * min(1.0, (60.0 / groups[run.group]) ** 0.5) for run in runs])
+    alone = np.array([cells[_cell(run)] ** -0.5 * min(1.0, (60.0 / groups[run.group]) ** 0.5) for run in runs])
+    return alone / (1.0 + np.array([run.quality != "A" for run in runs]) * (CAVEAT_LOG_SD / NOISE_LOG_SD) ** 2)
 
 
 def _members(runs: Sequence[PublishedRun]) -> tuple[list[str], Floats, Floats]:

@@ -69,6 +69,7 @@ def forecast_runs(trained: Trained, runs: Sequence[PublishedRun], seen: Sequence
     scale = told.roughness * log_scales(
         trained.fitted, runs, arrays, _novelty(trained, runs, seen, left, near, told.repeated)
     )
+    scale = np.where(near, np.sqrt(scale * corrected.log_sd) * corrected.roughness, scale)
     half = scale * np.array([trained.factors.get(name, 2.0) for name in condition])
     return Forecasts(np.exp(logs), np.exp(logs - half), np.exp(logs + half), scale, condition)
 

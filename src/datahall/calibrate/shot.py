@@ -27,15 +27,23 @@ PLAN_LOG_SD = 0.25  # what plans of one stack have of their own, alike for alike
 PLAN_LENGTH = 4.0  # distance at which plans of one stack hardly tell of one another
 NOISE_LOG_SD = 0.04
 _ODD = 2.0  # standard deviations at which a row that its fellows do not expect begins to count for less
+_ALIKE_POWER = 3.0  # of the correlation: rows that are alike tell how far off the forecast of the next one may be
+_ROUGH_PRIOR = 1.0  # rows as far off as the covariance expects that they are averaged with
 MOST_ROWS = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Corrected:
-    """Log corrections of some runs, and the share of the variance that the seen rows leave open."""
+    """Log corrections of some runs, the share of the variance that the seen rows leave open, and its root.
+
+    `roughness` is how far off the seen rows that are most alike are, each forecast from the others, over what the
+    covariance expects.
+    """
 
     log_correction: Floats
     unexplained: Floats
+    log_sd: Floats
+    roughness: Floats
 
 
 def correct(
@@ -47,15 +55,23 @@ def correct(
 ) -> Corrected:
     """What `seen` runs say about the forecasts of `runs`; `explained` is what neighbours already said of them."""
     if not seen:
-        return Corrected(np.zeros(len(runs)), np.ones(len(runs)))
+        ones = np.ones(len(runs))
+        return Corrected(0.0 * ones, ones, ones, ones)
     slopes = linearised(arrays or design(runs), fitted.log_constants())[1]
     base, known_slopes = linearised(design(seen), fitted.log_constants())
     effects = np.array([fitted.effect(run) for run in seen])
     residual = np.log([run.step_s for run in seen]) - base - effects - explained
     inverse = _robust_inverse(_covariance(seen, known_slopes, seen, known_slopes), residual)
     across = _covariance(runs, slopes, seen, known_slopes)
-    share = np.einsum("ij,jk,ik->i", across, inverse, across, optimize=True) / _own_variance(runs, slopes)
-    return Corrected(across @ inverse @ residual, np.clip(1.0 - share, 0.0, 1.0))
+    own, known = _own_variance(runs, slopes), _own_variance(seen, known_slopes)
+    share = np.einsum("ij,jk,ik->i", across, inverse, across, optimize=True) / own
+    unexplained = np.clip(1.0 - share, 0.0, 1.0)
+    surprise = (inverse @ residual) ** 2 / np.diag(inverse)  # squared, of each row beside what the others say of it
+    alike = (across / np.sqrt(np.outer(own, known))) ** _ALIKE_POWER
+    rough = (alike @ surprise + _ROUGH_PRIOR) / (alike.sum(axis=1) + _ROUGH_PRIOR)
+    return Corrected(
+        across @ inverse @ residual, unexplained, np.sqrt(unexplained * own + NOISE_LOG_SD**2), np.sqrt(rough)
+    )
 
 
 def features(run: PublishedRun) -> Floats:

@@ -17,8 +17,11 @@ from datahall.compute.numbers import PlanNumbers
 from datahall.network.estimate import (
     all_gather_s,
     all_to_all_s,
+    group_bytes_per_s,
+    hierarchical_all_reduce_s,
     ranks_inside,
     reduce_scatter_s,
+    ring_all_reduce_s,
     send_s,
 )
 from datahall.virtual.habits import StackHabits
@@ -89,11 +92,22 @@ def _tensor_s(
     Of a mixture whose experts are shared out none, but where tensor ranks have all tokens: each then takes its own
     through it, and what comes out is gathered, as are gradients.
     """
-    ranks = plan.tensor
-    rate, hop = links.group(ranks, 1.0)
+    ranks, payload = plan.tensor, word * tokens * counts.hidden
+    ring = ring_all_reduce_s(payload, ranks, *links.group(ranks, 1.0))
+    whole = np.asarray(plan.sequence_parallel) == 0  # one call sums and shares, which may go by domains
+    both = np.where(whole, np.minimum(ring, _by_domains_s(payload, ranks, links)), ring)
     routed = np.where(np.asarray(plan.expert) > 1, mixture, 0.0)
-    spared = np.where(np.asarray(plan.sequence_parallel) > 0, 2.0, 1.0) * routed
-    return (4.0 * layers - spared) * 2.0 * all_gather_s(word * tokens * counts.hidden, ranks, rate, hop)
+    return (4.0 * layers - 2.0 * routed) * both + np.where(whole, routed, 0.0) * ring
+
+
+def _by_domains_s(payload: Any, ranks: Any, links: LinkRates) -> Any:
+    """An all-reduce of neighbours inside their domains, then between: two domains send half of what a ring does."""
+    near = ranks_inside(ranks, 1.0, links.domain)
+    in_pod = np.maximum(1.0, links.pod)
+    out = group_bytes_per_s(ranks, near, np.inf, links.out_bytes_per_s, links.oversubscription, in_pod) / near
+    return hierarchical_all_reduce_s(
+        payload, ranks, near, links.up_bytes_per_s, links.up_latency_s, out, links.out_latency_s
+    )
 
 
 def _alike_s(counts: ShapeCounts, links: LinkRates, plan: PlanNumbers) -> Any:

@@ -39,7 +39,6 @@ class StackHabits:
         0.0  # 1 where a stage cannot tell a send from waiting for its neighbour, and both count as waiting
     )
     tied_exposed: Any = 0.0  # of the sum of a tied table over the first and the last stage (fits: without it)
-    head_exposed: Any = 0.6  # of the last stage's logits that the other stages wait for
     selective_linear: Any = 0.0
     selective_core: Any = 1.0
     last_repeated: Any = 1.0  # 0 where the compiler (XLA) leaves a layer's last product out of full recomputation

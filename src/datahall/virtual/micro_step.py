@@ -54,7 +54,8 @@ def micro_step(
     counts = _as_run(counts, habits, plan)
     tokens = plan.micro_batch * sequence / plan.context
     chunk = plan.pipeline * plan.virtual_stages
-    layers = np.ceil(counts.layers / chunk) * plan.virtual_stages
+    full = np.ceil(counts.layers / chunk)  # layers of a chunk; the last ones of those that do not fill up lack one
+    layers = full * plan.virtual_stages
     mixture = layers * counts.moe_layers / counts.layers
     grads = np.where(np.asarray(adapters.rank) > 0, 1.0, 2.0)  # products backward: inputs', and weights' if trained
     dense = _linear_s(counts, tokens, layers, mixture, rates, plan)
@@ -64,22 +65,24 @@ def micro_step(
     attend = core + heads * rates.attention_head_s
     element = _element_s(counts, tokens, layers, mixture, rates, plan)
     thin = layers * _adapter_s(tokens, rates, plan, adapters)
-    exposed = np.where(np.asarray(plan.pipeline) > 1, habits.head_exposed, 1.0)
     attend_back = core / rates.attention_backward_share * 2.5 + heads * rates.attention_head_backward_s
     again_linear, again_core = (_repeated(share, plan) for share in (habits.selective_linear, habits.selective_core))
     again = again_linear * ((1.0 - _spared(counts, habits, plan)) * dense + experts + permute + element)
     recompute = again + again_core * np.where(np.asarray(plan.recompute) >= 4, 0.0, attend)
     kernels = _forward_kernels(counts, layers, mixture, rates, habits, plan, adapters)
+    forward = dense + thin + attend + element + experts + permute
+    backward = grads * (dense + experts) + 2.0 * thin + attend_back + 2.0 * element + permute + recompute
+    spare = np.minimum(1.0, full * chunk - counts.layers) * (forward + backward) / layers
     return MicroStep(
         linear=(1.0 + grads) * dense + 3.0 * thin,
         attention=attend + attend_back,
         elementwise=3.0 * element,
         experts=(1.0 + grads) * experts + 2.0 * permute,
-        logits=_logits_s(counts, tokens, rates, plan, grads) * exposed,
+        logits=np.maximum(0.0, _logits_s(counts, tokens, rates, plan, grads) - spare),
         recompute=recompute,
         host=kernels * (3.0 + again_linear) * rates.launch_s,
-        forward=dense + thin + attend + element + experts + permute,
-        backward=grads * (dense + experts) + 2.0 * thin + attend_back + 2.0 * element + permute + recompute,
+        forward=forward,
+        backward=backward,
     )
 
 

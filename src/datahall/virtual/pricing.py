@@ -207,7 +207,6 @@ def _habits(at: Setting, c: Mapping[str, Any]) -> StackHabits:
         gradient_exposed=np.where(later > 0, np.minimum(1.0, c["gradient_exposed"]), 1.0),
         gradient_cover=np.where(later > 0, 0.7, 0.0),
         pipeline_exposed=(1.0 - at.dual_pipe) * np.minimum(1.0, c["pipeline_exposed"]),
-        head_exposed=0.6,
         selective_linear=at.repeats_products * np.minimum(1.0, c["selective_linear"]),
         selective_core=1.0 - at.repeats_products,
         last_repeated=np.where(np.asarray(at.issue) == _ISSUES["xla"], 0.0, 1.0),

@@ -111,6 +111,7 @@ def step_time(inputs: StepInputs, plan: PlanNumbers) -> StepSeconds:
     one = micro_step(inputs.counts, inputs.sequence, inputs.rates, inputs.habits, plan, inputs.adapters)
     device = one.device
     issued = issued_s(device, one.host)
+    head = issued - issued_s(device - one.logits, one.host)  # of the last stage, which nobody fills or drains behind
     cover = _cover(one, issued - device, plan)
     issued = issued + inputs.rates.cut_s
     trained, word = inputs.trainable_share, inputs.rates.word_bytes
@@ -122,7 +123,7 @@ def step_time(inputs: StepInputs, plan: PlanNumbers) -> StepSeconds:
     crowd = np.maximum(1.0, plan.devices / np.asarray(inputs.cores))
     whole, idle = crowded_pipeline(plan.pipeline, steps, crowd, plan.fill_share)
     stretch = (whole - idle) / steps
-    waiting = idle * steady + jitter * stretch
+    waiting = idle * (steady - np.where(crowd > 1.0, 0.0, head)) + jitter * stretch
     waiting = waiting + inputs.habits.straggler_share * np.log2(plan.devices) * steps * steady
     plain = _gradient_exposed(inputs.habits, sent, cover)
     gradient = crowd * np.where(np.isnan(inputs.gradient_s), plain, inputs.gradient_s)

@@ -161,3 +161,34 @@ def test_unfitted_cards_makers_and_adapters_widen_a_plan_s_interval() -> None:
     fitted, card, maker = (half(site) for site in ("8xH100-SXM", "8xA40", "8xMI300X"))
     assert fitted < card < maker
     assert half("8xH100-SXM", "fine-tuning, method: lora, lora_rank: 16") > 2 * fitted
+
+
+def test_fill_and_drain_pass_the_stages_before_the_head() -> None:
+    constants = {**expected(), "straggler_share": 0.0}
+    plan = PlanNumbers(pipeline=4, accumulation=8, recompute=2)
+    step = step_time(
+        step_inputs(ShapeCounts.of(shape_of("llama-3.1-8b")), 4096, setting("H100-SXM", ""), constants), plan
+    )
+    assert step.logits > 0.05 * step.compute
+    assert step.waiting == pytest.approx(3 * (step.compute + step.transfer - step.logits) / 8, rel=1e-3)
+
+
+def test_a_last_stage_that_lacks_a_layer_has_the_head_in_its_place() -> None:
+    shape = shape_of("llama-3.1-70b")
+    inputs = [
+        step_inputs(ShapeCounts.of(replace(shape, layers=layers)), 4096, setting("H100-SXM", ""), expected())
+        for layers in (79, 80)
+    ]
+    plan = PlanNumbers(pipeline=8, tensor=8, accumulation=16, recompute=2)
+    short, full = (step_time(one, plan) for one in inputs)
+    assert short.logits < 0.2 * full.logits
+    assert short.linear == pytest.approx(full.linear)  # the stages before it are as long
+
+
+def test_an_all_reduce_over_two_domains_sends_half_of_what_a_ring_does_between_them() -> None:
+    here = replace(setting("A100-80GB-SXM", "Megatron-LM"), up_bytes_per_s=1e18, up_latency_s=0.0, out_latency_s=0.0)
+    inputs = step_inputs(ShapeCounts.of(shape_of("llama-3.1-8b")), 4096, here, expected())
+    plan = PlanNumbers(tensor=np.array([16, 16, 8, 8]), sequence_parallel=np.array([0, 1, 0, 1]))
+    sent = step_time(inputs, plan).tensor_exchange
+    assert sent[0] / sent[1] == pytest.approx((1 / 2) / (15 / 16), rel=1e-6)
+    assert sent[2] == pytest.approx(sent[3])
