@@ -88,18 +88,9 @@ class NotedStage(PipelineStage):
             return super().backward_maybe_with_nosync(backward_type, bwd_kwargs, last_backward)
         if backward_type == "weight":
             return stage_backward_weight(iter(self.gathered), bwd_kwargs["param_groups"]), None
-        self._gather()
+        self.gathered = _gathered(self.submod)
         outputs, gradients, inputs = (bwd_kwargs[name] for name in ("stage_output", "output_grads", "input_values"))
         return stage_backward_input(outputs, gradients, inputs, iter(self.gathered))
-
-    def _gather(self) -> None:
-        self.submod.set_is_last_backward(False)
-        self.submod.set_reshard_after_backward(False)
-        self.submod.set_requires_gradient_sync(False)
-        for part in self.submod.modules():
-            if isinstance(part, FSDPModule):
-                part.unshard()
-        self.gathered = list(self.submod.parameters())  # the same tensors each time that they are gathered
 
 
 def schedule_of(plan: ComputePlan, stages: Sequence[NotedStage], loss: Callable[..., torch.Tensor]) -> Any:
@@ -115,6 +106,18 @@ def schedule_of(plan: ComputePlan, stages: Sequence[NotedStage], loss: Callable[
 def rounds_of(plan: ComputePlan) -> int:
     """The rounds that a schedule takes its micro-batches in, equally many in each."""
     return max(1, plan.accumulation // plan.pipeline) if plan.schedule in _OF_SEVERAL else 1
+
+
+def _gathered(part: FSDPModule) -> list[nn.Parameter]:
+    """The parameters of a stage, gathered to stay so; they are the same tensors each time that they are gathered."""
+    part.set_is_last_backward(False)
+    part.set_reshard_after_backward(False)
+    part.set_requires_gradient_sync(False)
+    module: Any = part
+    for inside in module.modules():
+        if isinstance(inside, FSDPModule):
+            inside.unshard()
+    return list(module.parameters())
 
 
 def _kept_gathered(order: Sequence[Any]) -> list[Any]:
