@@ -52,6 +52,8 @@ SPLITS = {
     "tensor x pipeline": replace(PIPE, tensor=2),
     "sequence x pipeline": replace(PIPE, tensor=2, sequence_parallel=True),
     "zero-bubble, 2 stages": replace(PIPE, schedule="zero-bubble"),
+    "zero-bubble, 2 x 2": replace(PIPE, virtual_stages=2, schedule="zero-bubble"),
+    "ZeRO-3 x zero-bubble": replace(PIPE, data=2, micro_batch=2, zero_stage=3, schedule="zero-bubble"),
     "context x 2": replace(TWO, data=1, context=2, micro_batch=8),
     "data x context": replace(TWO, context=2, micro_batch=4),
     "ZeRO-3 x context": replace(TWO, data=1, context=2, micro_batch=8, zero_stage=3),
@@ -62,16 +64,20 @@ SPLITS = {
     "ZeRO-3 x pipeline": replace(PIPE, data=2, micro_batch=2, zero_stage=3),
     "cores recomputed": replace(TWO, recompute="selective"),
 }
-TOO_MANY_STAGES = ("interleaved, 2 x 2", "1F1B, 4 stages")  # for a recommender: two tables and a tower
+# For a recommender: two tables and a tower.
+TOO_MANY_STAGES = ("interleaved, 2 x 2", "zero-bubble, 2 x 2", "1F1B, 4 stages")
 MIXED = {
     "expert x 2": replace(TWO, expert=2),
     "data x 4, expert x 2": replace(TWO, data=4, expert=2, accumulation=1),
     "ZeRO-1 x expert": replace(TWO, expert=2, zero_stage=1),
     "ZeRO-3 x expert": replace(TWO, expert=2, zero_stage=3),
     "expert x pipeline": replace(PIPE, data=2, expert=2, micro_batch=2),
+    "expert x tensor": replace(TWO, tensor=2, expert=2, sequence_parallel=True),
+    "expert x context": replace(TWO, context=2, expert=2),
     "ZeRO-1 x expert x pipeline": replace(PIPE, data=2, expert=2, micro_batch=2, zero_stage=1),
 }
-WHOLE = ("one process", "data x 2", "ZeRO-1", "ZeRO-3", "1F1B, 2 stages")  # mixtures, without expert ranks
+# Mixtures, without expert ranks.
+WHOLE = ("one process", "data x 2", "ZeRO-1", "ZeRO-3", "1F1B, 2 stages", "tensor x 2", "sequence x 2", "context x 2")
 PLAIN = tuple(
     name for name in SPLITS if not any(word in name for word in ("recomputed", "bf16", "sequence", "context"))
 )
@@ -123,8 +129,8 @@ SUBJECTS = {
             "mixture",
             layers=4,
             hidden=160,
-            heads=5,
-            kv_heads=5,
+            heads=6,
+            kv_heads=6,
             head_dim=32,
             ffn=256,
             vocab=256,
