@@ -1,5 +1,7 @@
 """Small cases and plans for the tests of the real world."""
 
+from dataclasses import replace
+
 from datahall.case.model import LatentAttention, ModelShape
 from datahall.case.question import Case, Goal, Training
 from datahall.case.site import Accelerator, Disk, Link, Site
@@ -10,6 +12,19 @@ from datahall.storage.plan import StoragePlan
 
 SHAPE = ModelShape("tiny", layers=2, hidden=64, heads=4, kv_heads=2, head_dim=16, ffn=128, vocab=256)
 LATENT = LatentAttention(query_rank=24, key_value_rank=16, rope_dim=8, nope_dim=8, value_dim=16)
+NARROW_LATENT = replace(LATENT, value_dim=8)
+MIXTURE = replace(
+    SHAPE,
+    layers=4,
+    ffn=48,
+    experts=4,
+    experts_per_token=2,
+    shared_experts=1,
+    shared_ffn=32,
+    router_balance=True,
+    dense_layers=1,
+    dense_ffn=128,
+)
 
 
 def small_case(shape=SHAPE, global_batch=8, sequence=64, seed=0, entry=""):

@@ -5,10 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_cases import SHAPE, small_case
+from small_cases import LATENT, MIXTURE, SHAPE, small_case
 
 from datahall.base.errors import Refused
-from datahall.case.model import LatentAttention
 from datahall.compute.adapters import adapters_of
 from datahall.compute.execute import prepare
 from datahall.compute.handed import handed_over
@@ -26,18 +25,6 @@ from datahall.workloads import entry
 
 STEPS = 3
 COUNTED = ("samples", "tokens", "steps", "matmul_flops", "attention_flops", "collective_bytes", "collective_calls")
-MIXED = replace(
-    SHAPE,
-    layers=4,
-    ffn=48,
-    experts=4,
-    experts_per_token=2,
-    shared_experts=1,
-    shared_ffn=32,
-    router_balance=True,
-    dense_layers=1,
-    dense_ffn=128,
-)
 ALONE = ComputePlan(micro_batch=8, precision="fp32")
 EXPERT = ComputePlan(data=2, expert=2, micro_batch=2, accumulation=2, precision="fp32")
 STAGED = ComputePlan(data=2, pipeline=2, expert=2, micro_batch=2, accumulation=2, precision="fp32")
@@ -91,7 +78,6 @@ SPLITS = {
     "zero3 x pipeline": ComputePlan(data=2, pipeline=2, zero_stage=3, micro_batch=2, accumulation=2, precision="fp32"),
 }
 _NAMED = {**SPLITS, "two ranks": EXPERT}
-LATENT = LatentAttention(query_rank=24, key_value_rank=16, rope_dim=8, nope_dim=8, value_dim=16)
 NARROW = {
     "expert bf16": replace(EXPERT, precision="bf16"),
     "expert x zero1 bf16": replace(EXPERT, precision="bf16", zero_stage=1),
@@ -107,7 +93,7 @@ NARROW = {
 
 @pytest.fixture(scope="module")
 def case():
-    few = small_case(MIXED)
+    few = small_case(MIXTURE)
     tokens = STEPS * few.application.global_batch * few.application.sequence
     return replace(few, application=replace(few.application, tokens=tokens), site=replace(few.site, nodes=4))
 
@@ -138,7 +124,7 @@ def test_a_split_is_the_training_of_one_process(case, alone, tmp_path_factory, n
 @pytest.mark.soak
 @pytest.mark.parametrize("name", ["two ranks", "zero3", "pipeline"])
 def test_latent_attention_splits_alike(case, tmp_path_factory, name):
-    latent = replace(case, model=replace(MIXED, latent=LATENT))
+    latent = replace(case, model=replace(MIXTURE, latent=LATENT))
     one, run = (_run(latent, plan, tmp_path_factory) for plan in (ALONE, _NAMED[name]))
     assert parity.between(run, one).holds
     _counts_agree(latent, ALONE, one)
@@ -195,7 +181,7 @@ def test_groups_that_overlap_are_refused_before_anything_starts(case, tmp_path_f
     ("shape", "compute", "why"),
     [
         (SHAPE, EXPERT, "no experts"),
-        (replace(MIXED, experts=3), EXPERT, "no experts that 2 workers can share out evenly"),
+        (replace(MIXTURE, experts=3), EXPERT, "no experts that 2 workers can share out evenly"),
     ],
 )
 def test_what_a_model_does_not_have_is_refused(case, shape, compute, why, tmp_path_factory):

@@ -3,28 +3,14 @@
 from dataclasses import replace
 
 import pytest
-from small_cases import SHAPE, small_case
+from small_cases import MIXTURE, NARROW_LATENT, SHAPE, small_case
 from split_runs import ALONE, BRIEF, LONG, NARROW, STEPS, counts_agree, run_split
 
-from datahall.case.model import LatentAttention
 from datahall.real import parity
 
 SPLITS = BRIEF | LONG
-NARROWER = LatentAttention(query_rank=24, key_value_rank=16, rope_dim=8, nope_dim=8, value_dim=8)
-LATENT = replace(SHAPE, layers=4, latent=NARROWER)
-MIXTURE = replace(
-    SHAPE,
-    layers=4,
-    ffn=48,
-    experts=4,
-    experts_per_token=2,
-    shared_experts=1,
-    shared_ffn=32,
-    router_balance=True,
-    dense_layers=1,
-    dense_ffn=128,
-)
-BOTH = replace(MIXTURE, latent=replace(NARROWER, query_rank=0, value_dim=16), experts_per_token=1)
+LATENT = replace(SHAPE, layers=4, latent=NARROW_LATENT)
+BOTH = replace(MIXTURE, latent=replace(NARROW_LATENT, query_rank=0, value_dim=16), experts_per_token=1)
 SHAPES = {"both": (BOTH, ()), "latent": (LATENT, pytest.mark.soak), "mixture": (MIXTURE, pytest.mark.soak)}
 SOAKED = [
     "sequence",

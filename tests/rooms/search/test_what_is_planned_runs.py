@@ -3,9 +3,8 @@
 from dataclasses import replace
 
 import pytest
-from small_cases import SHAPE, small_case
+from small_cases import NARROW_LATENT, SHAPE, small_case
 
-from datahall.case.model import LatentAttention
 from datahall.compute.execute_experts import check_experts
 from datahall.compute.execute_pipeline import check_stages
 from datahall.compute.execute_tensor import check_tensor_cuts
@@ -14,7 +13,7 @@ from datahall.compute.layout import check_runnable
 from datahall.search.space import space
 from datahall.workloads import entry
 
-LATENT = replace(SHAPE, latent=LatentAttention(query_rank=24, key_value_rank=16, rope_dim=8, nope_dim=8, value_dim=8))
+LATENT = replace(SHAPE, latent=NARROW_LATENT)
 MIXED = replace(SHAPE, layers=4, experts=12, experts_per_token=2, dense_layers=1, dense_ffn=128)
 SHAPES = {"dense": SHAPE, "latent": LATENT}
 
