@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from called import Said
 from called import datahall as called
 
 OWN_MODEL = str(Path(__file__).parents[3] / "cases" / "own-model.yaml")
+PYPROJECT = Path(__file__).parents[3] / "pyproject.toml"
 SITE = ("--model", "llama-3.1-8b", "--site", "8xA40")
 
 
@@ -124,3 +127,18 @@ def test_planning_imports_no_framework() -> None:
     subprocess.run([sys.executable, "-c", text, "plan", *SITE], check=True, capture_output=True)
     lazy = "import sys, datahall; assert 'numpy' not in sys.modules; datahall.plan; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", lazy], check=True)
+
+
+def test_planning_needs_no_extra_and_neither_does_the_help_of_any_verb() -> None:
+    """What `pip install .` alone brings is enough to plan; extras are missing as if they were not installed."""
+    extras = tomllib.loads(PYPROJECT.read_text())["project"]["optional-dependencies"]
+    named = {re.split(r"[^A-Za-z0-9_-]", one)[0].replace("-", "_") for extra in extras.values() for one in extra}
+    missing = sorted(named - {"datahall"} | {"vl_convert"})
+    text = f"import sys\nfor name in {missing}: sys.modules[name] = None\n"
+    plan = text + "from datahall.ui.cli import main; main(sys.argv[1:])"
+    done = subprocess.run([sys.executable, "-c", plan, "plan", *SITE], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    helped = text + "from datahall.ui.cli import VERBS, datahall\n"
+    helped += "for verb in VERBS: datahall.main([verb, '--help'], standalone_mode=False)"
+    done = subprocess.run([sys.executable, "-c", helped], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
