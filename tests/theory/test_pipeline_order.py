@@ -37,14 +37,12 @@ def test_order_gives_the_textbook_bubble(schedule, stages, batches, ratio):
 def zero_bubble(stages, batches):
     """ZB-H1: as 1F1B, but each worker puts as many halves of its backward passes off as there are stages before it."""
     orders = []
-    for stage in range(stages):
-        ahead = min(stages - 1 - stage, batches)
-        order = [("F", stage, batch) for batch in range(ahead)]
-        for batch in range(batches):
-            order += [("F", stage, batch + ahead)] if batch + ahead < batches else []
-            order.append(("I", stage, batch))
-            order += [("W", stage, batch - stage)] if batch >= stage else []
-        orders.append([*order, *[("W", stage, batch) for batch in range(max(0, batches - stage), batches)]])
+    for stage, order in enumerate(one_forward_one_backward(stages, batches)):
+        halves = []
+        for kind, _, batch in order:
+            halves.append(("I" if kind == "B" else kind, stage, batch))
+            halves += [("W", stage, batch - stage)] if kind == "B" and batch >= stage else []
+        orders.append([*halves, *[("W", stage, batch) for batch in range(max(0, batches - stage), batches)]])
     return orders
 
 

@@ -18,6 +18,7 @@ from datahall.base.errors import UsageError
 from datahall.base.formula import formula
 
 NOMINAL_SHARE = 0.9
+NORMAL_90 = 1.645  # standard deviations to either end of a normal 90 % interval
 REJECT_BELOW = 0.05
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from datahall.base.errors import Refused
 from datahall.base.label import Label
 from datahall.base.result import Result
+from datahall.base.score import NORMAL_90
 from datahall.calibrate.eager_splits import (
     UNPROBED_CUT,
     SplitCosts,
@@ -46,7 +47,6 @@ from datahall.virtual.training import held_bytes
 UPDATED_BYTES = 28.0  # what the probe's optimiser moves a parameter: four arrays read, three written, 4 bytes each
 PART_LOG_SPREAD = 0.9  # before any run: a part within a factor of 2.5, the step within 1.6
 STEP_LOG_SPREAD = 0.47
-NORMAL_90 = 1.645  # standard deviations to either end of a normal 90 % interval
 # The forecast counts fused kernels.  Eager PyTorch on a processor launches and writes many times as many; both figures
 # are of fourteen configurations run on a machine of two cores, none of which is ever held out (prove.configurations).
 _EAGER_PASSES = 15.0

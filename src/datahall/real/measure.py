@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from datahall.base.event import Event, read_events
+from datahall.base.score import NORMAL_90
 
 COMPONENTS: tuple[str, ...] = ("compute", "transfer", "waiting", "input", "optimiser", "other")
 AGREEING = "agreeing"  # a phase and a component that only runs with fast recovery have
@@ -151,7 +152,7 @@ def median_interval(values: Sequence[float]) -> tuple[float, float]:
     ordered = sorted(values)
     if not ordered:
         return 0.0, 0.0
-    spread = 1.645 * len(ordered) ** 0.5 / 2
+    spread = NORMAL_90 * len(ordered) ** 0.5 / 2
     low = max(0, int(len(ordered) / 2 - spread))
     high = min(len(ordered) - 1, int(len(ordered) / 2 + spread))
     return ordered[low], ordered[high]

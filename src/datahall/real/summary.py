@@ -13,6 +13,7 @@ from pathlib import Path
 from datahall.base.errors import UsageError
 from datahall.base.label import Label, weakest
 from datahall.base.metric import Metric, exactly
+from datahall.base.score import NORMAL_90
 from datahall.case.question import Case
 from datahall.compute.adapters import adapter_parameters
 from datahall.compute.counts import ShapeCounts
@@ -174,7 +175,7 @@ def _mean(name: str, values: Sequence[float]) -> Metric:
     count = max(1, len(values))
     mean = sum(values) / count
     spread = (sum((value - mean) ** 2 for value in values) / max(1, count - 1)) ** 0.5
-    half = 1.645 * spread / count**0.5
+    half = NORMAL_90 * spread / count**0.5
     return Metric(name, "seconds", mean, max(0.0, mean - half), mean + half, Label.MEASURED)
 
 

@@ -13,6 +13,7 @@ from functools import cache
 from typing import Any
 
 from datahall.base.label import Label
+from datahall.base.score import NORMAL_90
 from datahall.case.question import Case
 from datahall.case.site import Accelerator
 from datahall.catalog.accelerators import accelerator as card
@@ -33,7 +34,6 @@ _NEW_MAKER_WIDER = 2.0  # the same, of a maker without any fitted run
 _PARTS_WIDER = 2.0  # times the width of the whole: published runs say little about their parts
 _PROCESSOR_SLOWEST = 3.0  # their data sheets' peaks are of units that training seldom fills; nobody's run narrows it
 _MEMORY = (0.9, 1.12)
-_NORMAL_90 = 1.645  # standard deviations that 90 % of a normal lie within, either way
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ def default_calibration(case: Case) -> Calibration:
     half = float(data["half_widths"][f"{condition}_mixture" if case.model.experts else condition])
     half *= _wider(accelerator, data["validity"]["accelerators"])
     if adapters_of(case.application) is not None:
-        half = math.hypot(half, _NORMAL_90 * ADAPTERS_LOG_SD)
+        half = math.hypot(half, NORMAL_90 * ADAPTERS_LOG_SD)
     return Transferred(data["constants"], traits, effect, half)
 
 
