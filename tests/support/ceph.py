@@ -6,7 +6,9 @@ authentication inside, one copy of everything.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -15,9 +17,13 @@ import time
 import urllib.error
 import urllib.request
 import uuid
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 PROGRAMS = ("ceph-mon", "ceph-osd", "ceph-mgr", "radosgw", "radosgw-admin", "ceph", "monmaptool")
+ATTEMPTS = 3
+OFFERED = range(20_000, 32_000)
 ACCESS, SECRET = "datahalltest", "only-for-the-loopback-test"
 
 
@@ -27,34 +33,48 @@ def available() -> bool:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now."""
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
+    """Ports that nobody listens on now, below those that Linux hands to anybody's outgoing connections."""
+    found: list[int] = []
+    while len(found) < count:
+        port = random.choice([one for one in OFFERED if one not in found])  # noqa: S311
+        with socket.socket() as one, contextlib.suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            found.append(port)
+    return found
 
 
 class Ceph:
     """The cluster in `folder`; `url` is where its gateway listens after `start`."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.conf = folder / "ceph.conf"
+        self.parent = folder
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        self.mon, self.gateway = free_ports(2)
-        self.url = f"http://127.0.0.1:{self.gateway}"
 
     def start(self) -> None:
-        """Bring everything up; a minute at most.  (Ceph 16 without authentication needs the first wire protocol.)"""
+        """Bring everything up; half a minute on an idle machine.  Begins anew where a daemon does not come up."""
+        for attempt in range(ATTEMPTS):
+            try:
+                self._start(self.parent / str(attempt))
+            except (RuntimeError, subprocess.TimeoutExpired) as fault:
+                self.stop()
+                if attempt + 1 == ATTEMPTS:
+                    raise
+                warnings.warn(f"Ceph begins anew: {fault}", stacklevel=2)
+            else:
+                return
+
+    def _start(self, folder: Path) -> None:
+        # Ceph 16 without authentication needs the first wire protocol.
+        self.folder, self.conf = folder, folder / "ceph.conf"
+        self.mon, self.gateway = free_ports(2)
+        self.url = f"http://127.0.0.1:{self.gateway}"
         self._write_conf()
         addresses = f"[v1:127.0.0.1:{self.mon}]"
         monmap = self.folder / "monmap"
         self._run("monmaptool", "--create", "--addv", "a", addresses, "--fsid", self.fsid, str(monmap))
         self._run("ceph-mon", "--mkfs", "-i", "a", "--monmap", str(monmap), "-c", str(self.conf))
         self._begin("mon", "ceph-mon", "-i", "a")
+        self._until(self._monitor_answers)
         self._begin("mgr", "ceph-mgr", "-i", "a")
         disk = str(uuid.uuid4())
         self.ceph("osd", "new", disk, "0")
@@ -136,13 +156,25 @@ rgw enable usage log = false
         with (self.folder / "run" / f"{name}.out").open("ab") as out:
             self.processes[name] = subprocess.Popen([*command, "-c", str(self.conf), "-f"], stdout=out, stderr=out)
 
-    def _until(self, ready: object, seconds: float = 60.0) -> None:
+    def _until(self, ready: Callable[[], bool], seconds: float = 120.0) -> None:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            if callable(ready) and ready():
+            if ready():
                 return
             time.sleep(0.3)
-        raise RuntimeError(f"not ready after {seconds} s; logs are in {self.folder}/run")
+        raise RuntimeError(f"{ready.__name__} is still false after {seconds:.0f} s\n{self._last_words()}")
+
+    def _last_words(self) -> str:
+        """The end of what each daemon printed and logged, and which have ended."""
+        ended = [f"{name} ended: {process.returncode}" for name, process in self.processes.items() if process.poll()]
+        told = [path for path in sorted((self.folder / "run").glob("*")) if path.suffix in (".out", ".log")]
+        return "\n".join([*ended, *(f"{path.name}: {path.read_text(errors='replace')[-1500:]}" for path in told)])
+
+    def _monitor_answers(self) -> bool:
+        if self.processes["mon"].poll() is not None:
+            raise RuntimeError(f"the monitor ended\n{self._last_words()}")
+        command = ("ceph", "-c", str(self.conf), "--connect-timeout", "5", "quorum_status")
+        return subprocess.run(command, capture_output=True, timeout=90, check=False).returncode == 0
 
     def _osd_is_up(self) -> bool:
         # Now and then it asks the monitor before it was told the cluster's id, is refused ("wrong fsid"), and ends.
