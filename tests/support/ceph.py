@@ -36,7 +36,7 @@ def free_ports(count: int) -> list[int]:
     """Ports that nobody listens on now, below those that Linux hands to anybody's outgoing connections."""
     found: list[int] = []
     while len(found) < count:
-        port = random.choice([one for one in OFFERED if one not in found])  # noqa: S311
+        port = random.choice([one for one in OFFERED if one not in found])
         with socket.socket() as one, contextlib.suppress(OSError):
             one.bind(("127.0.0.1", port))
             found.append(port)

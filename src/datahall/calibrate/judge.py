@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from datahall.base.score import interval_score
 from datahall.calibrate.forecasting import Forecasts
 from datahall.calibrate.published import PublishedRun, Refusal
+from datahall.compute.numbers import stack_plans
+from datahall.decisions.choice import preferred
 
 Floats = NDArray[np.float64]
 
@@ -76,12 +78,13 @@ class Judgement:
         }
 
     def regret_share(self) -> float | None:
-        """Mean over choices of how much slower the plan forecast to be fastest was than the one measured fastest."""
+        """Mean over choices of how much slower the plan that the search would take was than the fastest measured."""
         regrets: list[float] = []
         for indices in choices(self.runs):
-            picked = min(indices, key=lambda index: float(self.forecasts.seconds[index]))
-            best = min(self.runs[index].step_s for index in indices)
-            regrets.append(self.runs[picked].step_s / best - 1.0)
+            plans = stack_plans([self.runs[index].variants[0].plan for index in indices])
+            taken = preferred(self.forecasts.seconds[indices], plans)[0]
+            measured = self._measured[indices]
+            regrets.append(float(measured[taken] / measured.min()) - 1.0)
         return float(np.mean(regrets)) if regrets else None
 
     def _macro(self, name: str) -> float | None:

@@ -20,6 +20,7 @@ from datahall.calibrate.published_site import LinkFigures, link_figures, precisi
 from datahall.case.model import ModelShape
 from datahall.catalog.accelerators import AcceleratorEntry, accelerator_described
 from datahall.compute.adapters import Adapters
+from datahall.compute.plan import ComputePlan
 from datahall.virtual.traits import StackTraits, traits_of
 
 _COLUMNS = {"model", "accelerator", "n_devices"}
@@ -114,6 +115,7 @@ def _run(cells: Cells, index: int) -> PublishedRun:
     variants = variants_of(cells, shape, devices, precision, traits, figures)
     batch = variants[0].plan.global_batch
     seconds, metric = _measured(cells, shape, sequence, batch, devices)
+    _check_held(shape, sequence, [variant.plan for variant in variants], card, remark + cells.text("recompute"))
     adapters = _adapters(cells)
     _check_possible(
         (4.0 if adapters else 6.0) * shape.active_parameters() * batch * sequence / devices, seconds, card, precision
@@ -166,6 +168,25 @@ def _measured(cells: Cells, shape: ModelShape, sequence: int, batch: int, device
     active = shape.active_parameters() - (0 if shape.tied_embeddings else shape.vocab * shape.hidden)
     flops = 6.0 * active + 12.0 * shape.layers * shape.heads * shape.head_dim * sequence
     return tokens * flops / (rate * devices), "model_tflops_per_device"
+
+
+def _check_held(
+    shape: ModelShape, sequence: int, plans: Sequence[ComputePlan], card: AcceleratorEntry, remark: str
+) -> None:
+    """Refuse a split under which not even weights in 16 bits and one sequence's input of each layer can be held.
+
+    The least that training keeps without the host: weights over all devices, everything else repeated, cut by tensor,
+    context and pipeline ranks.
+    """
+    if "offload" in remark.lower() or "host" in remark.lower():
+        return
+    least = min(
+        2.0 * shape.parameters() / plan.devices
+        + 2.0 * shape.layers * sequence * shape.hidden / (plan.pipeline * plan.context * plan.tensor)
+        for plan in plans
+    )
+    if least > card.memory_bytes:
+        raise UsageError("its split cannot hold the model, however much is repeated: another than it states was run.")
 
 
 def _check_possible(flops: float, seconds: float, card: AcceleratorEntry, precision: str) -> None:

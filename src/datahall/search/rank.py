@@ -17,6 +17,7 @@ from datahall.base.errors import Incompatible, NoPlan, UsageError
 from datahall.base.units import human, human_time
 from datahall.case.question import Case
 from datahall.compute.plan import ComputePlan
+from datahall.decisions.choice import SAME_SHARE, preferred
 from datahall.decisions.plan import Plan
 from datahall.search.engines import runnable
 from datahall.search.price import Prices, price, whole_plan
@@ -27,7 +28,6 @@ from datahall.virtual.checkpoints import on_one_disk
 from datahall.virtual.transferred import default_calibration
 
 GOALS = ("time", "cost", "energy")
-SAME_SHARE = 0.02  # plans closer than this are one to the forecast: the simpler is taken
 _TRAINING_PRECISIONS = ("bf16", "fp16", "fp32")
 _SMALL_SITE = 64
 _KEEP = StoragePlan().keep  # committed checkpoints, of what `whole_plan` writes
@@ -199,23 +199,12 @@ def _ordered(
 ) -> NDArray[np.int64]:
     """By the goal in steps of what the forecast can tell apart, then what surely fits, then the simpler plan."""
     chosen = np.flatnonzero(met)
-    values = np.maximum(goal_values(case, prices)[chosen], 1e-12)
-    steps = np.floor(np.log(values / values.min()) / np.log1p(SAME_SHARE))
     narrow = _narrow(case, calibration, prices.memory_bytes[chosen])
-    return chosen[np.lexsort((values, _complexity(plans, chosen), narrow, steps))]
+    return chosen[preferred(goal_values(case, prices)[chosen], plans.part(chosen), narrow)]
 
 
 def _narrow(case: Case, calibration: Calibration, memory_bytes: Any) -> Any:
     return memory_bytes * calibration.spread("peak_memory")[1] > case.site.accelerator.memory_bytes
-
-
-def _complexity(plans: Space, chosen: NDArray[np.int64]) -> Any:
-    numbers = plans.part(chosen)
-    degrees = np.log2(numbers.tensor) + np.log2(numbers.context) + np.log2(numbers.expert)
-    pipeline = 1.5 * np.log2(numbers.pipeline) + 0.5 * np.log2(numbers.virtual_stages)
-    return (
-        degrees + pipeline + 0.3 * (numbers.zero_stage > 0) + 0.2 * (numbers.shard_group > 0) + 0.1 * numbers.recompute
-    )
 
 
 def _front(ranking: Ranking, most: int) -> list[int]:

@@ -14,9 +14,10 @@ from rich.text import Text
 from datahall.base.result import Result
 from datahall.base.units import human, human_count, human_interval, human_time
 from datahall.compute.plan import ComputePlan
+from datahall.decisions.choice import SAME_SHARE
 from datahall.report.terminal import plain_table
 from datahall.report.words import percent
-from datahall.search.rank import SAME_SHARE, Ranking
+from datahall.search.rank import Ranking
 from datahall.search.why import Flip, Loss, bargain, memory_items, step_items
 from datahall.ui.export_request import percentile_90
 

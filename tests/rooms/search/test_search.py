@@ -15,9 +15,10 @@ from datahall.case.question import Case, Goal
 from datahall.compute.counts import ShapeCounts
 from datahall.compute.memory import MemoryHabits, memory
 from datahall.compute.numbers import PlanNumbers
+from datahall.decisions.choice import SAME_SHARE
 from datahall.decisions.proposal import Proposal
 from datahall.search.price import price, whole_plan
-from datahall.search.rank import SAME_SHARE, search
+from datahall.search.rank import search
 from datahall.search.space import divisors, space
 from datahall.search.why import bargain, explain, flips, losses, memory_items
 from datahall.ui.export_engines import deepspeed_config, megatron_arguments, torchtitan_arguments

@@ -1,0 +1,33 @@
+"""Which of several plans is taken: the best by what the forecast can tell apart, and of those the simplest.
+
+The search ranks by it, and forecasts of published runs are judged by it.  What a plan is worth is for others to say.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datahall.compute.numbers import PlanNumbers
+
+SAME_SHARE = 0.02  # plans closer than this are one to the forecast: the simpler is taken
+
+
+def preferred(values: Any, plans: PlanNumbers, narrow: Any = 0) -> NDArray[np.int64]:
+    """Indices of plans, the one to take first.
+
+    `values` is what the goal makes small (seconds, dollars, joules), in steps of `SAME_SHARE` from the least; `plans`
+    are as many; `narrow` is 1 where memory may not suffice, which loses among equals.
+    """
+    values = np.maximum(values, 1e-12)
+    steps = np.floor(np.log(values / values.min()) / np.log1p(SAME_SHARE))
+    return np.lexsort(np.broadcast_arrays(values, complexity(plans), narrow, steps))
+
+
+def complexity(plans: PlanNumbers) -> Any:
+    """How much there is to set up and to go wrong in plans, in doublings of a degree; only the order matters."""
+    degrees = np.log2(plans.tensor) + np.log2(plans.context) + np.log2(plans.expert)
+    pipeline = 1.5 * np.log2(plans.pipeline) + 0.5 * np.log2(plans.virtual_stages)
+    return degrees + pipeline + 0.3 * (plans.zero_stage > 0) + 0.2 * (plans.shard_group > 0) + 0.1 * plans.recompute

@@ -1,0 +1,28 @@
+"""Of plans that the forecast cannot tell apart the simplest is taken, and otherwise the best."""
+
+import numpy as np
+
+from datahall.compute.numbers import stack_plans
+from datahall.compute.plan import ComputePlan
+from datahall.decisions.choice import SAME_SHARE, complexity, preferred
+
+DATA, TENSOR, STAGES = ComputePlan(data=8), ComputePlan(data=4, tensor=2), ComputePlan(data=2, pipeline=4)
+
+
+def test_a_clear_winner_is_taken_however_complicated() -> None:
+    assert preferred([1.1, 1.05, 1.0], stack_plans([DATA, TENSOR, STAGES])).tolist() == [2, 1, 0]
+
+
+def test_of_equals_the_simplest_is_taken_in_any_unit() -> None:
+    near = np.array([1.0 + 0.4 * SAME_SHARE, 1.0 + 0.2 * SAME_SHARE, 1.0])
+    for unit in (1e-9, 1.0, 1e9):
+        assert preferred(unit * near, stack_plans([DATA, TENSOR, STAGES]))[0] == 0
+
+
+def test_of_equals_one_that_may_not_fit_comes_last() -> None:
+    assert preferred([1.0, 1.0], stack_plans([DATA, TENSOR]), np.array([1, 0])).tolist() == [1, 0]
+
+
+def test_each_kind_of_parallelism_and_recomputation_is_more_to_set_up() -> None:
+    more = [DATA, ComputePlan(data=8, recompute="full"), ComputePlan(data=8, zero_stage=3), TENSOR, STAGES]
+    assert np.all(np.diff(complexity(stack_plans(more))) > 0)
