@@ -1,18 +1,43 @@
-"""Peak memory of published torchtitan runs (without a pipeline) against the itemised forecast."""
+"""Peak memory of published runs against the itemised forecast: what torchtitan measured, and that what ran fits."""
+
+import re
 
 import numpy as np
+import pytest
 
 from datahall.calibrate.design import design
+from datahall.calibrate.published import PublishedRun
 from datahall.calibrate.shipped import shipped_runs
+from datahall.catalog import published_runs
 from datahall.compute.memory import memory
 from datahall.virtual.pricing import memory_habits
 
 
-def test_memory_is_within_five_percent_of_what_torchtitan_published():
-    runs = [run for run in shipped_runs()[0] if run.memory_bytes and run.group == "torchtitan" and run.quality == "A"]
+def forecast_bytes(runs: list[PublishedRun]) -> np.ndarray:
     arrays = design(runs)
     items = memory(arrays.counts, arrays.sequence, arrays.plans, memory_habits(arrays.setting))
-    error = np.abs(arrays.mean(items.total) / np.array([run.memory_bytes for run in runs]) - 1.0)
+    return arrays.mean(items.total)
+
+
+def test_memory_is_within_five_percent_of_what_torchtitan_published():
+    runs = [run for run in shipped_runs()[0] if run.memory_bytes and run.group == "torchtitan" and run.quality == "A"]
+    error = np.abs(forecast_bytes(runs) / np.array([run.memory_bytes for run in runs]) - 1.0)
     assert len(runs) == 12
     assert np.mean(error) < 0.05
     assert np.max(error) < 0.08
+
+
+@pytest.mark.parametrize(
+    ("group", "most_over"), [("llm-foundry", 0), ("maxtext", 4), ("megatron-bridge", 7), ("vtrain-multi", 0)]
+)
+def test_what_ran_is_forecast_to_fit(group: str, most_over: int):
+    clear = {
+        row["id"]
+        for row in published_runs.rows()
+        if row["recompute"] and not re.search(r"offload|some|mostly| or |modules", row["recompute"])
+    }
+    runs = [run for run in shipped_runs()[0] if run.group == group and run.key in clear]
+    filled = forecast_bytes(runs) / np.array([run.accelerator.memory_bytes for run in runs])
+    assert np.sum(filled > 1.0) <= most_over
+    assert np.max(filled) < 1.1
+    assert np.max(filled) > 0.6  # and none of it by forecasting too little: people fill their devices

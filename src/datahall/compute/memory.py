@@ -30,6 +30,7 @@ class MemoryHabits:
     activation_passes: Any = 1.0  # copies that the engine keeps beside those that the backward pass needs
     working_layers: Any = 0.0  # a layer's activations, so many times, that its backward pass makes and drops
     late_gradients: Any = 0.0  # 1: with one micro-step, gradients are allocated as activations are dropped
+    routed_copies: Any = 2.0  # of a token's vector kept for each of its experts: what goes in and what comes out
     gathered_copies: Any = 0.0  # of one layer's input alive at once where sequence-split activations are gathered
     pipeline_whole_bytes: Any = 0.0  # a parameter that ZeRO-3 keeps whole between a pipeline's micro-batches
     fragmentation_share: Any = 0.05
@@ -137,9 +138,8 @@ def _activations(
     own = np.ceil(counts.layers / plan.pipeline)
     factor = counts.mlp_matrices / np.maximum(counts.mlp_matrices - 1.0, 1.0)
     mixture = counts.moe_layers / counts.layers
-    routed = (
-        counts.experts_per_token * (factor * counts.expert_width + 2.0 * counts.hidden) + factor * counts.shared_width
-    )
+    routed = counts.experts_per_token * (factor * counts.expert_width + habits.routed_copies * counts.hidden)
+    routed = routed + factor * counts.shared_width
     inside = (1.0 - mixture) * factor * counts.dense_width + mixture * routed
     # A frozen MLP's products keep no inputs, since no gradient of their weights is asked for.
     frozen = np.where((np.asarray(adapters.rank) > 0) & (np.asarray(adapters.mlp) == 0), 1.0 - mixture, 0.0)

@@ -57,6 +57,8 @@ class Setting:
     dual_pipe: Any  # 1 where expert and pipeline transfers hide behind another micro-batch's arithmetic
     owner_broadcasts: Any  # 1 where each rank broadcasts the tensors that it updated
     short_gradients: Any  # 1 where gradients travel in 16 bits
+    weighs_inside: Any  # 1 where an expert's result is not kept, since the router's weights are already in it
+    fused_loss: Any  # 1 where the loss keeps scores and their gradient in 16 bits alone
     early_attention: Any  # 1 where fused attention is of the first generation
     repeats_products: Any  # 1 where selective recomputation repeats products (torchtitan), 0 where the attention core
 
@@ -94,6 +96,8 @@ def setting_of(accelerator: Accelerator, precision: str, traits: StackTraits, li
         dual_pipe=traits.dual_pipe,
         owner_broadcasts=traits.owner_broadcasts,
         short_gradients=traits.short_gradients,
+        weighs_inside=traits.weighs_inside,
+        fused_loss=traits.fused_loss,
         early_attention=traits.early_attention,
         repeats_products=1.0 if traits.family == "torchtitan" else 0.0,
     )
@@ -127,14 +131,23 @@ def step_inputs(
 
 
 def memory_habits(at: Setting) -> MemoryHabits:
-    """What stacks keep: eager and compiled PyTorch hold scores in 16 and 32 bits; torchtitan keeps half of a layer."""
+    """What stacks keep: eager and compiled PyTorch hold scores in 16 and 32 bits; torchtitan keeps half of a layer.
+
+    XLA's "minimal" policy keeps what products give and repeats the rest of a layer (MaxText's documentation): of 8 h +
+    3 f numbers a token, for hidden width h and an MLP of width f = 4 h, 5 h + 2 f.  It places every buffer when it
+    compiles, so that nothing is lost between them.
+    """
     torch = np.asarray(at.issue) <= _ISSUES["compiled"]
     eager = np.asarray(at.issue) == _ISSUES["eager"]
+    xla = np.asarray(at.issue) == _ISSUES["xla"]
+    products_kept = np.where(xla, 0.65, 1.0)
     return MemoryHabits(
-        selective_kept=np.where(np.asarray(at.repeats_products) > 0, np.where(eager, 0.54, 0.46), 1.0),
-        logit_bytes=np.where(torch, 12.0, 8.0),
+        selective_kept=np.where(np.asarray(at.repeats_products) > 0, np.where(eager, 0.54, 0.46), products_kept),
+        routed_copies=np.where(np.asarray(at.weighs_inside) > 0, 1.0, 2.0),
+        logit_bytes=np.where(np.asarray(at.fused_loss) > 0, 4.0, np.where(torch, 12.0, 8.0)),
         gathered_copies=np.where(torch, 5.0, 1.0),
         pipeline_whole_bytes=np.where(torch, 6.0, 0.0),  # 16-bit weights and 32-bit gradients
+        fragmentation_share=np.where(xla, 0.0, 0.05),
     )
 
 

@@ -33,10 +33,10 @@ class StackTraits:
     sequence_parallel: bool = True
     local_batch_in_pipeline: bool = False
     dual_pipe: float = 0.0  # 1: a forward and a backward chunk run side by side, each behind the other's transfers
-    owner_broadcasts: float = (
-        0.0  # 1: under ZeRO-1 a rank updates whole tensors and broadcasts them, one rank at a time
-    )
+    owner_broadcasts: float = 0.0  # 1: under ZeRO-1 each rank updates whole tensors and broadcasts them, one at a time
     short_gradients: float = 0.0  # 1: gradients travel in 16 bits, as its own documentation says
+    weighs_inside: float = 0.0  # 1: the router's weights are applied before an expert's last product, not to its result
+    fused_loss: float = 0.0  # 1: the loss keeps the scores and their gradient in 16 bits, and no copy of either
     interleaves: bool = False  # its pipelines usually hold several chunks of layers
 
 
@@ -51,7 +51,8 @@ _OLD_MEGATRON = StackTraits(
     sequence_parallel=False,
 )
 _BEFORE_FUSED_ATTENTION = r"pascal|volta|turing|ampere"
-_CORE = StackTraits("megatron-bridge", "fused", recent_attention=1.0, overlap=1.0, interleaves=True)
+_CORE = StackTraits("megatron-bridge", "fused", recent_attention=1.0, overlap=1.0, weighs_inside=1.0, interleaves=True)
+_FOUNDRY = StackTraits("llm-foundry", "eager", early_attention=1.0, short_gradients=1.0, fused_loss=1.0)
 _STACKS: tuple[tuple[str, StackTraits], ...] = (
     (r"neuron", StackTraits("xla", "xla")),  # whatever it is a port of
     (r"auto.?model", replace(_TORCH, family="automodel", recent_attention=1.0, interleaves=True)),
@@ -61,7 +62,7 @@ _STACKS: tuple[tuple[str, StackTraits], ...] = (
     (r"megatron", _OLD_MEGATRON),
     (r"torchtitan", StackTraits("torchtitan", "compiled", local_batch_in_pipeline=True)),
     (r"maxtext|t5x|pathways|jax|pax|axlearn|easylm|levanter", StackTraits("xla", "xla")),
-    (r"foundry|composer|mosaic", StackTraits("llm-foundry", "eager", early_attention=1.0, short_gradients=1.0)),
+    (r"foundry|composer|mosaic", _FOUNDRY),
     (r"hai-llm|dualpipe", replace(_CORE, family="hai-llm", dual_pipe=1.0)),
     (r"llama3 4d|meta llama", replace(_TORCH, family="meta", recent_attention=0.5, overlap=0.3, interleaves=True)),
     (r"deepspeed", replace(_TORCH, family="deepspeed")),
