@@ -6,7 +6,7 @@ Each is answered by the same search on changed sites; a site that nobody asked a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -112,9 +112,13 @@ def sure_site(case: Case, calibration: Calibration, offer: Offer) -> Offer | Non
     return None
 
 
-def best_sites(case: Case, sites: Sequence[Site], calibration: Calibration) -> list[Offer]:
-    """What each of `sites` gives within the deadline and the budget, best for the goal first."""
-    offers = [offer for site in sites if (offer := _offer(case, site, calibration)) is not None]
+def best_sites(case: Case, sites: Sequence[Site], calibration_of: Callable[[Case], Calibration]) -> list[Offer]:
+    """What each of `sites` gives within the deadline and the budget, best for the goal first.
+
+    `calibration_of` a case is asked for each site: what was fitted to one accelerator says nothing of another.
+    """
+    placed = ((site, calibration_of(replace(case, site=site))) for site in sites)
+    offers = [offer for site, own in placed if (offer := _offer(case, site, own)) is not None]
     if not offers:
         raise NoPlan("no site that was tried meets the goal.", hint="Allow more time or money.")
     name = {"time": "total_s", "cost": "cost_usd", "energy": "energy_j"}[case.goal.minimise]

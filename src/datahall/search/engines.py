@@ -31,19 +31,21 @@ def runnable(engine: str, case: Case, plans: Space) -> Any:
 
 
 def _torchtitan(case: Case, plans: Space) -> Any:
-    """It shards gradients and parameters or neither, and chooses fp8 by configuration."""
+    """It shards gradients and parameters or neither, always over context ranks, and chooses fp8 by configuration."""
     numbers = plans.numbers
-    return (numbers.zero_stage != 1) & (plans.precision in ("bf16", "fp32"))
+    whole = (numbers.zero_stage == 0) & (numbers.context == 1)
+    return (whole | (numbers.zero_stage >= 2)) & (plans.precision == "bf16")
 
 
 def _megatron(case: Case, plans: Space) -> Any:
-    """Stages are even but for the first and the last; its FSDP knows no pipeline."""
+    """Stages are even but for the first and the last; its FSDP knows no pipeline, its expert ranks no fp16."""
     numbers, layers = plans.numbers, case.model.layers
     even = layers % (numbers.pipeline * numbers.virtual_stages) == 0
     left = layers - np.ceil(layers / numbers.pipeline) * (numbers.pipeline - 2)
     uneven = (left >= 2) & (numbers.virtual_stages == 1)
     sharded = (numbers.zero_stage < 2) | (numbers.pipeline == 1)
-    return (even | uneven) & sharded & (plans.precision in ("bf16", "fp16", "fp8", "fp32"))
+    spread = (numbers.expert == 1) | (plans.precision != "fp16")
+    return (even | uneven) & sharded & spread & (plans.precision in ("bf16", "fp16", "fp8", "fp32"))
 
 
 def _deepspeed(case: Case, plans: Space) -> Any:

@@ -12,9 +12,14 @@ import click
 
 from datahall.base.whole_file import write_text
 from datahall.decisions.proposal import Proposal, load_proposal
-from datahall.ui.export_engines import deepspeed_config, megatron_arguments, torchtitan_arguments
+from datahall.ui.export_engines import (
+    deepspeed_config,
+    megatron_arguments,
+    megatron_environment,
+    torchtitan_arguments,
+)
 from datahall.ui.export_request import Request, request_of
-from datahall.ui.export_schedulers import jobset_manifest, slurm_script, torchrun_script
+from datahall.ui.export_schedulers import Started, jobset_manifest, slurm_script, torchrun_script
 
 ENGINES = ("torchtitan", "megatron", "deepspeed")
 SCHEDULERS = ("torchrun", "slurm", "kubernetes")
@@ -56,17 +61,19 @@ def exported(proposal: Proposal, target: str, engine: str = "own") -> dict[str, 
     request = request_of(proposal)
     started_engine = target if target in ENGINES else engine
     command, files = _engine(proposal, started_engine)
+    environment = megatron_environment(proposal) if started_engine == "megatron" else {}
+    started = Started(command, environment)
     if target in ENGINES:
-        return files | {f"{target}.sh": torchrun_script(proposal, request, command)}
-    return files | _scheduled(proposal, request, command, target)
+        return files | {f"{target}.sh": torchrun_script(proposal, request, started)}
+    return files | _scheduled(proposal, request, started, target)
 
 
-def _scheduled(proposal: Proposal, request: Request, command: list[str], target: str) -> dict[str, str]:
+def _scheduled(proposal: Proposal, request: Request, started: Started, target: str) -> dict[str, str]:
     if target == "slurm":
-        return {"job.sbatch": slurm_script(proposal, request, command)}
+        return {"job.sbatch": slurm_script(proposal, request, started)}
     if target == "kubernetes":
-        return {"jobset.yaml": jobset_manifest(proposal, request, command)}
-    return {"run.sh": torchrun_script(proposal, request, command)}
+        return {"jobset.yaml": jobset_manifest(proposal, request, started)}
+    return {"run.sh": torchrun_script(proposal, request, started)}
 
 
 def _engine(proposal: Proposal, engine: str) -> tuple[list[str], dict[str, str]]:

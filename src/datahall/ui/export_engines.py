@@ -38,7 +38,10 @@ def torchtitan_arguments(proposal: Proposal) -> list[str]:
     _refuse_unless(compute.zero_stage in (0, 2, 3), "torchtitan", "ZeRO-1 (it shards gradients too, or nothing)")
     module, config = _CONFIGS.get((shape.layers, shape.hidden, shape.vocab), ("", ""))
     _refuse_unless(bool(module), "torchtitan", f"the model {shape.name} under a name that datahall knows")
-    shard = (compute.shard_group or compute.data) if compute.zero_stage else 1
+    _refuse_unless(
+        compute.zero_stage > 0 or compute.context == 1, "torchtitan", "context ranks that each hold everything"
+    )
+    shard = compute.shards // compute.context if compute.zero_stage else 1  # it shards over context ranks as well
     local_batch = compute.micro_batch * (compute.accumulation if compute.pipeline > 1 else 1)
     arguments = {
         "module": module,
@@ -73,6 +76,7 @@ def megatron_arguments(proposal: Proposal) -> list[str]:
     _refuse_unless(application.method == "full", "Megatron-LM", "LoRA in pretrain_gpt.py")
     arguments: dict[str, Any] = {
         **_megatron_shape(proposal.case.model, application.sequence),
+        **_megatron_experts(proposal.case.model, compute),
         "tensor-model-parallel-size": compute.tensor,
         "pipeline-model-parallel-size": compute.pipeline,
         "context-parallel-size": compute.context,
@@ -95,12 +99,23 @@ def megatron_arguments(proposal: Proposal) -> list[str]:
         arguments["sequence-parallel"] = True
     if proposal.plan.storage.interval_steps:
         arguments["save-interval"] = proposal.plan.storage.interval_steps
-        if proposal.plan.storage.asynchronous:
+        if proposal.plan.storage.asynchronous and "ckpt-format" not in arguments:  # only its torch_dist can
             arguments["async-save"] = True
     flags: list[str] = []
     for name, value in arguments.items():
         flags += [f"--{name}"] if value is True else [f"--{name}", str(value)]
     return flags
+
+
+def megatron_environment(proposal: Proposal) -> dict[str, str]:
+    """What Megatron-LM's own check of its arguments wants to find set before Blackwell, where ranks share a layer.
+
+    Its FSDP wants the opposite, so that nothing is set for it.
+    """
+    compute, card = proposal.plan.compute, proposal.case.site.accelerator
+    shared = compute.tensor > 1 or compute.context > 1
+    wanted = shared and compute.zero_stage < 2 and not card.architecture.startswith("blackwell")
+    return {"CUDA_DEVICE_MAX_CONNECTIONS": "1"} if wanted else {}
 
 
 def deepspeed_config(proposal: Proposal) -> str:
@@ -111,9 +126,9 @@ def deepspeed_config(proposal: Proposal) -> str:
     _refuse_unless(compute.precision in ("bf16", "fp16", "fp32"), "DeepSpeed", f"the precision {compute.precision}")
     zero: dict[str, Any] = {"stage": compute.zero_stage, "overlap_comm": True, "contiguous_gradients": True}
     zero["reduce_bucket_size"] = network.bucket_bytes // 2
-    if compute.shard_group and compute.shard_group != compute.data:
+    if compute.zero_stage and compute.shards != compute.copies:
         _refuse_unless(compute.zero_stage == 3, "DeepSpeed", "sharding groups below ZeRO-3 (MiCS needs stage 3)")
-        zero["mics_shard_size"] = compute.shard_group
+        zero["mics_shard_size"] = compute.shards
     config: dict[str, Any] = {
         "train_batch_size": compute.global_batch,
         "train_micro_batch_size_per_gpu": compute.micro_batch,
@@ -166,7 +181,7 @@ def _megatron_shape(shape: ModelShape, sequence: int) -> dict[str, Any]:
             arguments["num-query-groups"] = shape.kv_heads
     if shape.query_key_norm:
         arguments["qk-layernorm"] = True
-    return arguments | _megatron_experts(shape)
+    return arguments
 
 
 def _megatron_uneven(layers: int, compute: ComputePlan) -> dict[str, Any]:
@@ -178,16 +193,18 @@ def _megatron_uneven(layers: int, compute: ComputePlan) -> dict[str, Any]:
     return first if compute.pipeline == 2 else {**first, "decoder-last-pipeline-num-layers": left // 2}
 
 
-def _megatron_experts(shape: ModelShape) -> dict[str, Any]:
+def _megatron_experts(shape: ModelShape, compute: ComputePlan) -> dict[str, Any]:
     if not shape.experts:
         return {}
+    _refuse_unless(compute.expert == 1 or compute.precision != "fp16", "Megatron-LM", "expert parallelism in fp16")
     arguments: dict[str, Any] = {
         "num-experts": shape.experts,
         "moe-router-topk": shape.experts_per_token,
         "moe-ffn-hidden-size": shape.ffn,
-        "moe-grouped-gemm": True,
         "moe-token-dispatcher-type": "alltoall",
     }
+    if compute.precision in ("bf16", "fp8"):
+        arguments["moe-grouped-gemm"] = True  # it has no other
     if shape.shared_experts:
         arguments["moe-shared-expert-intermediate-size"] = shape.shared_experts * shape.shared_ffn
     if shape.dense_layers:
@@ -217,8 +234,8 @@ def _megatron_sharding(compute: ComputePlan) -> dict[str, Any]:
             "data-parallel-sharding-strategy": strategy,
             "ckpt-format": "fsdp_dtensor",
         }
-    if compute.shard_group and compute.shard_group != compute.data:
-        sharding["num-distributed-optimizer-instances"] = compute.data // compute.shard_group
+    if compute.shards != compute.copies:
+        sharding["num-distributed-optimizer-instances"] = compute.copies // compute.shards
     return sharding
 
 

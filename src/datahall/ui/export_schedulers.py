@@ -8,6 +8,8 @@ from __future__ import annotations
 import io
 import re
 import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -21,20 +23,28 @@ _PORT = 29500
 _RESOURCE = {"nvidia": "nvidia.com/gpu", "amd": "amd.com/gpu", "google": "google.com/tpu", "intel": "gpu.intel.com/xe"}
 
 
-def torchrun_script(proposal: Proposal, request: Request, command: list[str]) -> str:
+@dataclass(frozen=True, slots=True)
+class Started:
+    """What each process runs: the words after torchrun's options, and the environment that it insists on."""
+
+    command: list[str]
+    environment: Mapping[str, str]
+
+
+def torchrun_script(proposal: Proposal, request: Request, started: Started) -> str:
     """A shell script to start on every node, with HEAD naming the first of them."""
     lines = [
         "#!/bin/sh",
         *_about(proposal, request),
         f"# Start it on each of the {request.nodes} node(s), HEAD being the name of the first.",
         "set -eu",
-        f"export OMP_NUM_THREADS={max(1, proposal.plan.compute.threads)}",
-        "exec " + _launched(request, command, '"${HEAD:-localhost}"', _name(proposal)),
+        *_exports(proposal, started),
+        "exec " + _launched(request, started.command, '"${HEAD:-localhost}"', _name(proposal)),
     ]
     return "\n".join(lines) + "\n"
 
 
-def slurm_script(proposal: Proposal, request: Request, command: list[str]) -> str:
+def slurm_script(proposal: Proposal, request: Request, started: Started) -> str:
     """An sbatch script: one task a node, which starts one process a device."""
     directives = [
         f"--job-name={_name(proposal)}",
@@ -53,19 +63,19 @@ def slurm_script(proposal: Proposal, request: Request, command: list[str]) -> st
         *_about(proposal, request),
         "set -euo pipefail",
         'export HEAD=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
-        f"export OMP_NUM_THREADS={max(1, proposal.plan.compute.threads)}",
-        "srun --kill-on-bad-exit=1 " + _launched(request, command, '"$HEAD"', '"$SLURM_JOB_ID"'),
+        *_exports(proposal, started),
+        "srun --kill-on-bad-exit=1 " + _launched(request, started.command, '"$HEAD"', '"$SLURM_JOB_ID"'),
     ]
     return "\n".join(lines) + "\n"
 
 
-def jobset_manifest(proposal: Proposal, request: Request, command: list[str]) -> str:
+def jobset_manifest(proposal: Proposal, request: Request, started: Started) -> str:
     """A JobSet (jobset.x-k8s.io/v1alpha2) that Kueue admits as a gang, as YAML text."""
     name = _name(proposal)
-    started = shlex.split(_launched(request, command, f"{name}-workers-0-0.{name}", name))
+    words = shlex.split(_launched(request, started.command, f"{name}-workers-0-0.{name}", name))
     pod = {
         "restartPolicy": "Never",
-        "containers": [_container(proposal, request, started)],
+        "containers": [_container(proposal, request, words, _environment(proposal, started))],
         "volumes": [{"name": "shared-memory", "emptyDir": {"medium": "Memory"}}],
     }
     job = {
@@ -107,15 +117,25 @@ def _about(proposal: Proposal, request: Request) -> list[str]:
     ]
 
 
-def _container(proposal: Proposal, request: Request, started: list[str]) -> dict[str, object]:
+def _environment(proposal: Proposal, started: Started) -> dict[str, str]:
+    return {"OMP_NUM_THREADS": str(max(1, proposal.plan.compute.threads)), **started.environment}
+
+
+def _exports(proposal: Proposal, started: Started) -> list[str]:
+    return [f"export {name}={value}" for name, value in _environment(proposal, started).items()]
+
+
+def _container(
+    proposal: Proposal, request: Request, words: list[str], environment: Mapping[str, str]
+) -> dict[str, object]:
     resources = {"cpu": str(request.cores_per_node), "memory": f"{-(-request.host_memory_bytes // 2**20)}Mi"}
     if request.accelerated:
         resources[_resource(proposal.case.site.accelerator)] = str(request.devices_per_node)
     return {
         "name": "train",
         "image": "IMAGE",
-        "command": started,
-        "env": [{"name": "OMP_NUM_THREADS", "value": str(max(1, proposal.plan.compute.threads))}],
+        "command": words,
+        "env": [{"name": name, "value": value} for name, value in environment.items()],
         "ports": [{"containerPort": _PORT}],
         "resources": {"requests": dict(resources), "limits": dict(resources)},
         "volumeMounts": [{"name": "shared-memory", "mountPath": "/dev/shm"}],  # noqa: S108 - a path inside the container

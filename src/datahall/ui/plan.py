@@ -72,7 +72,10 @@ def plan(
     if ask is not None:
         from datahall.ui.plan_ask import answer
 
-        answer(ask, asked, calibration_of(asked), as_json=as_json)
+        if engine or out:
+            unused = "--for" if engine else "--out"
+            raise UsageError(f"--ask {ask} takes no {unused}.", hint="Ask for the plan of the site that it answers.")
+        answer(ask, asked, calibration_of, as_json=as_json)
         return
     ranking = search(asked, calibration_of(asked), engine=engine or "")
     forecast, others, changes = explain(ranking), losses(ranking, top), flips(ranking)

@@ -32,9 +32,12 @@ FORMAT_VERSION = 1
 Answer = tuple[dict[str, Any], Group]
 
 
-def answer(question: str, case: Case, calibration: Calibration, *, as_json: bool) -> None:
-    """Answer one of the questions beside "which plan"."""
-    said, group = _ANSWERS[question](case, calibration)
+def answer(question: str, case: Case, calibration_of: Callable[[Case], Calibration], *, as_json: bool) -> None:
+    """Answer one of the questions beside "which plan"; `calibration_of` a case knows its accelerator."""
+    if question == "hardware":
+        said, group = _hardware(case, calibration_of)
+    else:
+        said, group = _ANSWERS[question](case, calibration_of(case))
     if as_json:
         click.echo(json.dumps({"format_version": FORMAT_VERSION, "question": question, **said}, indent=2))
     else:
@@ -68,9 +71,9 @@ def _surely(case: Case, calibration: Calibration, offer: Offer) -> str:
     return f"; {where} does, in {human_time(sure.total_s)}"
 
 
-def _hardware(case: Case, calibration: Calibration) -> Answer:
+def _hardware(case: Case, calibration_of: Callable[[Case], Calibration]) -> Answer:
     sites, refused = _catalogue_sites(case)
-    offers = best_sites(case, sites, calibration)
+    offers = best_sites(case, sites, calibration_of)
     first = offers[0]
     table = plain_table("Accelerators", "whole run", "cost", "energy", "split", "ties at")
     for offer in offers[:15]:
@@ -207,7 +210,6 @@ def _offer_json(offer: Offer) -> dict[str, Any]:
 
 _ANSWERS: dict[str, Callable[[Case, Calibration], Answer]] = {
     "site": _site,
-    "hardware": _hardware,
     "link": _link,
     "checkpoint": _checkpoint,
     "exchange": _exchange,

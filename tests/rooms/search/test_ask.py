@@ -46,14 +46,22 @@ def test_a_deadline_can_be_too_short() -> None:
 def test_sites_are_ordered_by_the_goal_and_kept_within_the_budget() -> None:
     case = from_model_and_site("llama-3.1-8b", "8xA100-80GB-SXM", tokens=1e9)
     sites = [site_from_text(f"8x{name}")[0] for name in ("A40", "A100-80GB-SXM", "H100-SXM")]
-    by_time = best_sites(case, sites, Uncalibrated())
+    by_time = best_sites(case, sites, lambda _: Uncalibrated())
     assert by_time[0].site.accelerator.name == "H100-SXM"
     assert [offer.total_s for offer in by_time] == sorted(offer.total_s for offer in by_time)
     budget = sorted(offer.cost_usd for offer in by_time)[1]
-    kept = best_sites(replace(case, goal=Goal(budget_usd=budget)), sites, Uncalibrated())
+    kept = best_sites(replace(case, goal=Goal(budget_usd=budget)), sites, lambda _: Uncalibrated())
     assert all(offer.cost_usd <= budget for offer in kept)
     with pytest.raises(NoPlan):
-        best_sites(replace(case, goal=Goal(budget_usd=0.01)), sites, Uncalibrated())
+        best_sites(replace(case, goal=Goal(budget_usd=0.01)), sites, lambda _: Uncalibrated())
+
+
+def test_each_site_is_forecast_by_its_own_constants() -> None:
+    case = from_model_and_site("llama-3.1-8b", "8xA100-80GB-SXM", tokens=1e9)
+    sites = [site_from_text(f"8x{name}")[0] for name in ("A100-80GB-SXM", "TPU-v5p", "MI300X")]
+    for offer in best_sites(case, sites, default_calibration):
+        alone = search(replace(case, site=offer.site))
+        assert offer.total_s == pytest.approx(float(alone.prices.total_s[alone.order[0]])), offer.site.name
 
 
 def test_a_slow_network_is_not_enough_and_a_fast_one_is() -> None:
@@ -98,7 +106,7 @@ def test_an_unknown_price_is_not_zero_dollars() -> None:
     priced = replace(case.site, accelerator=replace(case.site.accelerator, price_usd_per_h=3.0))
     assert search(replace(case, site=priced, goal=Goal(minimise="cost")), Uncalibrated()).order.size
     sites = [site_from_text(f"8x{name}")[0] for name in ("TPU-v7x", "H100-SXM")]
-    offers = best_sites(replace(case, goal=Goal(minimise="cost")), sites, Uncalibrated())
+    offers = best_sites(replace(case, goal=Goal(minimise="cost")), sites, lambda _: Uncalibrated())
     assert [offer.site.accelerator.name for offer in offers] == ["H100-SXM"]
     idle = replace(case.site, accelerator=replace(case.site.accelerator, power_w=0.0))
     with pytest.raises(Incompatible, match="power"):

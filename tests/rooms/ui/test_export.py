@@ -116,6 +116,47 @@ def test_megatron_flags_encode_experts_latent_attention_and_stages(make_proposal
         assert flag in text
 
 
+def test_copies_are_shared_among_context_ranks_too(make_proposal: Make) -> None:
+    """A group of 8 of the 4 x 8 ranks that hold the same parameters: four copies, each over one row of 8 ranks."""
+    plan = ComputePlan(data=4, context=8, zero_stage=1, shard_group=8, accumulation=4)
+    assert "--num-distributed-optimizer-instances 4" in exported(make_proposal(plan), "megatron")["megatron.sh"]
+    everyone = exported(make_proposal(replace(plan, shard_group=0)), "megatron")["megatron.sh"]
+    assert "--num-distributed-optimizer-instances" not in everyone
+    gathered = exported(make_proposal(replace(plan, zero_stage=3, shard_group=16)), "torchtitan")["torchtitan.sh"]
+    assert "--parallelism.data_parallel_shard_degree 2" in gathered
+    assert "--parallelism.data_parallel_replicate_degree 2" in gathered
+
+
+def test_megatron_finds_the_environment_that_it_checks_for(make_proposal: Make) -> None:
+    """Its validation ends a run with tensor or context ranks without it, and one of its FSDP with it."""
+    shared, alone = ComputePlan(data=4, tensor=4, zero_stage=1), ComputePlan(data=16, zero_stage=1)
+    wanted = "CUDA_DEVICE_MAX_CONNECTIONS"
+    for target, file in (("slurm", "job.sbatch"), ("torchrun", "run.sh")):
+        assert f"export {wanted}=1\n" in exported(make_proposal(shared), target, "megatron")[file]
+        assert wanted not in exported(make_proposal(shared), target, "own")[file]
+    manifest = YAML(typ="safe").load(exported(make_proposal(shared), "kubernetes", "megatron")["jobset.yaml"])
+    container = manifest["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["containers"][0]
+    assert {"name": wanted, "value": "1"} in container["env"]
+    for plan in (alone, ComputePlan(data=4, tensor=4, zero_stage=3)):
+        assert wanted not in exported(make_proposal(plan), "megatron")["megatron.sh"]
+    made = make_proposal(shared)
+    card = replace(made.case.site.accelerator, architecture="blackwell-ultra")
+    newer = replace(made, case=replace(made.case, site=replace(made.case.site, accelerator=card)))
+    assert wanted not in exported(newer, "megatron")["megatron.sh"]
+
+
+def test_megatron_is_not_asked_for_what_its_checks_end(make_proposal: Make) -> None:
+    from .conftest import DEEPSEEK_V3
+
+    background = StoragePlan(interval_steps=100, asynchronous=True)
+    sharded = exported(make_proposal(ComputePlan(data=8, zero_stage=3), storage=background), "megatron")
+    assert "--async-save" not in sharded["megatron.sh"]  # not in the format of its FSDP
+    mixture = make_proposal(ComputePlan(data=8, precision="fp16"), model=DEEPSEEK_V3)
+    assert "--moe-grouped-gemm" not in exported(mixture, "megatron")["megatron.sh"]
+    with pytest.raises(Incompatible, match="fp16"):
+        exported(make_proposal(ComputePlan(data=8, expert=8, precision="fp16"), model=DEEPSEEK_V3), "megatron")
+
+
 def test_deepspeed_batches_agree(make_proposal: Make) -> None:
     plan = ComputePlan(data=8, zero_stage=3, micro_batch=2, accumulation=4, shard_group=4)
     config = json.loads(exported(make_proposal(plan), "deepspeed")["deepspeed.json"])
@@ -132,6 +173,7 @@ def test_deepspeed_batches_agree(make_proposal: Make) -> None:
     [
         ("torchtitan", ComputePlan(data=8, zero_stage=1), "ZeRO-1"),
         ("torchtitan", ComputePlan(data=8, precision="fp8"), "precision fp8"),
+        ("torchtitan", ComputePlan(data=4, context=2), "context ranks"),
         ("deepspeed", ComputePlan(data=2, pipeline=4), "pipeline"),
         ("deepspeed", ComputePlan(data=8, expert=2), "expert"),
         ("megatron", ComputePlan(data=1, precision="int8"), "int8"),
@@ -146,7 +188,8 @@ def test_what_an_engine_cannot_do_is_refused(make_proposal: Make, target: str, p
 
 def test_the_command_writes_files_and_prints(make_proposal: Make, tmp_path: Path) -> None:
     plan = tmp_path / "plan.json"
-    make_proposal(PLAN, storage=StoragePlan(interval_steps=100, asynchronous=True)).save(plan)
+    storage = StoragePlan(interval_steps=100, asynchronous=True)
+    make_proposal(replace(PLAN, zero_stage=1), storage=storage).save(plan)
     printed = datahall("export", plan, "--to", "slurm")
     assert printed.code == 0
     assert printed.stdout.startswith("#!/bin/bash\n#SBATCH")

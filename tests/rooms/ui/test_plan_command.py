@@ -88,6 +88,7 @@ def test_a_case_file_does_what_its_parts_do(tmp_path: Path) -> None:
         (("--model", "llama-3.1-8b", "--site", "1xA40"), 3, "does not fit"),
         ((*SITE, "--set", "goal.deadline=1 min"), 3, "takes longer than"),
         ((*SITE, "--ask", "link"), 2, "one node"),
+        ((*SITE, "--ask", "hardware", "--for", "megatron"), 2, "--ask hardware takes no --for"),
         ((*SITE, "--out", "/proc/none/plan.json"), 1, "cannot write here"),
     ],
 )
