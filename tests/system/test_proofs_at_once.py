@@ -46,11 +46,15 @@ def test_two_proofs_at_once_each_finish_right_and_take_turns(tmp_path):
         )
         for folder in folders
     ]
-    for one in started:
-        said, _ = one.communicate(timeout=400)
-        assert one.returncode == 0
-        # Beside another's imports times may miss, or cancel each other; counts and parity may not differ.
-        assert said.strip() in {"holds", "misses", "cancels"}
+    try:
+        for one in started:
+            said, _ = one.communicate(timeout=900)
+            assert one.returncode == 0
+            # Beside another's imports times may miss, or cancel each other; counts and parity may not differ.
+            assert said.strip() in {"holds", "misses", "cancels"}
+    finally:
+        for one in started:
+            one.kill()
     timed = []
     for folder in folders:
         data = json.loads((folder / "comparison.json").read_text())
