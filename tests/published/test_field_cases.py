@@ -20,6 +20,7 @@ def test_70b_on_8_h100_takes_1536_days() -> None:
     """A public guide says 152 days: it lost a factor of ten."""
     peak = accelerator("H100-SXM").peak_flops_per_s["bf16"]
     assert training_s(70e9, 1e12, 8, peak, 0.4) / 86400 == pytest.approx(1536, rel=0.001)
+    assert training_s(70e9, 1e12, 8, peak, 1.0) / 86400 == pytest.approx(614.4, rel=0.001)  # the ideal limit
 
 
 def test_420_tflops_on_an_h200_is_42_5_percent() -> None:

@@ -1,4 +1,4 @@
-"""What textbooks say of a step: the pipeline bubble, the bytes of a ring, the ideal limit, rings that are too long."""
+"""What textbooks say of a step: the pipeline bubble, the bytes of a ring, rings that are too long."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import pytest
 
 from datahall.network.estimate import halving_doubling_all_reduce_s, ring_all_reduce_s
 from datahall.virtual.step_time import bubble_share
-from datahall.virtual.training import ideal_run_s
 
 
 @pytest.mark.parametrize(("stages", "micro_batches"), [(1, 8), (4, 8), (8, 64), (16, 16)])
@@ -32,9 +31,3 @@ def test_a_long_ring_loses_to_halving_doubling_by_tens_on_a_small_message() -> N
     ring = ring_all_reduce_s(1e6, 512, 50e9, 10e-6)
     halving = halving_doubling_all_reduce_s(1e6, 512, 50e9, 10e-6)
     assert 20 < ring / halving < 100
-
-
-def test_the_ideal_run_is_flops_over_devices_times_peak() -> None:
-    flops = 6 * 70e9 * 1e12
-    assert ideal_run_s(flops, 8, 989e12) / 86400 == pytest.approx(614.4, rel=1e-3)
-    assert ideal_run_s(flops, 8, 0.4 * 989e12) / 86400 == pytest.approx(1536, rel=1e-3)

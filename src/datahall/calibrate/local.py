@@ -88,12 +88,6 @@ class LocalCalibration:
         }
 
 
-def local_calibration_from_json(data: Mapping[str, Any]) -> LocalCalibration:
-    """The calibration that `LocalCalibration.to_json` wrote."""
-    positions = tuple(tuple(float(x) for x in position) for position in data["positions"])
-    return LocalCalibration(dict(data["multipliers"]), dict(data["spreads"]), positions)
-
-
 def fit_local(
     observations: Sequence[Observation], prior_log_sd: Callable[[str], float], total: str = "step_time"
 ) -> LocalCalibration:

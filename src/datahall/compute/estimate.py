@@ -6,8 +6,7 @@ Plain numbers or arrays.  Overlap and waiting are `virtual.step_time`'s.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -45,12 +44,6 @@ class DeviceRates:
     collective_kernels: Any = 0.0  # what issuing one collective costs the host, in launches
     causal_share: Any = 0.5  # of the full attention core that the kernel really computes
     score_passes: Any = 0.0  # how often an unfused core moves its scores through memory, forward (fused: never)
-
-
-def stack_rates(devices: Sequence[DeviceRates]) -> DeviceRates:
-    """The rates of several devices as arrays, element i being `devices[i]`."""
-    names = [field.name for field in fields(DeviceRates)]
-    return DeviceRates(**{name: np.array([float(getattr(one, name)) for one in devices]) for name in names})
 
 
 @formula(

@@ -1,4 +1,4 @@
-"""Really compressing what ranks exchange: codecs, a DDP communication hook, local updates, and an observer's count.
+"""Really compressing what ranks exchange: codecs, a DDP communication hook, local updates.
 
 Every codec keeps what it left out and adds it to the next exchange (error feedback).  The state of the codec is per
 rank, is not in checkpoints, and starts anew when DDP rebuilds its buckets after the first step.
@@ -12,8 +12,6 @@ from typing import Any
 
 import torch
 import torch.distributed as distributed
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from datahall.base.errors import UsageError
 from datahall.network.compress import SCALE_BLOCK, Codec, as_matrix, codec_of, is_low_rank, kept_entries
@@ -98,28 +96,6 @@ class LocalUpdates:
     @torch.no_grad()
     def _flat(self) -> Tensor:
         return torch.cat([parameter.reshape(-1) for parameter in self._parameters])
-
-
-class CollectiveCount(TorchDispatchMode):
-    """An observer at PyTorch's dispatcher: bytes and calls handed to collectives inside the `with` block.
-
-    It sees DDP's own calls too and knows no formula.  Of a gather it counts the input, of a reduction the tensors.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.bytes = 0
-        self.calls: dict[str, int] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Count, then let the call pass."""
-        name = str(func)
-        if name.startswith("c10d."):
-            kind = name.split(".")[1].strip("_")
-            self.calls[kind] = self.calls.get(kind, 0) + 1
-            handed = args[1] if "gather" in kind else args[0]
-            self.bytes += sum(t.numel() * t.element_size() for t in tree_leaves(handed) if isinstance(t, Tensor))
-        return func(*args, **(kwargs or {}))
 
 
 def _hook(state, bucket):  # type: ignore[no-untyped-def]  # DDP compares annotations, and ours would be text

@@ -71,17 +71,6 @@ def sparse_step(plan: ServerPlan, touched: list[int]) -> Carried:
 
 
 @formula(
-    equation="V = n S in and n S out at the servers together; all-reduce 2 (n-1)/n S at each worker",
-    source="Li et al. 2014, Scaling distributed machine learning with the parameter server; ring: Patarasuk and Yuan "
-    "2009",
-    holds="every worker pushes and pulls everything each step",
-)
-def dense_volume_bytes(payload_bytes: Number, workers: Number, servers: Number = 1.0) -> Number:
-    """Bytes into (and as many out of) one server per step for a dense payload, without frames."""
-    return workers * payload_bytes / servers
-
-
-@formula(
     equation="t = 2 m + max(n (k (4 w + 16)) / s, n k 4 w / s) / B, k touched rows a worker, w values a row",
     source="our own: the servers' links carry all workers' rows; m a request and its answer",
     holds="rows spread evenly over servers, both directions at once, server arithmetic not the limit",

@@ -142,7 +142,7 @@ def _plan(
     priced = planning.price(case, found, machine.at)
     first = planning.best(case, priced)
     considered = planning.considered(priced)
-    flip = planning.what_would_flip(case, priced)
+    flip = planning.what_would_flip(priced)
     write_json(settings.folder / "plans.json", {"plans": [one.to_json() for one in considered], "flip": flip})
     settings.tell("plans", plans=considered, origin=str(first.forecast.metrics["step_time"].label), flip=flip)
     return first, priced

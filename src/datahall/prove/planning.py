@@ -153,7 +153,7 @@ def considered(priced: Sequence[PricedPlan]) -> list[ConsideredPlan]:
     ]
 
 
-def what_would_flip(case: Case, priced: Sequence[PricedPlan]) -> str:
+def what_would_flip(priced: Sequence[PricedPlan]) -> str:
     """How much slower the chosen plan would have to be for the next kind of plan (other worker count) to win."""
     first = priced[0]
     others = [one for one in priced if one.fits and one.plan.compute.data != first.plan.compute.data]

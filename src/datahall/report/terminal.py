@@ -15,7 +15,7 @@ from datahall.base.result import Result
 from datahall.base.score import HeldOutScore
 from datahall.base.units import human, human_interval
 from datahall.report.comparison import Comparison, ComponentRow
-from datahall.report.data import CarryOver, ChoiceAgain, ConsideredPlan, Memory
+from datahall.report.data import ChoiceAgain, ConsideredPlan, Memory
 from datahall.report.words import signed_percent, words
 
 WIDTH = 100
@@ -159,12 +159,6 @@ def again_table(again: ChoiceAgain) -> RenderableType:
             signed_percent(one.error_share),
         )
     return Group(table, Text(again.sentence))
-
-
-def carry_over_table(carry: CarryOver) -> RenderableType:
-    """The forecast for the real size on the catalogue site."""
-    result = Result("virtual", {metric.name: metric for metric in carry.metrics}, {}, carry.notes)
-    return forecast_table(result, f"{carry.model} on {carry.site}: {carry.plan}")
 
 
 def _table(title: str, *columns: str) -> Table:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from datahall.base.formula import formula
-from datahall.storage.plan import CHUNK_BYTES, PIECE_BYTES
+from datahall.storage.plan import CHUNK_BYTES
 
 
 @formula(
@@ -137,16 +137,6 @@ def slowed_s(work_s: Any, ranks: Any, threads: Any, cores: Any) -> Any:
     """Seconds by which the steps beside a background save of `work_s` seconds of one core are longer in all."""
     short = np.clip(np.asarray(threads) + 1.0 - np.asarray(cores) / ranks, 0.0, 1.0)
     return ranks * np.asarray(work_s) / cores * short
-
-
-@formula(
-    equation="memory = threads x (piece + chunk + stored chunk), without a codec threads x piece",
-    source="ours: a thread holds the piece that is being written, and a chunk in memory and as stored",
-    holds="tensors that lie in one piece on the CPU; another adds its own bytes while it is written",
-)
-def save_memory_bytes(shards: Any, codec_is_none: Any) -> Any:
-    """Bytes that saving needs beside the state; a background save needs the state's own bytes in addition."""
-    return np.asarray(shards) * (PIECE_BYTES + np.where(codec_is_none, 0, 2) * CHUNK_BYTES)
 
 
 @formula(

@@ -145,7 +145,7 @@ def plan_json(ranking: Ranking, others: list[Loss], changes: list[Flip]) -> dict
         "memory_bytes": {name: float(getattr(memory, name)) for name in memory.__dataclass_fields__},
         "step_seconds": {name: float(getattr(seconds, name)) for name in seconds.__dataclass_fields__},
         "plans": {"searched": len(ranking.space), "qualified": len(ranking.order), "reasons": dict(ranking.reasons)},
-        "splits": [_split_json(ranking, loss) for loss in others],
+        "splits": [_split_json(loss) for loss in others],
         "front": [_point_json(ranking, place) for place in ranking.front()],
         "cache": None if (verdict := cache_of(ranking)) is None else verdict.to_json(),
         "flips": [
@@ -168,7 +168,7 @@ def cache_of(ranking: Ranking) -> CacheVerdict | None:
     return cache_verdict(ranking.case, plan.compute, plan.storage, float(ranking.prices.step_s[ranking.order[0]]))
 
 
-def _split_json(ranking: Ranking, loss: Loss) -> dict[str, Any]:
+def _split_json(loss: Loss) -> dict[str, Any]:
     return {
         "plan": _fields(loss.plan),
         "metrics": loss.forecast.to_json()["metrics"],

@@ -57,7 +57,7 @@ def split_text(plan: ComputePlan) -> str:
 def told(ranking: Ranking, forecast: Result, others: Sequence[Loss], changes: Sequence[Flip], seconds: float) -> Group:
     """Everything that `datahall plan` says, in order of use."""
     parts: list[RenderableType] = [
-        _headline(ranking, forecast, seconds),
+        _headline(ranking, seconds),
         Text(""),
         _run_table(forecast, ranking.case.application.tokens),
         Text(""),
@@ -71,7 +71,7 @@ def told(ranking: Ranking, forecast: Result, others: Sequence[Loss], changes: Se
     return Group(*parts)
 
 
-def _headline(ranking: Ranking, forecast: Result, seconds: float) -> Text:
+def _headline(ranking: Ranking, seconds: float) -> Text:
     case, plan = ranking.case, ranking.compute(0)
     task = "LoRA fine-tuning on" if case.application.method == "lora" else "training on"
     text = Text()
@@ -217,7 +217,7 @@ def _sentences(ranking: Ranking, forecast: Result, changes: Sequence[Flip]) -> T
     pairs.sort(key=lambda pair: pair[0] != _FLIPS)
     pairs += [("If memory is short", text) for text in _roomier(ranking)]
     pairs.append(("What to request", _request(forecast)))
-    pairs.append(("How sure", _sure(ranking, forecast)))
+    pairs.append(("How sure", _sure(forecast)))
     for reason, count in sorted(ranking.reasons.items(), key=lambda item: -item[1]):
         pairs.append(("Did not qualify", f"{count:,} plans: {reason}"))
     for note in forecast.notes:
@@ -271,7 +271,7 @@ def _request(forecast: Result) -> str:
     )
 
 
-def _sure(ranking: Ranking, forecast: Result) -> str:
+def _sure(forecast: Result) -> str:
     step = forecast.metrics["step_time"]
     half = 0.5 * (step.high - step.low) / step.value
     return (

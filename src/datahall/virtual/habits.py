@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +51,3 @@ class StackHabits:
     jitter_seen_s: Any = float("inf")  # arithmetic of the step at which that share was seen; longer ones even it out
     input_s_per_token: Any = 0.0  # that the loop waits for data, by the tokens of one worker
     startup_s: Any = 60.0  # from launch to the first step
-
-
-def stack_habits(stacks: Sequence[StackHabits]) -> StackHabits:
-    """The habits of several stacks as arrays, element i being `stacks[i]`."""
-    names = [field.name for field in fields(StackHabits)]
-    return StackHabits(**{name: np.array([float(getattr(one, name)) for one in stacks]) for name in names})

@@ -6,8 +6,7 @@ up are `oversubscription` times fewer than the ports below.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -43,9 +42,3 @@ class LinkRates:
     def out_share(self, crossing: Any) -> Any:
         """Of the rate out of a domain, what is left where this share of all that is sent leaves the pod."""
         return 1.0 / np.maximum(1.0, crossing * self.oversubscription)
-
-
-def stack_links(sites: Sequence[LinkRates]) -> LinkRates:
-    """The links of several sites as arrays, element i being `sites[i]`."""
-    names = [field.name for field in fields(LinkRates)]
-    return LinkRates(**{name: np.array([float(getattr(one, name)) for one in sites]) for name in names})

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from datahall.base.errors import UsageError
-from datahall.base.formula import formula
 from datahall.base.label import Label, weakest
 from datahall.base.metric import Metric
 from datahall.base.result import Result
@@ -100,16 +99,6 @@ def forecast(
     if read is None:
         return result
     return result_with_reading(result, case, plan, read, costs, calibration.spread("step_time"))
-
-
-@formula(
-    equation="T = P / (C N)",
-    source="the ideal limit: FLOPs of the run over devices times peak; everything else in datahall makes it longer",
-    holds="no communication, bubble, memory traffic, overhead, failure; products at peak",
-)
-def ideal_run_s(run_flops: float, devices: int, peak: float) -> float:
-    """Seconds of a run at the peak of every device."""
-    return run_flops / (peak * devices)
 
 
 def run_seconds(case: Case, plan: Plan, step_s: float, save_s: float, startup_s: float = 60.0) -> RunSeconds:

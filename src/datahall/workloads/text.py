@@ -6,7 +6,6 @@ differs between Python versions, so its digest belongs beside every loss.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sysconfig
 from collections.abc import Iterator, Sequence
@@ -88,11 +87,6 @@ def samples_of(application: Training) -> tuple[Any, Any]:
 def raw_text(dataset: str = "") -> bytes:
     """The whole text."""
     return _text(dataset).tobytes()
-
-
-def text_digest() -> str:
-    """SHA-256 of the whole text, hexadecimal."""
-    return hashlib.sha256(_standard_library().tobytes()).hexdigest()
 
 
 def _text(dataset: str) -> np.ndarray:

@@ -11,7 +11,6 @@ from datahall.calibrate.local import (
     Sensitivity,
     conformal_quantile,
     fit_local,
-    local_calibration_from_json,
     log_errors,
 )
 
@@ -103,8 +102,3 @@ def test_too_few_errors_widen_the_quantile():
     assert conformal_quantile([0.2] * 19) == pytest.approx(0.2)
     assert conformal_quantile([0.2] * 4) > 0.2
     assert conformal_quantile([]) == math.inf
-
-
-def test_a_calibration_survives_json():
-    fitted = fit_local(observations(6, seed=8), wide_open)
-    assert local_calibration_from_json(fitted.to_json()) == fitted

@@ -18,7 +18,6 @@ from datahall.network.parameter_server import (
     ServerPlan,
     break_even_rows,
     dense_step,
-    dense_volume_bytes,
     server_step_s,
     sparse_step,
     uneven_run_s,
@@ -131,8 +130,7 @@ def test_a_frame_of_a_stranger_is_refused(tmp_path: Path) -> None:
             assert connection.recv(1) == b""
 
 
-def test_servers_carry_n_payloads_and_lose_when_all_rows_are_touched() -> None:
-    assert dense_volume_bytes(100.0, 8) == 800.0
+def test_servers_carry_as_much_as_a_ring_at_the_break_even_and_lose_when_all_rows_are_touched() -> None:
     few = break_even_rows(10_000.0, 16.0, 4.0, 1.0)
     assert 0 < few < 10_000
     ring_bytes = 2 * 3 / 4 * 10_000 * 16 * 4

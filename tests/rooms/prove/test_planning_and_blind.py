@@ -37,7 +37,7 @@ def test_the_best_is_first_and_the_others_say_why_they_lost(case):
     shown = planning.considered(ranked)
     assert shown[0].chosen
     assert all(one.why for one in shown[1:])
-    assert "slower" in planning.what_would_flip(case, ranked)
+    assert "slower" in planning.what_would_flip(ranked)
 
 
 def test_no_plan_when_nothing_fits_or_the_deadline_is_too_near(case):

@@ -30,7 +30,6 @@ CASES: list[tuple[Any, list[Any]]] = [
     (estimate.stall_s, [amounts, rates, st.floats(0, 9), st.floats(0, 1)]),
     (estimate.slowed_s, [st.floats(0, 9), counts, counts, counts]),
     (estimate.input_wait_s, [shares, shares, st.booleans()]),
-    (estimate.save_memory_bytes, [counts, st.booleans()]),
     (estimate.cache_gain_s, [amounts, shares, st.floats(0, 9), st.floats(0, 9), st.floats(0, 1), st.floats(0, 1)]),
 ]
 

@@ -27,7 +27,7 @@ from datahall.virtual.constants import CONSTANTS, expected
 from datahall.virtual.links import LinkRates
 from datahall.virtual.pricing import Setting, setting_of, stack_settings, step_inputs
 from datahall.virtual.step_time import StepSeconds, step_time
-from datahall.virtual.training import forecast, ideal_run_s
+from datahall.virtual.training import forecast
 from datahall.virtual.traits import traits_of
 from datahall.virtual.transferred import default_calibration
 
@@ -121,7 +121,7 @@ def test_a_catalogue_site_is_forecast_by_transferred_constants_and_slower_than_t
     assert step.low < step.value < step.high < 2 * step.value
     assert 0.3 < result.metrics["mfu"].value < 0.6
     flops = model_flops_per_step(ShapeCounts.of(case.model), case.application.sequence, batch)
-    assert step.value > ideal_run_s(flops, 16, 989.5e12)
+    assert step.value > flops / (16 * 989.5e12)  # the peak of every device
 
 
 def test_a_processor_of_the_catalogue_says_that_no_run_stands_behind_it() -> None:
