@@ -56,46 +56,29 @@ class ShapeCounts:
     @classmethod
     def of(cls, shape: ModelShape) -> ShapeCounts:
         """The exact counts of `shape`."""
-        hidden, mats = shape.hidden, shape.mlp_matrices
-        weights, width, score, value, kept = _attention(shape)
-        down = 0 if shape.latent is None else _latent_width(shape.latent)
-        dense_ffn = shape.dense_ffn if shape.experts else shape.ffn
-        counted = shape.layers * weights
-        dense_layers = shape.layers - shape.moe_layers
-        shared = shape.shared_experts * mats * hidden * shape.shared_ffn
-        expert = mats * hidden * shape.ffn if shape.experts else 0
-        counted += dense_layers * mats * hidden * dense_ffn
-        counted += shape.moe_layers * (shape.experts * expert + shared)
-        embedding = shape.vocab * hidden * (1 if shape.tied_embeddings else 2) + shape.learned_positions * hidden
+        head = shape.vocab * shape.hidden
+        attention, mlp = _attention(shape), _mlp(shape)
+        embedding = head * (1 if shape.tied_embeddings else 2) + shape.learned_positions * shape.hidden
+        counted = embedding + shape.layers * attention["attention_weights"]
+        counted += (shape.layers - shape.moe_layers) * mlp["dense_weights"]
+        counted += shape.moe_layers * (shape.experts * mlp["expert_weights"] + mlp["shared_weights"])
         return cls(
             layers=shape.layers,
             moe_layers=shape.moe_layers,
-            hidden=hidden,
+            hidden=shape.hidden,
             vocab=shape.vocab,
-            attention_weights=weights,
-            attention_width=width,
-            whole_weights=hidden * down,
-            whole_width=down,
-            score_width=score,
-            value_width=value,
-            key_value_width=kept,
-            ring_width=kept if shape.latent is None else score + value,
             heads=shape.heads,
-            dense_weights=mats * hidden * dense_ffn,
-            dense_width=(mats - 1) * dense_ffn,
-            expert_weights=expert,
-            expert_width=(mats - 1) * shape.ffn if shape.experts else 0,
             experts=shape.experts,
             experts_per_token=shape.experts_per_token,
-            shared_weights=shared,
-            shared_width=(mats - 1) * shape.shared_experts * shape.shared_ffn,
-            mlp_matrices=mats,
+            mlp_matrices=shape.mlp_matrices,
             window=shape.window,
             window_share=shape.window_share,
             embedding_parameters=embedding,
-            head_weights=hidden * shape.vocab,
-            other_parameters=shape.parameters() - embedding - counted,
-            tied_weights=hidden * shape.vocab if shape.tied_embeddings else 0,
+            head_weights=head,
+            other_parameters=shape.parameters() - counted,
+            tied_weights=head if shape.tied_embeddings else 0,
+            **attention,
+            **mlp,
         )
 
     def keys(self, sequence: Any) -> Any:
@@ -122,19 +105,56 @@ def stack_counts(models: Sequence[ShapeCounts]) -> ShapeCounts:
     return ShapeCounts(**{name: np.array([float(getattr(model, name)) for model in models]) for name in names})
 
 
-def _attention(shape: ModelShape) -> tuple[int, int, int, int, int]:
-    """Weights, written width, score width, value width, kept width of one layer's attention."""
+def _attention(shape: ModelShape) -> dict[str, int]:
+    """The fields of one layer's attention."""
+    if shape.latent is not None:
+        return _latent_attention(shape, shape.latent)
+    hidden, query, kept = shape.hidden, shape.heads * shape.head_dim, 2 * shape.kv_heads * shape.head_dim
+    return {
+        "attention_weights": hidden * (2 * query + kept),
+        "attention_width": 2 * query + kept,
+        "whole_weights": 0,
+        "whole_width": 0,
+        "score_width": query,
+        "value_width": query,
+        "key_value_width": kept,
+        "ring_width": kept,
+    }
+
+
+def _latent_attention(shape: ModelShape, latent: LatentAttention) -> dict[str, int]:
+    """The fields of one layer's attention with compressed queries, keys and values."""
     hidden, heads = shape.hidden, shape.heads
-    if shape.latent is None:
-        query, kept = heads * shape.head_dim, 2 * shape.kv_heads * shape.head_dim
-        return hidden * (2 * query + kept), 2 * query + kept, query, query, kept
-    latent = shape.latent
     score, value = heads * (latent.nope_dim + latent.rope_dim), heads * latent.value_dim
     query = (hidden * latent.query_rank + latent.query_rank * score) if latent.query_rank else hidden * score
     compressed, down = latent.key_value_rank + latent.rope_dim, _latent_width(latent)
     expanded = heads * (latent.nope_dim + latent.value_dim)
-    weights = query + hidden * compressed + latent.key_value_rank * expanded + value * hidden
-    return weights, score + down + expanded + value, score, value, expanded
+    return {
+        "attention_weights": query + hidden * compressed + latent.key_value_rank * expanded + value * hidden,
+        "attention_width": score + down + expanded + value,
+        "whole_weights": hidden * down,
+        "whole_width": down,
+        "score_width": score,
+        "value_width": value,
+        "key_value_width": expanded,
+        "ring_width": score + value,
+    }
+
+
+def _mlp(shape: ModelShape) -> dict[str, int]:
+    """The fields of a dense layer's MLP, of one routed expert, and of all shared experts of a layer."""
+    matrices, written = shape.mlp_matrices, shape.mlp_matrices - 1
+    dense = shape.dense_ffn if shape.experts else shape.ffn
+    routed = shape.ffn if shape.experts else 0
+    shared = shape.shared_experts * shape.shared_ffn
+    return {
+        "dense_weights": matrices * shape.hidden * dense,
+        "dense_width": written * dense,
+        "expert_weights": matrices * shape.hidden * routed,
+        "expert_width": written * routed,
+        "shared_weights": matrices * shape.hidden * shared,
+        "shared_width": written * shared,
+    }
 
 
 def _latent_width(latent: LatentAttention) -> int:

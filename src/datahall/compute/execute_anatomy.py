@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -54,7 +55,7 @@ def read_anatomy(workload: Workload, plan: ComputePlan, batch: Any, samples: int
     if plan.tensor > 1:
         check_tensor_cuts(workload, plan)
         on_rank, _ = _inventory(model, workload.cut_points, workload.tensor_cuts, plan.tensor)
-        found = _with(found, on_rank=on_rank)
+        found = replace(found, on_rank=on_rank)
     if plan.pipeline > 1:
         check_stages(workload, plan)
         return _cut_into_stages(found, workload, plan, batch, samples, outside, count_flops)
@@ -63,8 +64,8 @@ def read_anatomy(workload: Workload, plan: ComputePlan, batch: Any, samples: int
         matmul, attention = count_flops(lambda: workload.loss(model, batch).backward())
     model.zero_grad(set_to_none=True)
     if plan.tensor > 1:
-        found = _with(found, parts=(seen.cuts(),))
-    return _with(found, matmul_flops=seen.own_flops(matmul), attention_flops=attention // plan.tensor)
+        found = replace(found, parts=(seen.cuts(),))
+    return replace(found, matmul_flops=seen.own_flops(matmul), attention_flops=attention // plan.tensor)
 
 
 def saved_bytes(model: nn.Module, forward: Callable[[], torch.Tensor]) -> tuple[int, int]:
@@ -82,10 +83,6 @@ def saved_bytes(model: nn.Module, forward: Callable[[], torch.Tensor]) -> tuple[
         loss = forward()
     del loss
     return sum(seen.values()), max(seen.values(), default=0)
-
-
-def _with(found: Anatomy, **changes: Any) -> Anatomy:
-    return Anatomy(**{name: changes.get(name, getattr(found, name)) for name in Anatomy.__dataclass_fields__})
 
 
 def _inventory(
@@ -141,6 +138,18 @@ def _piece(name: str, shape: Shape, cuts: Mapping[str, str], ranks: int) -> Shap
     return (*shape[:dimension], shape[dimension] // ranks, *shape[dimension + 1 :])
 
 
+@dataclass(frozen=True, slots=True)
+class _Stage:
+    """One stage as it was seen: its parameters outside of all cut points, exchanges, FLOPs, and what the next gets."""
+
+    held: dict[str, Shape]
+    frozen: tuple[Shape, ...]
+    cuts: TensorCuts
+    matmul_flops: int
+    attention_flops: int
+    handed: torch.Tensor
+
+
 def _cut_into_stages(
     found: Anatomy,
     workload: Workload,
@@ -151,41 +160,54 @@ def _cut_into_stages(
     count_flops: CountFlops,
 ) -> Anatomy:
     """One micro-batch through all stages, as the stages do it; FLOPs are those of the last worker's."""
-    stages = plan.pipeline * plan.virtual_stages
+    count = plan.pipeline * plan.virtual_stages
     inputs, targets = workload.split(batch)  # pyright: ignore[reportOptionalCall]
-    boundary = matmul = attention = 0
-    held: list[dict[str, Shape]] = []
-    frozen: list[tuple[Shape, ...]] = []
-    parts: list[TensorCuts] = []
-    taught_from = stages
-    for index in range(stages):
-        own = stage_layers(len(workload.cut_points), stages, index)
+    stages: list[_Stage] = []
+    for index in range(count):
+        own = stage_layers(len(workload.cut_points), count, index)
         part: nn.Module = workload.cut(workload.model, own.start, own.stop)  # pyright: ignore[reportOptionalCall]
-        loose = _outside(part, workload, plan)
-        held.append({name: shape for name, shape in loose.items() if name in outside})
-        frozen.append(tuple(shape for name, shape in loose.items() if name not in outside))
-        seen = _CutsSeen(part, workload, samples, plan.tensor)
-        with seen.watching():
-            outputs, counted = _passed(part, inputs, workload, targets if index == stages - 1 else None, count_flops)
-        parts.append(seen.cuts())
-        if index % plan.pipeline == plan.pipeline - 1:
-            matmul, attention = matmul + seen.own_flops(counted[0]), attention + counted[1]
-        inputs = outputs.detach().requires_grad_(outputs.requires_grad)
-        taught_from = min(taught_from, index) if outputs.requires_grad else taught_from
-        if index == 0:
-            boundary = inputs.numel() // samples
+        wanted = targets if index == count - 1 else None
+        stages.append(_through(part, inputs, wanted, workload, plan, samples, outside, count_flops))
+        inputs = stages[-1].handed
     workload.model.zero_grad(set_to_none=True)
-    return _with(
+    first, last = stages[0], stages[-1]
+    of_last_worker = stages[plan.pipeline - 1 :: plan.pipeline]
+    return replace(
         found,
-        boundary=boundary,
-        first_outside=tuple(held[0].values()),
-        last_outside=tuple(held[-1].values()),
-        common=tuple(shape for name, shape in held[0].items() if name in held[-1]),
-        parts=tuple(parts),
-        frozen=Frozen(found.frozen.inventory, frozen[0], frozen[-1]),
-        taught_from=taught_from,
-        matmul_flops=matmul,
-        attention_flops=attention // plan.tensor,
+        boundary=first.handed.numel() // samples,
+        first_outside=tuple(first.held.values()),
+        last_outside=tuple(last.held.values()),
+        common=tuple(shape for name, shape in first.held.items() if name in last.held),
+        parts=tuple(stage.cuts for stage in stages),
+        frozen=Frozen(found.frozen.inventory, first.frozen, last.frozen),
+        taught_from=next((index for index, stage in enumerate(stages) if stage.handed.requires_grad), count),
+        matmul_flops=sum(stage.matmul_flops for stage in of_last_worker),
+        attention_flops=sum(stage.attention_flops for stage in of_last_worker) // plan.tensor,
+    )
+
+
+def _through(
+    part: nn.Module,
+    inputs: torch.Tensor,
+    targets: Any,
+    workload: Workload,
+    plan: ComputePlan,
+    samples: int,
+    outside: set[str],
+    count_flops: CountFlops,
+) -> _Stage:
+    """The stage `part` with `inputs` passed through it, forward and backward; only the last one knows `targets`."""
+    loose = _outside(part, workload, plan)
+    seen = _CutsSeen(part, workload, samples, plan.tensor)
+    with seen.watching():
+        outputs, (matmul, attention) = _passed(part, inputs, workload, targets, count_flops)
+    return _Stage(
+        {name: shape for name, shape in loose.items() if name in outside},
+        tuple(shape for name, shape in loose.items() if name not in outside),
+        seen.cuts(),
+        seen.own_flops(matmul),
+        attention,
+        outputs.detach().requires_grad_(outputs.requires_grad),
     )
 
 

@@ -9,6 +9,8 @@ Bytes are memory traffic of an ideal kernel that reads each operand once; no sec
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from datahall.base.errors import UsageError
 from datahall.base.step_table import Component, Row, StepTable
 from datahall.case.model import ModelShape
@@ -19,6 +21,28 @@ from datahall.compute.layout import held_layers
 from datahall.compute.plan import ComputePlan
 
 _BYTES = {"fp32": 4, "tf32": 4}
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What one worker does in a step: its layers (`moe` of them mixtures) and tokens, bytes of an element.
+
+    `products` is matrix products backward for each forward (1 where weights are frozen).
+    """
+
+    counts: ShapeCounts
+    plan: ComputePlan
+    layers: int
+    moe: int
+    tokens: int
+    sequence: int
+    word: int
+    products: int
+
+    @property
+    def dense(self) -> int:
+        """Layers that are no mixtures."""
+        return self.layers - self.moe
 
 
 def step_table(
@@ -36,83 +60,92 @@ def step_table(
     each worker has an equal share, counts rounded down.  `fused_attention` False counts four products backward.
     With `adapters` everything else is frozen: its weights get no gradients, only inputs do.
     """
-    counts = ShapeCounts.of(shape)
     last = plan.pipeline - 1
     stage = last if stage is None else stage
-    own_layers, own_moe = _stage_layers(counts, plan, stage)
-    tokens = plan.accumulation * plan.micro_batch * sequence // plan.context
-    word = _BYTES.get(plan.precision, 2)
-    products = 2 if adapters is None else 1
-    repeated = _repeated_weights(shape, counts, plan.tensor)
-    rows = _layer_rows(counts, own_layers, own_moe, tokens, sequence, plan, word, fused_attention, products, repeated)
+    work = _work(shape, sequence, plan, stage, frozen=adapters is not None)
+    rows = _layer_rows(work, _repeated_weights(shape, work.counts, plan.tensor), fused_attention)
     if stage == 0:
-        rows.append(_embedding_row(counts, tokens, word))
+        rows.append(_embedding_row(work))
     if stage == last:
-        rows += _head_rows(counts, tokens, plan, word, products)
-    last_weights = counts.dense_weights // counts.mlp_matrices // plan.tensor
+        rows += _head_rows(work)
     if adapters is not None:
-        rows += _adapter_rows(shape, adapters, tokens, plan, stage, own_layers, word)
-        last_weights = adapters.rank * counts.hidden if adapters.targets == ALL else last_weights
-    rows += _recompute_rows(rows, plan, 2 * tokens * (own_layers - own_moe) * last_weights)
+        rows += _adapter_rows(work, shape, adapters, stage)
+    rows += _recompute_rows(rows, plan, 2 * work.tokens * work.dense * _last_weights(work.counts, plan, adapters))
     trained = trained_parameters(shape, adapters)
     if countable(shape, plan):
         handed = handed_over(shape, sequence, plan, stage, adapters)
         rows += [Row(kind, Component.TRANSFER, 0, size, messages=calls) for kind, (calls, size) in handed.items()]
     else:
-        rows += _exchange_rows(shape, sequence, plan, own_layers, word, trained)
-    rows.append(_optimiser_row(trained, plan, own_layers))
+        rows += _exchange_rows(work, shape, trained)
+    rows.append(_optimiser_row(trained, plan, work.layers))
     return StepTable(tuple(row for row in rows if row.flops or row.bytes))
 
 
-def _stage_layers(counts: ShapeCounts, plan: ComputePlan, stage: int) -> tuple[int, int]:
+def _work(shape: ModelShape, sequence: int, plan: ComputePlan, stage: int, *, frozen: bool) -> _Work:
+    counts = ShapeCounts.of(shape)
     own = held_layers(counts.layers, plan, stage)
     dense_first = counts.layers - counts.moe_layers
-    return len(own), sum(1 for layer in own if layer >= dense_first) if counts.moe_layers else 0
+    return _Work(
+        counts=counts,
+        plan=plan,
+        layers=len(own),
+        moe=sum(1 for layer in own if layer >= dense_first),
+        tokens=plan.accumulation * plan.micro_batch * sequence // plan.context,
+        sequence=sequence,
+        word=_BYTES.get(plan.precision, 2),
+        products=1 if frozen else 2,
+    )
 
 
-def _layer_rows(
-    counts: ShapeCounts,
-    layers: int,
-    moe: int,
-    tokens: int,
-    sequence: int,
-    plan: ComputePlan,
-    word: int,
-    fused: bool,
-    products: int,
-    repeated: int,
-) -> list[Row]:
-    """Rows of the layers; `repeated` are weights of attention that several tensor ranks have, once for each rank more.
-
-    `products` is matrix products backward for each forward (1 where weights are frozen).
-    """
-    rows: list[Row] = []
-    tensor, micro_steps = plan.tensor, plan.accumulation
-    dense = layers - moe
-
-    def product(name: str, count: int, weights: int, width: int, kernels: int, share: int = 1) -> None:
-        flops = 2 * tokens * weights * share * count // tensor
-        moved = word * count * (weights * micro_steps + tokens * (2 * counts.hidden + width) * share) // tensor
-        launches = kernels * count * micro_steps
-        rows.append(Row(f"{name} forward", Component.COMPUTE, flops, moved, kernels=launches))
-        backward = (products * flops, products * moved)
-        rows.append(Row(f"{name} backward", Component.COMPUTE, *backward, kernels=products * launches))
-
-    product("attention projections", layers, counts.attention_weights + repeated, counts.attention_width, 4)
-    _attention_core(rows, counts, layers, tokens, sequence, plan, word, fused)
-    product("mlp", dense, counts.dense_weights, counts.dense_width, counts.mlp_matrices)
+def _layer_rows(work: _Work, repeated: int, fused: bool) -> list[Row]:
+    """Rows of the layers; `repeated` weights of attention are those that several tensor ranks have."""
+    counts, layers, moe = work.counts, work.layers, work.moe
+    matrices = counts.mlp_matrices
+    rows = [
+        *_product_rows(
+            work, "attention projections", layers, counts.attention_weights + repeated, counts.attention_width, 4
+        ),
+        *_attention_core(work, fused),
+        *_product_rows(work, "mlp", work.dense, counts.dense_weights, counts.dense_width, matrices),
+    ]
     if moe:
-        of_all = tensor if plan.expert == 1 else 1  # tensor ranks that see a token: experts are cut, or shared out
-        product("router", moe, counts.router_weights * of_all, counts.experts, 1)
-        product(
-            "experts", moe, counts.expert_weights, counts.expert_width, counts.mlp_matrices, counts.experts_per_token
-        )
-        product("shared experts", moe, counts.shared_weights, counts.shared_width, counts.mlp_matrices)
-    per_token = 10 * counts.hidden + 2 * counts.attention_width
-    inside = dense * counts.dense_width + moe * (counts.experts_per_token * counts.expert_width + counts.shared_width)
-    moved = word * tokens * (layers * per_token + 2 * inside) // tensor
-    rows.append(Row("elementwise", Component.COMPUTE, 0, 3 * moved, kernels=36 * layers * micro_steps))
+        of_all = work.plan.tensor if work.plan.expert == 1 else 1  # ranks that see a token: experts are cut, or dealt
+        chosen = counts.experts_per_token
+        rows += _product_rows(work, "router", moe, counts.router_weights * of_all, counts.experts, 1)
+        rows += _product_rows(work, "experts", moe, counts.expert_weights, counts.expert_width, matrices, chosen)
+        rows += _product_rows(work, "shared experts", moe, counts.shared_weights, counts.shared_width, matrices)
+    rows.append(_elementwise_row(work))
     return rows
+
+
+def _product_rows(
+    work: _Work, name: str, layers: int, weights: int, width: int, kernels: int, share: int = 1
+) -> list[Row]:
+    """Forward and backward of `layers` times `kernels` products; each token meets `share` matrices of `weights`."""
+    flops = 2 * work.tokens * weights * share * layers // work.plan.tensor
+    operands = weights * work.plan.accumulation + work.tokens * (2 * work.counts.hidden + width) * share
+    moved = work.word * layers * operands // work.plan.tensor
+    launches = kernels * layers * work.plan.accumulation
+    return _both_ways(name, work.products, flops, moved, launches)
+
+
+def _both_ways(name: str, products: int, flops: int, moved: int, launches: int) -> list[Row]:
+    """A row forward, and one backward with `products` times as much."""
+    return [
+        Row(f"{name} forward", Component.COMPUTE, flops, moved, kernels=launches),
+        Row(f"{name} backward", Component.COMPUTE, products * flops, products * moved, kernels=products * launches),
+    ]
+
+
+def _elementwise_row(work: _Work) -> Row:
+    """Norms, residuals, rotary and activation functions: forward, and twice as much backward."""
+    counts = work.counts
+    per_token = 10 * counts.hidden + 2 * counts.attention_width
+    mixture = counts.experts_per_token * counts.expert_width + counts.shared_width
+    inside = work.dense * counts.dense_width + work.moe * mixture
+    moved = work.word * work.tokens * (work.layers * per_token + 2 * inside) // work.plan.tensor
+    launches = 36 * work.layers * work.plan.accumulation
+    return Row("elementwise", Component.COMPUTE, 0, 3 * moved, kernels=launches)
 
 
 def _repeated_weights(shape: ModelShape, counts: ShapeCounts, ranks: int) -> int:
@@ -122,56 +155,53 @@ def _repeated_weights(shape: ModelShape, counts: ShapeCounts, ranks: int) -> int
     return counts.hidden * counts.key_value_width * (max(1, ranks // shape.kv_heads) - 1)
 
 
-def _attention_core(
-    rows: list[Row],
-    counts: ShapeCounts,
-    layers: int,
-    tokens: int,
-    sequence: int,
-    plan: ComputePlan,
-    word: int,
-    fused: bool,
-) -> None:
-    windowed = round(layers * counts.window_share)
-    keys = (layers - windowed) * sequence + windowed * min(sequence, counts.window or sequence)
+def _last_weights(counts: ShapeCounts, plan: ComputePlan, adapters: Adapters | None) -> int:
+    """Weights of a dense layer's last product, on one tensor rank."""
+    if adapters is not None and adapters.targets == ALL:
+        return adapters.rank * counts.hidden
+    return counts.dense_weights // counts.mlp_matrices // plan.tensor
+
+
+def _attention_core(work: _Work, fused: bool) -> list[Row]:
+    counts, plan, sequence = work.counts, work.plan, work.sequence
+    windowed = round(work.layers * counts.window_share)
+    keys = (work.layers - windowed) * sequence + windowed * min(sequence, counts.window or sequence)
     keys = keys * (plan.context + 1)  # of context ranks a worker's queries see their own keys, and half of each other's
-    scores = 2 * tokens * keys * counts.score_width // plan.tensor // (2 * plan.context)
-    values = scores if fused else 2 * tokens * keys * counts.value_width // plan.tensor // (2 * plan.context)
-    moved = word * layers * tokens * (counts.score_width + counts.value_width + counts.key_value_width) // plan.tensor
-    launches = layers * plan.accumulation
-    rows.append(Row("attention core forward", Component.COMPUTE, scores + values, moved, kernels=launches))
+    scores = 2 * work.tokens * keys * counts.score_width // plan.tensor // (2 * plan.context)
+    values = scores if fused else 2 * work.tokens * keys * counts.value_width // plan.tensor // (2 * plan.context)
+    widths = counts.score_width + counts.value_width + counts.key_value_width
+    moved = work.word * work.layers * work.tokens * widths // plan.tensor
+    launches = work.layers * plan.accumulation
     backward = (3 if fused else 2) * scores + 2 * values
-    rows.append(Row("attention core backward", Component.COMPUTE, backward, 2 * moved, kernels=2 * launches))
+    return [
+        Row("attention core forward", Component.COMPUTE, scores + values, moved, kernels=launches),
+        Row("attention core backward", Component.COMPUTE, backward, 2 * moved, kernels=2 * launches),
+    ]
 
 
-def _embedding_row(counts: ShapeCounts, tokens: int, word: int) -> Row:
-    return Row("embedding", Component.COMPUTE, 0, 4 * word * tokens * counts.hidden, kernels=3)
+def _embedding_row(work: _Work) -> Row:
+    return Row("embedding", Component.COMPUTE, 0, 4 * work.word * work.tokens * work.counts.hidden, kernels=3)
 
 
-def _adapter_rows(
-    shape: ModelShape, adapters: Adapters, tokens: int, plan: ComputePlan, stage: int, own_layers: int, word: int
-) -> list[Row]:
+def _adapter_rows(work: _Work, shape: ModelShape, adapters: Adapters, stage: int) -> list[Row]:
     """The thin products, and what the first layer spares of its own and theirs (in the row of the backward pass)."""
-    flops = adapters.forward_flops(shape, tokens, own_layers, plan.tensor)
-    moved = 3 * word * tokens * own_layers * adapters.width(shape) // plan.tensor
-    launches = 4 * len(adapters.matrices(shape)) * own_layers * plan.accumulation
-    spared = adapters.spared_flops(shape, tokens, plan.tensor) if stage == 0 else 0
+    tokens, tensor = work.tokens, work.plan.tensor
+    flops = adapters.forward_flops(shape, tokens, work.layers, tensor)
+    moved = 3 * work.word * tokens * work.layers * adapters.width(shape) // tensor
+    launches = 4 * len(adapters.matrices(shape)) * work.layers * work.plan.accumulation
+    spared = adapters.spared_flops(shape, tokens, tensor) if stage == 0 else 0
     return [
         Row("adapters forward", Component.COMPUTE, flops, moved, kernels=launches),
         Row("adapters backward", Component.COMPUTE, 2 * flops - spared, 2 * moved, kernels=2 * launches),
     ]
 
 
-def _head_rows(counts: ShapeCounts, tokens: int, plan: ComputePlan, word: int, products: int) -> list[Row]:
+def _head_rows(work: _Work) -> list[Row]:
+    counts, plan, tokens = work.counts, work.plan, work.tokens
     flops = 2 * tokens * counts.head_weights // plan.tensor
-    moved = (
-        word * (counts.head_weights * plan.accumulation + tokens * counts.vocab) + 8 * tokens * counts.vocab
-    ) // plan.tensor
-    launches = 3 * plan.accumulation
-    return [
-        Row("logits forward", Component.COMPUTE, flops, moved, kernels=launches),
-        Row("logits backward", Component.COMPUTE, products * flops, products * moved, kernels=products * launches),
-    ]
+    operands = counts.head_weights * plan.accumulation + tokens * counts.vocab
+    moved = (work.word * operands + 8 * tokens * counts.vocab) // plan.tensor
+    return _both_ways("logits", work.products, flops, moved, 3 * plan.accumulation)
 
 
 def _recompute_rows(rows: list[Row], plan: ComputePlan, last_products: int) -> list[Row]:
@@ -198,25 +228,21 @@ def _recomputed(name: str, rows: list[Row], without_flops: int) -> Row:
     )
 
 
-def _exchange_rows(
-    shape: ModelShape, sequence: int, plan: ComputePlan, own_layers: int, word: int, trained: int
-) -> list[Row]:
+def _exchange_rows(work: _Work, shape: ModelShape, trained: int) -> list[Row]:
     """What the worker hands over, for an even share of the model: splits that datahall does not run itself."""
+    plan = work.plan
     share = plan.tensor * plan.pipeline
-    parameters = shape.parameters() // share
-    ranks, shards = plan.copies, plan.shards
     rows: list[Row] = []
-    if ranks > 1:
+    if plan.copies > 1:
         kind = "reduce_scatter" if plan.zero_stage else "all_reduce"
         rows.append(Row(kind, Component.TRANSFER, 0, GRADIENT_BYTES * (trained // share), messages=1))
-    if plan.zero_stage == 3 and shards > 1:
+    if plan.zero_stage == 3 and plan.shards > 1:
         gathers = plan.accumulation * 2
-        moved = gathers * word * parameters // shards
-        rows.append(Row("all_gather", Component.TRANSFER, 0, moved, messages=gathers * own_layers))
+        moved = gathers * work.word * (shape.parameters() // share) // plan.shards
+        rows.append(Row("all_gather", Component.TRANSFER, 0, moved, messages=gathers * work.layers))
     if plan.tensor > 1:
-        tokens = plan.accumulation * plan.micro_batch * sequence // plan.context
-        moved = 4 * own_layers * word * tokens * shape.hidden
-        rows.append(Row("tensor exchange", Component.TRANSFER, 0, moved, messages=4 * own_layers * plan.accumulation))
+        moved = 4 * work.layers * work.word * work.tokens * shape.hidden
+        rows.append(Row("tensor exchange", Component.TRANSFER, 0, moved, messages=4 * work.layers * plan.accumulation))
     return rows
 
 
