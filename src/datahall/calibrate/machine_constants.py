@@ -13,8 +13,11 @@ from typing import Any
 import numpy as np
 
 from datahall.calibrate.local import Sensitivity
+from datahall.compute.estimate import DeviceRates
 from datahall.compute.numbers import PlanNumbers
 from datahall.compute.plan import ComputePlan
+from datahall.virtual.habits import StackHabits
+from datahall.virtual.links import LinkRates
 from datahall.virtual.step_time import StepInputs, step_time
 
 COMPONENTS = ("compute", "transfer", "waiting", "input", "optimiser")
@@ -72,36 +75,47 @@ def scaled(inputs: StepInputs, multipliers: Mapping[str, Any], compute: ComputeP
     if compute.threads > 1:
         loss = times["threads"] * (1.0 + _EAGER_SERIAL_SHARE * (compute.threads - 1))
         times |= {constant: times[constant] * loss for constant in ("product", "attention", "element")}
-    rates, links, habits = inputs.rates, inputs.links, inputs.habits
     return replace(
         inputs,
-        rates=replace(
-            rates,
-            linear_flops_per_s=rates.linear_flops_per_s / times["product"],
-            wide_flops_per_s=rates.wide_flops_per_s / times["product"],
-            attention_flops_per_s=rates.attention_flops_per_s / times["attention"],
-            attention_head_s=rates.attention_head_s * times["attention"],
-            attention_head_backward_s=rates.attention_head_backward_s * times["attention"],
-            memory_bytes_per_s=rates.memory_bytes_per_s / times["memory"],
-            element_passes=rates.element_passes * times["element"] / times["memory"],
-            kernel_s=rates.kernel_s * times["kernel"],
-            fixed_s=rates.fixed_s * times["memory"],
-            cut_s=rates.cut_s * times["kernel"],
-        ),
-        links=replace(
-            links,
-            up_bytes_per_s=links.up_bytes_per_s / times["bandwidth"],
-            out_bytes_per_s=links.out_bytes_per_s / times["bandwidth"],
-            up_latency_s=links.up_latency_s * times["latency"],
-            out_latency_s=links.out_latency_s * times["latency"],
-        ),
-        habits=replace(
-            habits,
-            update_bytes=habits.update_bytes * times["optimiser"] / times["memory"],
-            update_s=habits.update_s * times["optimiser"],
-            jitter_share=habits.jitter_share * times["jitter"],
-            input_s_per_token=habits.input_s_per_token * times["input"],
-        ),
+        rates=_scaled_rates(inputs.rates, times),
+        links=_scaled_links(inputs.links, times),
+        habits=_scaled_habits(inputs.habits, times),
+    )
+
+
+def _scaled_rates(rates: DeviceRates, times: Mapping[str, Any]) -> DeviceRates:
+    return replace(
+        rates,
+        linear_flops_per_s=rates.linear_flops_per_s / times["product"],
+        wide_flops_per_s=rates.wide_flops_per_s / times["product"],
+        attention_flops_per_s=rates.attention_flops_per_s / times["attention"],
+        attention_head_s=rates.attention_head_s * times["attention"],
+        attention_head_backward_s=rates.attention_head_backward_s * times["attention"],
+        memory_bytes_per_s=rates.memory_bytes_per_s / times["memory"],
+        element_passes=rates.element_passes * times["element"] / times["memory"],
+        kernel_s=rates.kernel_s * times["kernel"],
+        fixed_s=rates.fixed_s * times["memory"],
+        cut_s=rates.cut_s * times["kernel"],
+    )
+
+
+def _scaled_links(links: LinkRates, times: Mapping[str, Any]) -> LinkRates:
+    return replace(
+        links,
+        up_bytes_per_s=links.up_bytes_per_s / times["bandwidth"],
+        out_bytes_per_s=links.out_bytes_per_s / times["bandwidth"],
+        up_latency_s=links.up_latency_s * times["latency"],
+        out_latency_s=links.out_latency_s * times["latency"],
+    )
+
+
+def _scaled_habits(habits: StackHabits, times: Mapping[str, Any]) -> StackHabits:
+    return replace(
+        habits,
+        update_bytes=habits.update_bytes * times["optimiser"] / times["memory"],
+        update_s=habits.update_s * times["optimiser"],
+        jitter_share=habits.jitter_share * times["jitter"],
+        input_s_per_token=habits.input_s_per_token * times["input"],
     )
 
 

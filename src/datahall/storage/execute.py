@@ -13,7 +13,8 @@ from __future__ import annotations
 import operator
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -96,14 +97,10 @@ def save(
     check_json(run, "run")
     options = {"codec": codec, "shards": shards, "replace": replace, "check": check}
     writer = ShardWriter(place, step, run=dict(run or {}), extras=extras, **options)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
-            planned_save(
-                dict(state), storage_writer=writer, planner=JsonSavePlanner(), process_group=group, no_dist=_alone()
-            )
-    except CheckpointException as error:
-        _raise_first(error, place)
+    with _faults_of_all_ranks(place):
+        planned_save(
+            dict(state), storage_writer=writer, planner=JsonSavePlanner(), process_group=group, no_dist=_alone()
+        )
     manifest = writer.manifest
     if manifest is not None and (keep or replace):
         collect(place, keep, spare=step)
@@ -202,19 +199,26 @@ def _read(
     """Fill `state`; the step's manifest, and the names in it that `state` does not have."""
     planner = JsonLoadPlanner()
     manifest = _first_rank_says(lambda: read_manifest(place, step), group)
+    with _faults_of_all_ranks(place):
+        planned_load(
+            state,
+            storage_reader=ShardReader(place, manifest),
+            planner=planner,
+            process_group=group,
+            no_dist=_alone(),
+        )
+    return manifest, planner.unread()
+
+
+@contextmanager
+def _faults_of_all_ranks(place: Place) -> Iterator[None]:
+    """Raises the first rank's own fault for PyTorch's of all ranks, and keeps PyTorch's warnings to users away."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
-            planned_load(
-                state,
-                storage_reader=ShardReader(place, manifest),
-                planner=planner,
-                process_group=group,
-                no_dist=_alone(),
-            )
+            yield
     except CheckpointException as error:
         _raise_first(error, place)
-    return manifest, planner.unread()
 
 
 def _raise_first(error: CheckpointException, place: Place) -> NoReturn:
