@@ -88,23 +88,9 @@ def gemma3(c: Config) -> Fields:
 
 def gpt2(c: Config) -> Fields:
     """GPT-2: learned positions, biases everywhere."""
-    hidden, heads = c["n_embd"], c["n_head"]
-    return {
-        "layers": c["n_layer"],
-        "hidden": hidden,
-        "heads": heads,
-        "kv_heads": heads,
-        "head_dim": hidden // heads,
-        "ffn": c.get("n_inner") or 4 * hidden,
-        "vocab": c["vocab_size"],
-        "mlp_matrices": 2,
-        "tied_embeddings": bool(c.get("tie_word_embeddings", True)),
-        "attention_bias": True,
-        "output_bias": True,
-        "mlp_bias": True,
-        "norm_bias": True,
-        "learned_positions": c["n_positions"],
-    }
+    hidden = c["n_embd"]
+    fields = _shape(c["n_layer"], hidden, c["n_head"], c.get("n_inner") or 4 * hidden, c)
+    return fields | _plain(True) | {"learned_positions": c["n_positions"]}
 
 
 def gpt_bigcode(c: Config) -> Fields:
@@ -115,41 +101,25 @@ def gpt_bigcode(c: Config) -> Fields:
 
 def gpt_neox(c: Config) -> Fields:
     """GPT-NeoX and Pythia: plain MLP, biases everywhere, untied embeddings."""
-    return (
-        like_llama(c)
-        | _plain_biased()
-        | {"attention_bias": bool(c.get("attention_bias", True)), "output_bias": bool(c.get("attention_bias", True))}
-    )
+    bias = bool(c.get("attention_bias", True))
+    return like_llama(c) | _plain(True) | {"attention_bias": bias, "output_bias": bias}
 
 
 def phi(c: Config) -> Fields:
     """Phi-1.5 and Phi-2: attention and MLP share one norm."""
-    return like_llama(c) | _plain_biased() | {"norms_per_layer": 1}
+    return like_llama(c) | _plain(True) | {"norms_per_layer": 1}
 
 
 def falcon(c: Config) -> Fields:
     """Falcon, in its old and its new layout."""
     hidden, heads = c["hidden_size"], c.get("num_attention_heads") or c["n_head"]
+    layers = c.get("num_hidden_layers") or c["n_layer"]
     new = bool(c.get("new_decoder_architecture", False))
     kv_heads = (c.get("num_kv_heads") or heads) if new else 1 if c.get("multi_query", True) else heads
     norms = 2 if new or not c.get("parallel_attn", True) else 1
-    bias = bool(c.get("bias", False))
-    return {
-        "layers": c.get("num_hidden_layers") or c["n_layer"],
-        "hidden": hidden,
-        "heads": heads,
-        "kv_heads": kv_heads,
-        "head_dim": hidden // heads,
-        "ffn": c.get("ffn_hidden_size") or 4 * hidden,
-        "vocab": c["vocab_size"],
-        "mlp_matrices": 2,
-        "tied_embeddings": bool(c.get("tie_word_embeddings", True)),
-        "attention_bias": bias,
-        "output_bias": bias,
-        "mlp_bias": bias,
-        "norm_bias": True,
-        "norms_per_layer": norms,
-    }
+    fields = _shape(layers, hidden, heads, c.get("ffn_hidden_size") or 4 * hidden, c)
+    biases = _plain(bool(c.get("bias", False))) | {"norm_bias": True}
+    return fields | biases | {"kv_heads": kv_heads, "norms_per_layer": norms}
 
 
 def mpt(c: Config) -> Fields:
@@ -157,23 +127,10 @@ def mpt(c: Config) -> Fields:
     hidden, heads = c["d_model"], c["n_heads"]
     attention: Config = c.get("attn_config") or {}
     rotary = bool(attention.get("alibi")) or bool(attention.get("rope"))
-    bias = not c.get("no_bias", False)
-    return {
-        "layers": c["n_layers"],
-        "hidden": hidden,
-        "heads": heads,
-        "kv_heads": attention.get("kv_n_heads") or heads,
-        "head_dim": hidden // heads,
-        "ffn": c.get("expansion_ratio", 4) * hidden,
-        "vocab": c["vocab_size"],
-        "mlp_matrices": 2,
-        "tied_embeddings": bool(c.get("tie_word_embeddings", True)),
-        "attention_bias": bias,
-        "output_bias": bias,
-        "mlp_bias": bias,
-        "norm_bias": bias,
-        "learned_positions": 0 if rotary else c.get("max_seq_len", 0),
-    }
+    fields = _shape(c["n_layers"], hidden, heads, c.get("expansion_ratio", 4) * hidden, c)
+    positions = 0 if rotary else c.get("max_seq_len", 0)
+    own = {"kv_heads": attention.get("kv_n_heads") or heads, "learned_positions": positions}
+    return fields | _plain(not c.get("no_bias", False)) | own
 
 
 def bloom(c: Config) -> Fields:
@@ -181,13 +138,12 @@ def bloom(c: Config) -> Fields:
     hidden = c.get("hidden_size") or c["n_embed"]
     heads = c.get("n_head") or c["num_attention_heads"]
     layers = c.get("n_layer") or c["num_hidden_layers"]
-    shape: Fields = {"layers": layers, "hidden": hidden, "heads": heads, "kv_heads": heads, "head_dim": hidden // heads}
-    return shape | {"ffn": 4 * hidden, "vocab": c["vocab_size"], "tied_embeddings": True} | _plain_biased()
+    return _shape(layers, hidden, heads, 4 * hidden, c) | _plain(True) | {"tied_embeddings": True}
 
 
 def opt(c: Config) -> Fields:
     """OPT: learned positions with two spare rows."""
-    fields = like_llama({**c, "intermediate_size": c["ffn_dim"]}, tied=True) | _plain_biased()
+    fields = like_llama({**c, "intermediate_size": c["ffn_dim"]}, tied=True) | _plain(True)
     return fields | {"learned_positions": c["max_position_embeddings"] + 2}
 
 
@@ -198,14 +154,7 @@ def olmo(c: Config) -> Fields:
 
 def starcoder2(c: Config) -> Fields:
     """StarCoder2: plain MLP with biases."""
-    bias = bool(c.get("use_bias", True))
-    return like_llama(c, tied=True) | {
-        "mlp_matrices": 2,
-        "attention_bias": bias,
-        "output_bias": bias,
-        "mlp_bias": bias,
-        "norm_bias": True,
-    }
+    return like_llama(c, tied=True) | _plain(bool(c.get("use_bias", True))) | {"norm_bias": True}
 
 
 def nemotron(c: Config) -> Fields:
@@ -224,5 +173,20 @@ def _window(c: Config) -> Fields:
     return {"window": window, "window_share": 1 - 1 / pattern if pattern else 1.0}
 
 
-def _plain_biased() -> Fields:
-    return {"mlp_matrices": 2, "attention_bias": True, "output_bias": True, "mlp_bias": True, "norm_bias": True}
+def _shape(layers: int, hidden: int, heads: int, ffn: int, c: Config) -> Fields:
+    """A model whose heads divide its width; tied embeddings unless `c` says otherwise."""
+    return {
+        "layers": layers,
+        "hidden": hidden,
+        "heads": heads,
+        "kv_heads": heads,
+        "head_dim": hidden // heads,
+        "ffn": ffn,
+        "vocab": c["vocab_size"],
+        "tied_embeddings": bool(c.get("tie_word_embeddings", True)),
+    }
+
+
+def _plain(bias: bool) -> Fields:
+    """An MLP of two matrices, and whether everything has biases."""
+    return {"mlp_matrices": 2, "attention_bias": bias, "output_bias": bias, "mlp_bias": bias, "norm_bias": bias}

@@ -53,7 +53,7 @@ def tree_all_reduce_s(payload_bytes: Any, ranks: Any, bytes_per_s: Any, latency_
 )
 def all_gather_s(payload_bytes: Any, ranks: Any, bytes_per_s: Any, latency_s: Any) -> Any:
     """Seconds of a ring all-gather whose result has `payload_bytes` on every rank."""
-    return (ranks - 1) * latency_s + (ranks - 1) / ranks * payload_bytes / bytes_per_s
+    return _once_around_s(payload_bytes, ranks, bytes_per_s, latency_s)
 
 
 @formula(
@@ -63,7 +63,7 @@ def all_gather_s(payload_bytes: Any, ranks: Any, bytes_per_s: Any, latency_s: An
 )
 def reduce_scatter_s(payload_bytes: Any, ranks: Any, bytes_per_s: Any, latency_s: Any) -> Any:
     """Seconds of a ring reduce-scatter of a tensor of `payload_bytes`."""
-    return (ranks - 1) * latency_s + (ranks - 1) / ranks * payload_bytes / bytes_per_s
+    return _once_around_s(payload_bytes, ranks, bytes_per_s, latency_s)
 
 
 @formula(
@@ -73,7 +73,7 @@ def reduce_scatter_s(payload_bytes: Any, ranks: Any, bytes_per_s: Any, latency_s
 )
 def all_to_all_s(payload_bytes: Any, ranks: Any, bytes_per_s: Any, latency_s: Any) -> Any:
     """Seconds of a pairwise all-to-all in which each rank holds `payload_bytes` to send."""
-    return (ranks - 1) * latency_s + (ranks - 1) / ranks * payload_bytes / bytes_per_s
+    return _once_around_s(payload_bytes, ranks, bytes_per_s, latency_s)
 
 
 @formula(
@@ -142,3 +142,8 @@ def group_latency_s(ranks: Any, inside: Any, up_latency_s: Any, out_latency_s: A
     """The mean latency of one hop of a ring over domains of `inside` ranks."""
     crossing = np.where(ranks > inside, 1.0 / inside, 0.0)
     return crossing * out_latency_s + (1.0 - crossing) * up_latency_s
+
+
+def _once_around_s(payload_bytes: Any, ranks: Any, bytes_per_s: Any, latency_s: Any) -> Any:
+    """Seconds of n - 1 rounds in each of which a rank sends an n-th of the payload."""
+    return (ranks - 1) * latency_s + (ranks - 1) / ranks * payload_bytes / bytes_per_s
