@@ -93,33 +93,8 @@ def names() -> list[str]:
 def accelerator(name: str) -> AcceleratorEntry:
     """The accelerator called `name`; UnknownName, never another card's figures, if the catalogue lacks it."""
     row = tables.find("accelerators", name, "an accelerator")
-    return AcceleratorEntry(
-        name=row["name"],
-        kind=row["kind"],
-        vendor=row["vendor"],
-        architecture=row["architecture"],
-        year=int(row["year"]),
-        memory_bytes=float(row["memory_bytes"]),
-        memory_bytes_per_s=float(row["memory_bytes_per_s"]),
-        peak_flops_per_s=_rates(row, "peak"),
-        measured_flops_per_s=_rates(row, "measured"),
-        scale_up_link=row["scale_up_link"],
-        scale_up_devices=int(row["scale_up_devices"]),
-        scale_out_link=row["scale_out_link"],
-        node_devices=int(row["node_devices"]),
-        node_scale_out_links=int(row["node_scale_out_links"]),
-        power_w=tables.number(row, "power_w"),
-        all_in_power_w=tables.number(row, "all_in_power_w"),
-        price_low_usd_per_h=tables.number(row, "price_low_usd_per_h"),
-        price_mid_usd_per_h=tables.number(row, "price_mid_usd_per_h"),
-        price_high_usd_per_h=tables.number(row, "price_high_usd_per_h"),
-        source=row["source"],
-        date=row["date"],
-        checked=row["checked"],
-        price_source=row["price_source"],
-        measured_source=row["measured_source"],
-        note=row["note"],
-    )
+    peaks, measured = _rates(row, "peak"), _rates(row, "measured")
+    return tables.entry(AcceleratorEntry, row, peak_flops_per_s=peaks, measured_flops_per_s=measured)
 
 
 @cache

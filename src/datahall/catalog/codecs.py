@@ -33,14 +33,4 @@ def names() -> list[str]:
 @cache
 def codec(name: str) -> CodecEntry:
     """The codec called `name`; UnknownName otherwise."""
-    row = tables.find("codecs", name, "a codec")
-    return CodecEntry(
-        name=row["name"],
-        ratio=float(row["ratio"]),
-        encode_bytes_per_s=float(row["encode_bytes_per_s"]),
-        decode_bytes_per_s=float(row["decode_bytes_per_s"]),
-        source=row["source"],
-        date=row["date"],
-        checked=row["checked"],
-        note=row["note"],
-    )
+    return tables.entry(CodecEntry, tables.find("codecs", name, "a codec"))

@@ -36,17 +36,4 @@ def names() -> list[str]:
 @cache
 def disk(name: str) -> DiskEntry:
     """The disk called `name`; UnknownName otherwise."""
-    row = tables.find("disks", name, "a disk")
-    return DiskEntry(
-        name=row["name"],
-        write_bytes_per_s=float(row["write_bytes_per_s"]),
-        read_bytes_per_s=float(row["read_bytes_per_s"]),
-        latency_s=float(row["latency_s"]),
-        capacity_bytes=float(row["capacity_bytes"]),
-        scope=row["scope"],
-        price_usd_per_gb_month=tables.number(row, "price_usd_per_gb_month"),
-        source=row["source"],
-        date=row["date"],
-        checked=row["checked"],
-        note=row["note"],
-    )
+    return tables.entry(DiskEntry, tables.find("disks", name, "a disk"))

@@ -37,12 +37,7 @@ def names() -> list[str]:
 @cache
 def link(name: str) -> LinkEntry:
     """The link called `name`; UnknownName otherwise."""
-    row = tables.find("links", name, "a link")
-    rates = {column: float(row[column]) for column in ("bytes_per_s", "marketed_bytes_per_s", "latency_s")}
-    texts = {
-        column: row[column] for column in ("name", "family", "vendor", "reach", "source", "date", "checked", "note")
-    }
-    return LinkEntry(**rates, **texts)  # pyright: ignore[reportArgumentType]
+    return tables.entry(LinkEntry, tables.find("links", name, "a link"))
 
 
 @cache

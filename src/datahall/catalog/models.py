@@ -49,19 +49,8 @@ def model(name: str) -> ModelEntry:
     """The model called `name`; UnknownName otherwise."""
     row = tables.find("models", name, "a model")
     shape: dict[str, int | float | bool] = {column: int(row[column]) for column in _COUNTS if row[column]}
-    shape |= {column: True for column in _FLAGS if tables.yes(row, column)}
+    shape |= {column: True for column in _FLAGS if row[column] == "yes"}
     if row["window_share"]:
         shape["window_share"] = float(row["window_share"])
-    return ModelEntry(
-        name=row["name"],
-        family=row["family"],
-        shape=MappingProxyType(shape),
-        latent=tuple(int(width) for width in row["latent"].split()),
-        sequence=int(row["sequence"]),
-        published_parameters=float(row["published_parameters"]),
-        published_active_parameters=tables.number(row, "published_active_parameters"),
-        tolerance_share=float(row["tolerance_share"]),
-        source=row["source"],
-        date=row["date"],
-        note=row["note"],
-    )
+    latent = tuple(int(width) for width in row["latent"].split())
+    return tables.entry(ModelEntry, row, shape=MappingProxyType(shape), latent=latent)

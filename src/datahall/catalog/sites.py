@@ -42,9 +42,4 @@ def names() -> list[str]:
 @cache
 def site(name: str) -> SiteEntry:
     """The site called `name`; UnknownName otherwise."""
-    row = tables.find("sites", name, "a site")
-    whole = ("nodes", "devices_per_node", "scale_up_devices", "node_scale_out_links", "pod_devices", "host_cores")
-    counts = {c: int(row[c]) for c in whole}
-    shares = {c: float(row[c]) for c in ("oversubscription", "pue")}
-    texts = ("name", "accelerator", "scale_up_link", "scale_out_link", "disk", "topology", "source", "date", "note")
-    return SiteEntry(**counts, **shares, **{c: row[c] for c in texts})  # pyright: ignore[reportArgumentType]
+    return tables.entry(SiteEntry, tables.find("sites", name, "a site"))

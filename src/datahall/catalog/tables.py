@@ -1,7 +1,7 @@
-"""Reading the catalogue's CSV files, and finding a row by name or refusing with the nearest names.
+"""Reading the catalogue's CSV files: a row found by name, or refused with the nearest names, as an entry of its kind.
 
 Fast on purpose (the csv module, cached): `datahall plan` reads it at every start.  Nothing here knows what a column
-means.
+means; its entry's annotation says how it is read.
 """
 
 from __future__ import annotations
@@ -9,13 +9,26 @@ from __future__ import annotations
 import csv
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from functools import cache
 from importlib import resources
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from datahall.base.errors import UnknownName
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 RowText = Mapping[str, str]
+E = TypeVar("E", bound="DataclassInstance")
+
+_READERS: Final[Mapping[str, Callable[[str], Any]]] = {
+    "str": str,
+    "int": int,
+    "float": float,
+    "float | None": lambda text: float(text) if text else None,
+}
 
 _VENDORS = ("nvidia", "amd", "intel", "google", "aws", "huawei")
 
@@ -43,15 +56,13 @@ def names(table: str) -> list[str]:
     return [row["name"] for row in rows(table)]
 
 
-def number(row: RowText, column: str) -> float | None:
-    """The number in a cell, or None where the cell is empty."""
-    text = row[column]
-    return float(text) if text else None
+def entry(kind: type[E], row: RowText, **made: Any) -> E:
+    """A frozen dataclass of `kind` from `row`: a field a column, read as the field is annotated; `made` goes before.
 
-
-def yes(row: RowText, column: str) -> bool:
-    """Whether a cell says yes; empty is no."""
-    return row[column] == "yes"
+    An empty cell is None where the field may be None, and a ValueError in any other number.
+    """
+    read = {field.name: _READERS[str(field.type)](row[field.name]) for field in fields(kind) if field.name not in made}
+    return kind(**read, **made)
 
 
 @cache
