@@ -61,13 +61,20 @@ def test_nothing_measured_has_no_error_share():
         ("optimiser", "a slow optimiser step"),
     ],
 )
-@pytest.mark.parametrize("dose_s", [0.02, 0.05, 0.2])
+@pytest.mark.parametrize("dose_s", [0.05, 0.2])
 def test_what_was_slowed_is_named(component: str, cause: str, dose_s: float):
     found = compare(_forecast(), _measured(**{component: STEP[component] + dose_s}), 0.03).bottleneck
-    if component == "compute" and dose_s == 0.02:  # a fifth of compute, half of it inside the interval
-        assert found.excess_s < dose_s
-    else:
-        assert (found.deviating, found.cause) == (component, cause)
+    assert (found.deviating, found.cause) == (component, cause)
+
+
+@pytest.mark.parametrize("component", ["transfer", "input", "waiting", "optimiser"])
+def test_a_fiftieth_of_a_second_is_named_where_the_interval_is_narrower(component: str):
+    found = compare(_forecast(), _measured(**{component: STEP[component] + 0.02}), 0.03).bottleneck
+    assert found.deviating == component
+
+
+def test_of_a_fifth_of_compute_half_lies_inside_its_interval():
+    assert compare(_forecast(), _measured(compute=STEP["compute"] + 0.02), 0.03).bottleneck.excess_s < 0.011
 
 
 def test_a_slow_disk_is_named_by_the_stall_it_adds_to_each_step():
