@@ -23,7 +23,6 @@ from datahall.calibrate.widths import Novelty, log_scales, nearest
 Floats = NDArray[np.float64]
 
 REPEATED, FAMILIAR, UNSEEN, SHOT = "repeated", "familiar", "unseen", "shot"
-_OWN_SHARE = 0.4  # of the variance that is a plan's own, whatever ten other rows of its stack say
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +64,10 @@ def forecast_runs(trained: Trained, runs: Sequence[PublishedRun], seen: Sequence
         _condition(trained, run, bool(close), bool(same))
         for run, close, same in zip(runs, near, told.repeated, strict=True)
     )
-    left = told.unexplained * np.where(near, np.maximum(_OWN_SHARE, corrected.unexplained), 1.0)
-    scale = told.roughness * log_scales(
-        trained.fitted, runs, arrays, _novelty(trained, runs, seen, left, near, told.repeated)
-    )
-    scale = np.where(near, np.sqrt(scale * corrected.log_sd) * corrected.roughness, scale)
+    left = told.unexplained * np.where(near, corrected.unexplained, 1.0)
+    scale = log_scales(trained.fitted, runs, arrays, _novelty(trained, runs, seen, left, told.repeated))
+    both = (scale**-2 + corrected.log_sd**-2) / 2.0  # two widths of one error: the mean of their precisions
+    scale = np.where(near, both**-0.5, told.roughness * scale)
     half = scale * np.array([trained.factors.get(name, 2.0) for name in condition])
     return Forecasts(np.exp(logs), np.exp(logs - half), np.exp(logs + half), scale, condition)
 
@@ -100,7 +98,6 @@ def _novelty(
     runs: Sequence[PublishedRun],
     seen: Sequence[PublishedRun],
     left: Floats,
-    near: NDArray[np.bool_],
     repeated: NDArray[np.bool_],
 ) -> Novelty:
     known = np.vstack([trained.places, np.array([features(run) for run in seen])]) if seen else trained.places
@@ -111,6 +108,5 @@ def _novelty(
         maker_runs=np.array([trained.makers.get(run.accelerator.vendor, 0) for run in runs]),
         mixture_runs=sum(run.shape.experts > 0 for run in trained.neighbours.runs),
         distance=nearest(np.array([features(run) for run in runs]), known),
-        shown=near,
         repeated=repeated,
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from itertools import compress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -132,8 +133,10 @@ def _shot_factor(runs: Sequence[PublishedRun], start: Mapping[str, float]) -> fl
             for draw in range(4):
                 few = few_of(runs, inside, draw)
                 rest = [runs[index] for index in inside if index not in few]
-                ratios += _ratios(rest, forecast_runs(trained, rest, [runs[index] for index in few])).tolist()
-                owners += rest
+                found = forecast_runs(trained, rest, [runs[index] for index in few])
+                close = [name == SHOT for name in found.condition]  # some have no row of their own stack among the few
+                ratios += _ratios(rest, found)[close].tolist()
+                owners += compress(rest, close)
     return _quantile(np.array(ratios), owners)
 
 

@@ -34,16 +34,15 @@ MOST_ROWS = 10
 
 @dataclass(frozen=True, slots=True)
 class Corrected:
-    """Log corrections of some runs, the share of the variance that the seen rows leave open, and its root.
+    """Log corrections of some runs, the share of the variance that the seen rows leave open, and how unsure kriging is.
 
-    `roughness` is how far off the seen rows that are most alike are, each forecast from the others, over what the
-    covariance expects.
+    Both widen where the seen rows that are most alike are further off, each forecast from the others, than the
+    covariance expects, so that the share may pass 1, and shrink where they are nearer.
     """
 
     log_correction: Floats
     unexplained: Floats
     log_sd: Floats
-    roughness: Floats
 
 
 def correct(
@@ -56,7 +55,7 @@ def correct(
     """What `seen` runs say about the forecasts of `runs`; `explained` is what neighbours already said of them."""
     if not seen:
         ones = np.ones(len(runs))
-        return Corrected(0.0 * ones, ones, ones, ones)
+        return Corrected(0.0 * ones, ones, ones)
     slopes = linearised(arrays or design(runs), fitted.log_constants())[1]
     base, known_slopes = linearised(design(seen), fitted.log_constants())
     effects = np.array([fitted.effect(run) for run in seen])
@@ -65,13 +64,11 @@ def correct(
     across = _covariance(runs, slopes, seen, known_slopes)
     own, known = _own_variance(runs, slopes), _own_variance(seen, known_slopes)
     share = np.einsum("ij,jk,ik->i", across, inverse, across, optimize=True) / own
-    unexplained = np.clip(1.0 - share, 0.0, 1.0)
     surprise = (inverse @ residual) ** 2 / np.diag(inverse)  # squared, of each row beside what the others say of it
     alike = (across / np.sqrt(np.outer(own, known))) ** _ALIKE_POWER
     rough = (alike @ surprise + _ROUGH_PRIOR) / (alike.sum(axis=1) + _ROUGH_PRIOR)
-    return Corrected(
-        across @ inverse @ residual, unexplained, np.sqrt(unexplained * own + NOISE_LOG_SD**2), np.sqrt(rough)
-    )
+    unexplained = rough * np.clip(1.0 - share, 0.0, 1.0)
+    return Corrected(across @ inverse @ residual, unexplained, np.sqrt(unexplained * own + NOISE_LOG_SD**2))
 
 
 def features(run: PublishedRun) -> Floats:

@@ -2,9 +2,9 @@
 
 Variances of the logarithm add up: how well the fit knows the constants that the step leans on; a stack, an accelerator
 and a maker of accelerators with few fitted runs; the share of the step that experts take; distance from all fitted
-plans.  All of it shrinks by what neighbours of the same stack explain; the noise of a published figure, the row's own
-blanks and what a network does to the step stay.  The widths were fitted by likelihood to runs of families,
-accelerators and models left out, but for those that say otherwise.
+plans.  All of it shrinks by what neighbours of the same stack and rows shown explain; the noise of a published figure,
+the row's own blanks and what a network does to the step stay.  The widths were fitted by likelihood to runs of
+families, accelerators and models left out, but for those that say otherwise.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ MIXTURE_LOG_SD = 0.35  # of the share of the step that experts and their exchang
 FIRST_MIXTURE_LOG_SD = 0.45  # the same, where no fitted run is a mixture
 DISTANCE_LOG_SD = 0.055  # per unit of distance beyond one from the nearest fitted plan
 TRANSFER_LOG_SD = 0.30  # of the share of the step that transfers add: every cluster's network is its own
-SEEN_DISTANCE_LOG_SD = 0.10  # per unit of distance from the nearest known plan, where a few rows of the stack were seen
 NOISE_LOG_SD = 0.023  # of a published figure
 CAVEAT_LOG_SD = 0.03  # of one published with a caveat
 BLANKS_SHARE = 0.35  # of half the range over the readings of a row
@@ -43,9 +42,9 @@ _FEW_RUNS = 5.0  # runs of a stack or accelerator that leave half of it open
 
 @dataclass(frozen=True, slots=True)
 class Novelty:
-    """What was seen of each run before: the share that neighbours leave open, fitted runs of its stack, its accelerator
-    and that one's maker, fitted mixtures of experts in all, distance to the nearest known plan, whether rows of its
-    stack were shown, and whether the very plan was fitted."""
+    """What was seen of each run before: the share that neighbours and shown rows leave open, fitted runs of its stack,
+    its accelerator and that one's maker, fitted mixtures of experts in all, distance to the nearest known plan, and
+    whether the very plan was fitted."""
 
     unexplained: Floats
     stack_runs: NDArray[Any]
@@ -53,7 +52,6 @@ class Novelty:
     maker_runs: NDArray[Any]
     mixture_runs: int
     distance: Floats
-    shown: NDArray[np.bool_]
     repeated: NDArray[np.bool_]
 
 
@@ -76,8 +74,7 @@ def log_scales(fitted: Fitted, runs: Sequence[PublishedRun], arrays: Design, nov
     noise = np.array([NOISE_LOG_SD if run.quality == "A" else CAVEAT_LOG_SD for run in runs])
     blanks = BLANKS_SHARE * arrays.spread(arrays.scale * steps.total)
     network = TRANSFER_LOG_SD * np.where(novelty.repeated, 0.0, arrays.mean(steps.transfer / steps.total))
-    apart_from_shown = SEEN_DISTANCE_LOG_SD * np.where(novelty.shown, novelty.distance, 0.0)
-    return np.sqrt(novelty.unexplained * open_variance + noise**2 + blanks**2 + network**2 + apart_from_shown**2)
+    return np.sqrt(novelty.unexplained * open_variance + noise**2 + blanks**2 + network**2)
 
 
 def nearest(places: Floats, known: Floats) -> Floats:
