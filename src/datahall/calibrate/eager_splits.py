@@ -110,6 +110,7 @@ def eager_habits(habits: StackHabits, plan: ComputePlan, layers: int, link: Mapp
         pipeline_exposed=1.0,
         sends_wait=1.0,
         own_latents=1.0,
+        own_routers=1.0,
         tied_exposed=1.0,
         expert_latency=0.0,
         expert_updates=1.0,
