@@ -35,6 +35,7 @@ class StackHabits:
     sends_wait: Any = (
         0.0  # 1 where a stage cannot tell a send from waiting for its neighbour, and both count as waiting
     )
+    layer_meetings: Any = 0.0  # times a step that the ranks of a stage wait for each other at each layer
     tied_exposed: Any = 0.0  # of the sum of a tied table over the first and the last stage (fits: without it)
     selective_linear: Any = 0.0
     selective_core: Any = 1.0
