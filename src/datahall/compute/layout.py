@@ -84,6 +84,12 @@ def held_layers(layers: int, plan: ComputePlan, stage: int) -> list[int]:
 
 def check_runnable(plan: ComputePlan) -> None:
     """Refused unless datahall runs this split: data, any ZeRO stage, context, tensor, pipeline, experts."""
+    if plan.zero_stage not in range(4):
+        raise Refused(
+            f"ZeRO has stages 0 to 3, not {plan.zero_stage}.",
+            where="plan.compute.zero_stage",
+            hint="Choose 3 to spread everything.",
+        )
     if not groups_nest(plan):
         raise Refused(
             f"groups of {plan.expert} expert ranks and of {plan.shards} that share a copy are not inside one another.",

@@ -5,8 +5,9 @@ import torch
 import torch.distributed as dist
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
+from datahall.base.errors import Refused
 from datahall.compute.execute_grid import Grid
-from datahall.compute.layout import groups_nest
+from datahall.compute.layout import check_runnable, groups_nest
 from datahall.compute.plan import ComputePlan
 
 
@@ -42,6 +43,11 @@ def test_groups_that_overlap_are_none():
     assert groups_nest(ComputePlan(data=12, expert=3, shard_group=4))  # without ZeRO nothing is shared
     assert not groups_nest(ComputePlan(data=12, expert=3, zero_stage=1, shard_group=4))
     assert not groups_nest(ComputePlan(data=6, expert=4))
+
+
+def test_zero_has_four_stages():
+    with pytest.raises(Refused, match="stages 0 to 3, not 7"):
+        check_runnable(ComputePlan(data=2, zero_stage=7))
 
 
 def _spreading(plan, rank):
