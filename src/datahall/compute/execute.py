@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint as recompute
 
 from datahall.base.errors import Incompatible, Refused
 from datahall.base.workload import Workload
+from datahall.compute.execute_buffers import agreed_buffers, buffers_of, restore_buffers
 from datahall.compute.execute_optimiser import allocate_state, make_optimiser, optimiser_tensors, restore_optimiser
 from datahall.compute.layout import check_runnable
 from datahall.compute.plan import ComputePlan
@@ -25,6 +26,7 @@ from datahall.compute.plan import ComputePlan
 Mark = Callable[[str], None]
 Exchange = Callable[[Any], "torch.futures.Future[torch.Tensor]"]  # a DDP bucket to the future of its sum
 
+_MODEL = "model."
 _DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -33,7 +35,7 @@ class Executor(Protocol):
 
     `data_rank` of `data_world` says which share of the global batch this worker reads; of the workers that read the
     same share, one `logs_samples`.  `group_key` tells groups apart whose members exchange gradients with each other.
-    Over `stage_group` a pipeline's stages hand one another activations and gradients.  `actions` is what the worker
+    Seconds that the loop is blocked by other transfers belong to component `blocked_in`.  `actions` is what the worker
     did in the last pass of a pipeline's schedule, in order: (F or B, stage, micro-batch).  Nothing that `optimiser`
     holds changes but in `update` (and in `restore`), after its own step has begun.
     """
@@ -42,7 +44,7 @@ class Executor(Protocol):
     data_world: int
     logs_samples: bool
     group_key: int
-    stage_group: dist.ProcessGroup | None
+    blocked_in: str
     actions: list[tuple[str, int, int]] | None
 
     @property
@@ -123,7 +125,7 @@ class DataParallel:
 
     logs_samples = True
     group_key = 0
-    stage_group: dist.ProcessGroup | None = None
+    blocked_in = "transfer"
     actions: list[tuple[str, int, int]] | None = None
 
     def __init__(
@@ -178,18 +180,26 @@ class DataParallel:
         """What is trained, buffers and the optimiser's state; `build` makes what is frozen, the same every time."""
         if complete and not self.optimiser.state:
             allocate_state(self.optimiser)
-        return {**_module_tensors(self.module), **optimiser_tensors(self.optimiser)}
+        buffers = agreed_buffers([self.module], dist.group.WORLD if self.data_world > 1 else None)
+        return {
+            **in_checkpoint({**self._trained(), **buffers}),
+            **optimiser_tensors(self.optimiser, list(self._trained().values())),
+        }
 
     def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Take over what `tensors` gave."""
         with torch.no_grad():
-            for name, tensor in _module_tensors(self.module).items():
-                tensor.copy_(tensors[name])
-        restore_optimiser(self.optimiser, tensors)
+            for name, parameter in self._trained().items():
+                parameter.copy_(tensors[f"model.{name}"])
+        restore_buffers([self.module], of_model(tensors))
+        restore_optimiser(self.optimiser, list(self._trained().values()), tensors)
 
     def whole_weights(self) -> dict[str, torch.Tensor]:
         """As in Executor."""
-        return {name.removeprefix("model."): tensor for name, tensor in whole(_module_tensors(self.module)).items()}
+        return whole({**self._trained(), **buffers_of([self.module])})
+
+    def _trained(self) -> dict[str, nn.Parameter]:
+        return {name: parameter for name, parameter in self.module.named_parameters() if parameter.requires_grad}
 
     def _exchanging(self, *, last: bool) -> AbstractContextManager[Any]:
         if last or not isinstance(self.replica, DistributedDataParallel):
@@ -209,6 +219,16 @@ def whole(held: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         name: (tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor).detach()  # pyright: ignore
         for name, tensor in held.items()
     }
+
+
+def in_checkpoint(held: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Parameters and buffers under the names that they have in a checkpoint."""
+    return {f"{_MODEL}{name}": tensor.detach() for name, tensor in held.items()}
+
+
+def of_model(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Of a checkpoint's tensors those of the model, under their names in it."""
+    return {name.removeprefix(_MODEL): tensor for name, tensor in tensors.items() if name.startswith(_MODEL)}
 
 
 def autocast_dtype(precision: str) -> torch.dtype | None:
@@ -270,9 +290,3 @@ def to_device(batch: Any, device: torch.device) -> Any:
     if isinstance(batch, Mapping):
         return {key: to_device(value, device) for key, value in batch.items()}
     return type(batch)(to_device(value, device) for value in batch)
-
-
-def _module_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
-    trained = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
-    parameters = {f"model.{name}": parameter.detach() for name, parameter in trained}
-    return {**parameters, **{f"model.{name}": buffer for name, buffer in module.named_buffers()}}

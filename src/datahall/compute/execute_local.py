@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor
 
 from datahall.base.workload import Workload
 from datahall.compute import execute
+from datahall.compute.execute_buffers import agreed_buffers, buffers_of, restore_buffers
 from datahall.compute.execute_context import OwnTokens
 from datahall.compute.execute_experts import Experts
 from datahall.compute.execute_grid import Grid, Placed
@@ -119,6 +120,7 @@ class HoldsPieces:
     """
 
     state: State
+    parts: Sequence[nn.Module]  # of the model, as this worker holds them
     grid: Grid
     experts: Experts
     shapes: Mapping[str, torch.Size]  # of all trained parameters of the whole model
@@ -136,15 +138,19 @@ class HoldsPieces:
 
     def tensors(self, *, complete: bool = False) -> dict[str, torch.Tensor]:
         """As in Executor."""
-        return self.state.tensors(complete=complete)
+        ranks = self.grid.holders()
+        buffers = agreed_buffers(self.parts, None if ranks is None else ranks.get_group())
+        return {**self.state.tensors(complete=complete), **execute.in_checkpoint(buffers)}
 
     def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """As in Executor."""
         self.state.restore(tensors)
+        restore_buffers(self.parts, execute.of_model(tensors))
 
     def whole_weights(self) -> dict[str, torch.Tensor]:
         """As in Executor."""
-        return self.experts.complete(execute.whole(self.state.held), self.shapes)
+        whole = self.experts.complete(execute.whole(self.state.held), self.shapes)
+        return {**whole, **execute.whole(buffers_of(self.parts))}
 
     def sum_gradients(self, mark: execute.Mark) -> None:
         """Sum what is not summed yet when the last backward pass is over."""
@@ -163,7 +169,7 @@ class HoldsPieces:
 class HoldsModel(HoldsPieces, Placed):
     """The part of an executor that is the same wherever each worker takes whole micro-batches through whole blocks."""
 
-    stage_group: dist.ProcessGroup | None = None
+    blocked_in = "transfer"
     actions: list[tuple[str, int, int]] | None = None
 
     def __init__(self, workload: Workload, plan: ComputePlan, device: torch.device) -> None:
@@ -173,6 +179,7 @@ class HoldsModel(HoldsPieces, Placed):
         self.summed_late = plan.zero_stage < 2 or self.grid.layout.copies == 1
         self.precision = execute.autocast_dtype(plan.precision) if self.summed_late else None
         self.module: nn.Module = workload.model.to(device)
+        self.parts = [self.module]
         self.tokens = OwnTokens(workload, self.grid, device)
         execute.recompute_parts(self.module, workload, plan.recompute)
         self.shapes = {name: parameter.shape for name, parameter in trained([self.module]).items()}

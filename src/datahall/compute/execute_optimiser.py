@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -24,6 +26,39 @@ def optimiser_of(workload: Workload, parameters: list[nn.Parameter]) -> torch.op
     return torch.optim.AdamW(parameters, lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
 
 
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Parameters, by name, that a workload's optimiser treats alike (learning rate, weight decay, ...)."""
+
+    names: frozenset[str]
+    options: Mapping[str, Any]
+
+
+def groups_of(workload: Workload, held: Mapping[str, torch.Tensor]) -> list[Group]:
+    """The groups that the workload's optimiser makes of parameters in their own shapes."""
+    parameters = {name: nn.Parameter(tensor) for name, tensor in held.items()}
+    names = {id(parameter): name for name, parameter in parameters.items()}
+    found: list[Group] = []
+    for group in optimiser_of(workload, list(parameters.values())).param_groups:
+        options = {key: value for key, value in group.items() if key != "params"}
+        found.append(Group(frozenset(names[id(one)] for one in group["params"]), options))
+    return found
+
+
+def optimiser_in_groups(
+    workload: Workload, groups: Sequence[Group], parameters: Sequence[list[nn.Parameter]]
+) -> torch.optim.Optimizer:
+    """The workload's optimiser of other `parameters` in the same groups, by whose shapes it could not make them."""
+    if len(groups) == 1:
+        return optimiser_of(workload, parameters[0])
+    example = optimiser_of(workload, [one for group in parameters for one in group])
+    made = [{**group.options, "params": own} for group, own in zip(groups, parameters, strict=True) if own]
+    example.param_groups.clear()
+    for group in made:
+        example.add_param_group(group)
+    return example
+
+
 def allocate_state(optimiser: torch.optim.Optimizer) -> None:
     """Let the optimiser make its state by a step that moves nothing: no gradient, no learning rate."""
     rates = [group["lr"] for group in optimiser.param_groups]
@@ -41,21 +76,25 @@ def allocate_state(optimiser: torch.optim.Optimizer) -> None:
                 value.zero_()
 
 
-def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """The optimiser's state as tensors by name, for a checkpoint."""
+def optimiser_tensors(optimiser: torch.optim.Optimizer, parameters: Sequence[nn.Parameter]) -> dict[str, torch.Tensor]:
+    """The optimiser's state as tensors, for a checkpoint, named by the place of each parameter among all trained ones.
+
+    Not by its place in the optimiser, which may have it in another group.
+    """
     return {
-        f"optimiser.{index}.{name}": torch.as_tensor(value)
-        for index, state in optimiser.state_dict()["state"].items()
-        for name, value in state.items()
+        f"optimiser.{position}.{name}": torch.as_tensor(value)
+        for position, parameter in enumerate(parameters)
+        for name, value in optimiser.state.get(parameter, {}).items()
         if value is not None
     }
 
 
-def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
+def restore_optimiser(
+    optimiser: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], tensors: Mapping[str, torch.Tensor]
+) -> None:
     """Take over what `optimiser_tensors` gave."""
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for key, tensor in tensors.items():
-        if key.startswith("optimiser."):
-            _, index, name = key.split(".", 2)
-            state.setdefault(int(index), {})[name] = tensor.clone()
-    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+    for position, parameter in enumerate(parameters):
+        prefix = f"optimiser.{position}."
+        state = {key.removeprefix(prefix): value.clone() for key, value in tensors.items() if key.startswith(prefix)}
+        if state:
+            optimiser.state[parameter] = state

@@ -17,6 +17,7 @@ from datahall.base.errors import Refused
 from datahall.base.workload import Workload
 from datahall.compute import execute
 from datahall.compute.execute import Mark
+from datahall.compute.execute_buffers import buffers_of, restore_buffers
 from datahall.compute.execute_context import OwnTokens
 from datahall.compute.execute_experts import Experts
 from datahall.compute.execute_grid import Grid, Placed
@@ -31,6 +32,8 @@ from datahall.compute.plan import ComputePlan
 class Pipelined(HoldsPieces, Placed):
     """One worker's stages; micro-batches flow through all workers of its copy."""
 
+    blocked_in = "waiting"
+
     def __init__(self, workload: Workload, plan: ComputePlan, bucket_bytes: int, device: torch.device) -> None:
         check_stages(workload, plan)
         if plan.tensor > 1:
@@ -39,7 +42,7 @@ class Pipelined(HoldsPieces, Placed):
         self.precision = execute.autocast_dtype(plan.precision)
         self.grid = Grid(plan, device)
         self.take_place(self.grid)
-        self.stage_group = self.grid.group("pipeline")
+        self.group = self.grid.group("pipeline")
         self.summed_late = plan.zero_stage < 2 or self.grid.layout.copies == 1
         model: nn.Module = workload.model.to(device)
         self.tokens = OwnTokens(workload, self.grid, device)
@@ -47,12 +50,15 @@ class Pipelined(HoldsPieces, Placed):
         self.shapes = {name: parameter.shape for name, parameter in trained([model]).items()}
         parts = self._cut(model, plan)
         self.experts = Experts(workload, plan, self.grid)
-        mine = list(parts.values())
-        self.state = spread(workload, plan, mine, list(self.shapes), self.grid, self.experts, bucket_bytes)
+        self.parts = list(parts.values())
+        earlier = [name for name, places in self.common.items() if places[0] != self.grid.place.stage]
+        self.state = spread(
+            workload, plan, self.parts, list(self.shapes), self.grid, self.experts, bucket_bytes, earlier
+        )
         self.actions: list[tuple[str, int, int]] | None = []
         count = plan.pipeline * plan.virtual_stages
         self.stages = [
-            NotedStage(part, index, count, device, self.stage_group, self.actions) for index, part in parts.items()
+            NotedStage(part, index, count, device, self.group, self.actions) for index, part in parts.items()
         ]
         self.first, self.last = self.stages[0].is_first, self.stages[-1].is_last
         self.schedule = schedule_of(plan, self.stages, self._loss)
@@ -64,7 +70,9 @@ class Pipelined(HoldsPieces, Placed):
         whole = self._whole(list(batches))
         mark("forward")
         loss = self._pass(whole)
-        self._sum_common()  # between stages, and waited for as all that they hand one another is
+        if self.common:
+            mark("exchange")
+            self._sum_common()
         self.sum_gradients(mark)
         return loss
 
@@ -82,8 +90,15 @@ class Pipelined(HoldsPieces, Placed):
         for name, shape in self.shapes.items():
             mine = held.get(name)
             tensor = torch.empty(shape, device=self.device) if mine is None else mine.contiguous()
-            dist.broadcast(tensor, group=self.stage_group, group_src=owner_of[name])
+            dist.broadcast(tensor, group=self.group, group_src=owner_of[name])
             found[name] = tensor
+        return {**found, **self._whole_buffers()}
+
+    def _whole_buffers(self) -> dict[str, torch.Tensor]:
+        mine, found = execute.whole(buffers_of(self.parts)), dict[str, torch.Tensor]()
+        for name, (owner, example) in self.buffers.items():
+            found[name] = mine[name].clone() if owner == self.grid.place.stage else torch.empty_like(example)
+            dist.broadcast(found[name], group=self.group, group_src=owner)
         return found
 
     def _cut(self, model: nn.Module, plan: ComputePlan) -> dict[int, nn.Module]:
@@ -92,10 +107,13 @@ class Pipelined(HoldsPieces, Placed):
         count = plan.pipeline * plan.virtual_stages
         made: dict[int, nn.Module] = {}
         self.names_of: list[list[str]] = []
+        self.buffers: dict[str, tuple[int, torch.Tensor]] = {}  # of all stages: who has it, and one of its shape
         for index in range(count):
             own = stage_layers(len(self.workload.cut_points), count, index)
             part = self.workload.cut(model, own.start, own.stop)  # pyright: ignore[reportOptionalCall]
             self.names_of.append([name for name, _ in part.named_parameters()])
+            for name, buffer in buffers_of([part]).items():
+                self.buffers.setdefault(name, (index % plan.pipeline, buffer))
             if index % plan.pipeline == self.grid.place.stage:
                 made[index] = part
                 self.shared += cut_modules(part, self.workload, plan, ranks)
@@ -133,20 +151,20 @@ class Pipelined(HoldsPieces, Placed):
             found = {stage: torch.empty_like(mine) for stage in stages}
             found[self.grid.place.stage] = mine
             others = [stage for stage in stages if stage != self.grid.place.stage]
-            sends = [dist.P2POp(dist.isend, mine, group=self.stage_group, group_peer=stage) for stage in others]
-            receives = [
-                dist.P2POp(dist.irecv, found[stage], group=self.stage_group, group_peer=stage) for stage in others
-            ]
+            sends = [dist.P2POp(dist.isend, mine, group=self.group, group_peer=stage) for stage in others]
+            receives = [dist.P2POp(dist.irecv, found[stage], group=self.group, group_peer=stage) for stage in others]
             for work in dist.batch_isend_irecv([*sends, *receives]):
                 work.wait()
             mine.copy_(torch.stack(list(found.values())).sum(0))
 
     def _warm_up(self, plan: ComputePlan) -> None:
-        """One pass of nothing: PyTorch's stages tell each other their shapes in the first."""
+        """One pass of nothing, for PyTorch's stages to tell each other their shapes; buffers stay as they were."""
+        buffers = {name: buffer.clone() for name, buffer in buffers_of(self.parts).items()}
         ids = list(range(plan.micro_batch))
         batch = self.workload.data.batch([one % len(self.workload.data) for one in ids])
         self._pass(self._whole([batch] * plan.accumulation))
         self.state.forget()
+        restore_buffers(self.parts, buffers)
 
     def _owners(self) -> dict[str, int]:
         stages = self.grid.layout.pipeline

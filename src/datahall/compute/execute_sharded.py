@@ -15,7 +15,7 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.fsdp._fully_shard._fsdp_common import FSDPMeshInfo, HSDPMeshInfo, ShardPlacementResult
-from torch.distributed.tensor import Shard
+from torch.distributed.tensor import DTensor, Shard
 
 from datahall.base.workload import Workload
 from datahall.compute import execute
@@ -46,22 +46,21 @@ def spread(
     grid: Grid,
     experts: Experts,
     bucket_bytes: int = 0,
+    elsewhere: Sequence[str] = (),
 ) -> FlatState | LocalState:
     """What a worker holds of `modules`, spread over the workers that hold the same as the plan's ZeRO stage says.
 
     Those are all data and context ranks, and of `experts` the ones that hold the same.  `names` are all trained
-    parameters of the whole model.  With ZeRO stages 2 and 3 PyTorch sums the gradients itself; otherwise they travel
-    once a step, without ZeRO in buckets.
+    parameters of the whole model, `elsewhere` those that an earlier stage holds too.  With ZeRO stages 2 and 3 PyTorch
+    sums the gradients itself; otherwise they travel once a step, without ZeRO in buckets.
     """
     held = trained(modules)
     routed = [name for name in held if name in experts.owners]
     others = [name for name in held if name not in experts.owners]
     if plan.zero_stage == 1 and held:
-        place = f"{grid.place.stage}.{grid.place.tensor}"
-        whole = grid.layout.tensor * grid.layout.pipeline == 1
-        flat = Holding(others, grid.spreading(), "flat" if whole else f"flat.{place}")
-        own = Holding(routed, grid.spreading(experts.ranks), f"experts.{place}.{experts.place}")
-        return FlatState(workload, modules, [flat, own])
+        holdings = [Holding(others, grid.spreading()), Holding(routed, grid.spreading(experts.ranks))]
+        same = {name for name, one in held.items() if grid.place.tensor and not _is_cut(one)}
+        return FlatState(workload, modules, holdings, names, same | set(elsewhere))
     if plan.zero_stage > 1 and (ranks := grid.spreading()) is not None:
         owned = _Meshes(ranks, grid.spreading(experts.ranks), experts.parameters(modules))
         for module in modules:
@@ -70,6 +69,11 @@ def spread(
     holders = [(grid.holders(), others), (grid.holders(experts.ranks), routed)]
     summed = [(ranks.get_group(), own) for ranks, own in holders if ranks is not None]
     return LocalState(workload, modules, names, summed, bucket_bytes)
+
+
+def _is_cut(parameter: nn.Parameter) -> bool:
+    """Whether tensor ranks hold different pieces of a parameter."""
+    return isinstance(parameter, DTensor) and any(placement.is_shard() for placement in parameter.placements)
 
 
 class _Meshes:

@@ -16,7 +16,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
 
 from datahall.base.workload import Workload
-from datahall.compute.execute import DataParallel, Mark
+from datahall.compute.execute import DataParallel, Mark, in_checkpoint
+from datahall.compute.execute_buffers import buffers_of
 from datahall.decisions.plan import Plan
 from datahall.network.execute_compress import LocalUpdates
 from datahall.real.record import Recorder
@@ -30,7 +31,7 @@ class LocallyUpdated:
 
     logs_samples = True
     group_key = 0
-    stage_group: dist.ProcessGroup | None = None
+    blocked_in = "transfer"
     actions: list[tuple[str, int, int]] | None = None
 
     def __init__(self, workload: Workload, plan: Plan, device: torch.device, recorder: Recorder) -> None:
@@ -65,9 +66,10 @@ class LocallyUpdated:
             self.recorder.mark("optimiser")
 
     def tensors(self, *, complete: bool = False) -> dict[str, torch.Tensor]:
-        """Parameters and outer momentum, which all have, and every worker's own optimiser as one row of a whole."""
+        """Parameters and outer momentum, which all have; every worker's own optimiser and buffers as rows of wholes."""
         found = self.inner.tensors(complete=complete)
-        for name in [name for name in found if name.startswith(_OWN)]:
+        own = [*(name for name in found if name.startswith(_OWN)), *in_checkpoint(buffers_of([self.inner.module]))]
+        for name in own:
             found[name] = DTensor.from_local(found[name].unsqueeze(0).contiguous(), self.mesh, (Shard(0),))
         return {**found, _OUTER: self.updates.momentum}
 

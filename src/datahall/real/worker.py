@@ -130,13 +130,19 @@ def _touch_libraries(precision: str, device: torch.device) -> None:
 
 
 def _observe(job: Job, workload: Workload, executor: execute.Executor, recorder: Recorder) -> None:
-    """What is read after the run: FLOPs of one untimed step, the workload's metrics, the weights."""
+    """What is read after the run: the workload's metrics, the weights, and FLOPs of one untimed step.
+
+    The step comes last, since running statistics change with it.
+    """
+    if workload.metrics or job.keep_weights:
+        _read_weights(job, workload, executor, recorder)
     if job.count_flops:
         _count_flops(job, workload, executor, recorder)
     if executor.actions is not None:
         recorder.event("order", actions=executor.actions)
-    if not workload.metrics and not job.keep_weights:
-        return
+
+
+def _read_weights(job: Job, workload: Workload, executor: execute.Executor, recorder: Recorder) -> None:
     weights = executor.whole_weights()
     if recorder.rank != 0:
         return

@@ -84,10 +84,11 @@ def save(
 ) -> Saved:
     """Write `state` as step `step` and return when it is committed and durable.
 
-    What is no DTensor is taken from the first rank that has its name.  `shards` is files per rank; `keep` retires all
-    but the newest few and this one after the commit (0 keeps all); `replace` allows a step that is committed already to
-    be written anew; what `check` raises on one rank fails the save on all; seconds count from `began` (by
-    time.perf_counter).  Raises StoreFault, and UsageError for a wrong argument; a failure touches nothing committed.
+    What is no DTensor is taken from one of the ranks that have its name, and must be the same on them.  `shards` is
+    files per rank; `keep` retires all but the newest few and this one after the commit (0 keeps all); `replace` allows
+    a step that is committed already to be written anew; what `check` raises on one rank fails the save on all; seconds
+    count from `began` (by time.perf_counter).  Raises StoreFault, and UsageError for a wrong argument; a failure
+    touches nothing committed.
     """
     began = time.perf_counter() if began is None else began
     _check_codec(codec, allow_loss)

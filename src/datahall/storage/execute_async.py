@@ -207,6 +207,9 @@ def _memory(tensor: torch.Tensor) -> tuple[torch.device, int]:
 
 def _as_cut(value: torch.Tensor, buffer: torch.Tensor) -> torch.Tensor:
     """`buffer` in the place of what this rank holds of `value`."""
+    spread: Any = value
+    if hasattr(spread, "over"):  # a part of a tensor that says itself which
+        return spread.over(buffer)
     if not isinstance(value, DTensor):
         return buffer
     mesh, placements = value.device_mesh, value.placements

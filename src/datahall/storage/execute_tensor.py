@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
-from torch.distributed.tensor import DTensor
 
 from datahall.storage.faults import Unsafe
 
@@ -50,7 +49,8 @@ def is_plain(tensor: torch.Tensor) -> bool:
 
 def local(tensor: torch.Tensor) -> torch.Tensor:
     """What this rank holds of a tensor."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    whole: Any = tensor
+    return whole.to_local() if hasattr(whole, "to_local") else tensor
 
 
 def view_bytes(tensor: torch.Tensor) -> memoryview:
