@@ -6,11 +6,11 @@
         UnknownName                a name that the catalogue does not have, with its neighbours
         Incompatible               a combination that cannot exist (fp8 on an A100)
       NoPlan              exit 3   nothing meets the goal; lists what stood in the way
-      OutsideTolerance    exit 4   the forecast missed by more than its tolerance
       Refused             exit 1   outside the validated range; the reason is the answer
       SealBroken          exit 1   a sealed forecast was changed after it was sealed
       WorldFailed         exit 1   a machine, a disk, a port or a worker failed
 
+A forecast that missed by more than its tolerance is a result, no failure: the commands that compare end with 4.
 Every message says where, what, why and what next.  This module only names failures; it never logs or exits.
 """
 
@@ -70,12 +70,6 @@ class NoPlan(DatahallError):
     def __init__(self, what: str, *, reasons: dict[str, int] | None = None, where: str = "", hint: str = "") -> None:
         super().__init__(what, where=where, hint=hint)
         self.reasons = dict(reasons or {})
-
-
-class OutsideTolerance(DatahallError):
-    """The measurement fell outside the forecast's tolerance."""
-
-    exit_code = EXIT_OUTSIDE_TOLERANCE
 
 
 class Refused(DatahallError):

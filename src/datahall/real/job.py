@@ -6,7 +6,7 @@ Plain values only; a worker builds everything else itself.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +73,3 @@ def load_job(path: Path) -> Job:
     values["injection"] = Injection(**values["injection"]) if values["injection"] else None
     values["import_paths"], values["hosts"] = tuple(values["import_paths"]), tuple(values["hosts"])
     return Job(**values)
-
-
-def describe(job: Job) -> dict[str, Any]:
-    """The parts of a job that an event log should hold."""
-    return {"attempt": job.attempt, "workers": job.workers, "stop": job.stop, "plan": asdict(job.plan.compute)}

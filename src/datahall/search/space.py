@@ -111,45 +111,40 @@ def _degrees(case: Case, count: int, impossible: Counter[str]) -> Iterator[tuple
 def _block(case: Case, data: int, tensor: int, pipeline: int, context: int, *, wide: bool) -> Numbers:
     """The plans of one choice of degrees, one a row in the order of `_COLUMNS`."""
     local = case.application.global_batch // data
-    usual = [m for m in divisors(local) if m <= _LARGEST_MICRO_BATCH and (m & (m - 1) == 0 or m <= 3)]
-    micro = divisors(local) if wide else usual
-    virtual = _virtual(case.model.layers, pipeline, case.model.layers if wide else _MOST_VIRTUAL)
-    sharding = _sharding(data * context, context, wide)
-    expert = [e for e in divisors(case.model.experts or 1) if (data * context) % e == 0]
-    sequence = [1, 0] if wide and tensor > 1 else [1]
-    bubble = [1.0, BUBBLE_SHARES["zero-bubble"]] if wide and pipeline > 1 else [1.0]
-    options = np.array(sharding, dtype=float)
-    m, v, s, e, r, q, b = (
-        axis.ravel()
-        for axis in np.meshgrid(
-            micro, virtual, np.arange(len(options)), expert, [0, 1, 2], sequence, bubble, indexing="ij"
-        )
-    )
+    sharding = np.array(_sharding(data * context, context, wide), dtype=float)
+    choices = {
+        "micro_batch": _micro_batches(local, wide),
+        "virtual_stages": _virtual(case.model.layers, pipeline, case.model.layers if wide else _MOST_VIRTUAL),
+        "sharding": np.arange(len(sharding)),
+        "expert": [e for e in divisors(case.model.experts or 1) if (data * context) % e == 0],
+        "recompute": [0, 1, 2],
+        "sequence_parallel": [1, 0] if wide and tensor > 1 else [1],
+        "bubble_share": [1.0, BUBBLE_SHARES["zero-bubble"]] if wide and pipeline > 1 else [1.0],
+    }
+    axes = np.meshgrid(*choices.values(), indexing="ij")
+    values: dict[str, Any] = {name: axis.ravel() for name, axis in zip(choices, axes, strict=True)}
+    chosen = sharding[values.pop("sharding")]
+    values |= {"zero_stage": chosen[:, 0], "shard_group": chosen[:, 1], "accumulation": local // values["micro_batch"]}
+    degrees = {"data": data, "tensor": tensor, "pipeline": pipeline, "context": context}
+    values |= {name: np.full(len(chosen), degree) for name, degree in degrees.items()}
+    kept = _reasonable(values)
+    return np.stack([values[name][kept] for name in _COLUMNS], axis=1)
+
+
+def _reasonable(values: Mapping[str, Any]) -> Any:
+    """A mask over plans: those that can exist and that no other beats whatever the hardware."""
+    steps, stages, bubble = values["accumulation"], values["pipeline"], values["bubble_share"]
     # Interleaving wants rounds of as many micro-batches as there are stages.  Zero-bubble wants equal rounds, and would
     # recompute whole blocks twice, once for each half of a backward pass.
-    steps = local // m
-    allowed = (v == 1) | (steps % pipeline == 0)
-    allowed &= (b == 1.0) | ((r < 2) & (steps % np.maximum(1, steps // pipeline) == 0))
-    allowed &= (options[s, 0] != 2) | (m == local)  # ZeRO-2 over micro-steps scatters at each: ZeRO-1 or 3 does better
-    allowed &= _nest(e, context) & _nest(e, options[s, 1])
-    m, v, s, e, r, q, b = (axis[allowed] for axis in (m, v, s, e, r, q, b))
-    one = np.ones(len(m))
-    values = {
-        "data": data * one,
-        "tensor": tensor * one,
-        "pipeline": pipeline * one,
-        "virtual_stages": v,
-        "context": context * one,
-        "expert": e,
-        "zero_stage": options[s, 0],
-        "shard_group": options[s, 1],
-        "micro_batch": m,
-        "accumulation": local // m,
-        "recompute": r,
-        "sequence_parallel": q,
-        "bubble_share": b,
-    }
-    return np.stack([values[name] for name in _COLUMNS], axis=1)
+    mask = (values["virtual_stages"] == 1) | (steps % stages == 0)
+    mask &= (bubble == 1.0) | ((values["recompute"] < 2) & (steps % np.maximum(1, steps // stages) == 0))
+    mask &= (values["zero_stage"] != 2) | (steps == 1)  # over micro-steps it scatters at each: ZeRO-1 or 3 does better
+    return mask & _nest(values["expert"], values["context"]) & _nest(values["expert"], values["shard_group"])
+
+
+def _micro_batches(local: int, wide: bool) -> list[int]:
+    usual = [m for m in divisors(local) if m <= _LARGEST_MICRO_BATCH and (m & (m - 1) == 0 or m <= 3)]
+    return divisors(local) if wide else usual
 
 
 def _nest(expert: Numbers, others: Any) -> Any:

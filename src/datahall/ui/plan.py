@@ -8,12 +8,14 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from datahall.base.errors import DatahallError, UsageError
+from datahall.base.result import Result
 from datahall.calibrate.ledger import with_ledger
 from datahall.case import load, loads
 from datahall.case.question import Case
@@ -70,12 +72,10 @@ def plan(
     asked = asked_case(case, model, site, sets)
     _warn_of_own_model(asked)
     if ask is not None:
-        from datahall.ui.plan_ask import answer
-
         if engine or out:
             unused = "--for" if engine else "--out"
             raise UsageError(f"--ask {ask} takes no {unused}.", hint="Ask for the plan of the site that it answers.")
-        answer(ask, asked, calibration_of, as_json=as_json)
+        _answer(ask, asked, as_json)
         return
     ranking = search(asked, calibration_of(asked), engine=engine or "")
     forecast, others, changes = explain(ranking), losses(ranking, top), flips(ranking)
@@ -85,10 +85,20 @@ def plan(
     if as_json:
         click.echo(json.dumps(plan_json(ranking, others, changes), indent=2))
         return
+    _show(ranking, forecast, others, changes, time.perf_counter() - started_s)
+
+
+def _answer(ask: str, case: Case, as_json: bool) -> None:
+    from datahall.ui.plan_ask import answer
+
+    answer(ask, case, calibration_of, as_json=as_json)
+
+
+def _show(ranking: Ranking, forecast: Result, others: Sequence[Loss], changes: Sequence[Flip], seconds: float) -> None:
     from datahall.report.terminal import show
     from datahall.ui.plan_text import told
 
-    show(told(ranking, forecast, others, changes, time.perf_counter() - started_s))
+    show(told(ranking, forecast, others, changes, seconds))
 
 
 def asked_case(case: Path | None, model: str | None, site: str | None, sets: tuple[str, ...]) -> Case:
