@@ -214,27 +214,40 @@ def _killed(case: Case, plan: Plan, folder: Path, calm_run: Measurement, calm: C
 
 
 def _print(kills: list[Kill], calm: Calm, load: float) -> int:
-    undisturbed = median(calm.total_s)
-    costs = [kill.cost_s for kill in kills]
-    middle, low, high = (median(ends) for ends in zip(*(kill.forecast_s for kill in kills), strict=True))
-    inside = sum(kill.inside for kill in kills)
-    work, accepted = STEPS * calm.step_s, coverage_p_value(inside, len(kills))
-
-    def goodput(cost: float) -> str:
-        return f"{work / (undisturbed + cost):.2f}"
-
-    lost, repeated = sum(kill.lost_samples for kill in kills), sum(kill.repeated_samples for kill in kills)
-    same = sum(kill.weights_max == 0.0 for kill in kills)
-    worst = max(kill.weights_share for kill in kills)
-    restarts = [kill.to_step_s for kill in kills]
     print("| what | forecast, 90 % interval (medians) | measured | bar |")
     print("|---|---:|---:|---:|")
+    nothing_lost = _print_state(kills)
+    _print_seconds(kills, calm)
+    print(
+        f"\nTwo workers, {STEPS} steps of {1e3 * calm.step_s:.0f} ms, a checkpoint every {INTERVAL} steps, start-up "
+        f"{calm.startup_s:.1f} s; {len(calm.total_s)} undisturbed runs of {min(calm.total_s):.1f} to "
+        f"{max(calm.total_s):.1f} s; load average {load:.1f} before, {load_average():.1f} after."
+    )
+    return 0 if nothing_lost else 1
+
+
+def _print_state(kills: list[Kill]) -> bool:
+    """Samples and weights; whether they are those of an undisturbed run."""
+    lost, repeated = sum(kill.lost_samples for kill in kills), sum(kill.repeated_samples for kill in kills)
+    same = sum(kill.weights_max == 0.0 for kill in kills)
+    worst, tolerance = max(kill.weights_share for kill in kills), parity.WEIGHT_TOLERANCE_SHARE
     print(f"| kills in a row | | {len(kills)}, {sum(kill.step == 0 for kill in kills)} of them before step 1 | 50 |")
     print(f"| samples lost, repeated | 0, 0 | {lost}, {repeated} | 0, 0 |")
-    tolerance = parity.WEIGHT_TOLERANCE_SHARE
     print(
         f"| final weights as undisturbed | | bit for bit in {same} of {len(kills)}, worst {worst:.1e} | {tolerance:g} |"
     )
+    return not (lost or repeated or worst > tolerance)
+
+
+def _print_seconds(kills: list[Kill], calm: Calm) -> None:
+    costs, restarts = [kill.cost_s for kill in kills], [kill.to_step_s for kill in kills]
+    middle, low, high = (median(ends) for ends in zip(*(kill.forecast_s for kill in kills), strict=True))
+    inside = sum(kill.inside for kill in kills)
+    accepted = coverage_p_value(inside, len(kills))
+
+    def goodput(cost: float) -> str:
+        return f"{STEPS * calm.step_s / (median(calm.total_s) + cost):.2f}"
+
     print(
         f"| seconds that a kill costs | {middle:.1f} ({low:.1f} to {high:.1f}) | {median(costs):.1f} "
         f"({min(costs):.1f} to {max(costs):.1f}), {inside} of {len(kills)} inside, p {accepted:.2f} | "
@@ -248,12 +261,6 @@ def _print(kills: list[Kill], calm: Calm, load: float) -> int:
         f"| seconds from kill to the end of the next step | | median {median(restarts):.1f}, longest "
         f"{max(restarts):.1f} | {RESTART_BAR_S:g} |"
     )
-    print(
-        f"\nTwo workers, {STEPS} steps of {1e3 * calm.step_s:.0f} ms, a checkpoint every {INTERVAL} steps, start-up "
-        f"{calm.startup_s:.1f} s; {len(calm.total_s)} undisturbed runs of {min(calm.total_s):.1f} to "
-        f"{max(calm.total_s):.1f} s; load average {load:.1f} before, {load_average():.1f} after."
-    )
-    return 1 if lost or repeated or worst > tolerance else 0
 
 
 if __name__ == "__main__":

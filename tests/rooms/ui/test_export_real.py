@@ -185,22 +185,9 @@ def slurm(tmp_path: Path) -> Iterator[dict[str, str]]:
     """A live slurmctld with two nodes of eight pretended GPUs; the environment that finds it."""
     for program in ("munged", "slurmctld", "sbatch"):
         assert shutil.which(program), f"{program} is not installed: apt-get install slurm-wlm munge"
-    key, pipe = tmp_path / "munge.key", tmp_path / "munge.socket"
-    key.write_bytes(os.urandom(1024))
-    key.chmod(0o600)
-    munge = [
-        f"--key-file={key}",
-        f"--socket={pipe}",
-        f"--pid-file={tmp_path}/munged.pid",
-        f"--log-file={tmp_path}/munged.log",
-    ]
-    running = [subprocess.Popen(["munged", "--foreground", "--force", *munge, f"--seed-file={tmp_path}/seed"])]
-    host = socket.gethostname().split(".")[0]
-    for number in range(8):
-        (tmp_path / f"gpu{number}").touch()
-    (tmp_path / "gres.conf").write_text(f"NodeName=n[1-2] Name=gpu File={tmp_path}/gpu[0-7]\n")
-    (tmp_path / "slurm.conf").write_text(_SLURM.format(host=host, room=tmp_path, socket=pipe, **_ports()))
-    environment = {**os.environ, "SLURM_CONF": str(tmp_path / "slurm.conf")}
+    pipe = tmp_path / "munge.socket"
+    running = [_munged(tmp_path, pipe)]
+    environment = {**os.environ, "SLURM_CONF": str(_slurm_conf(tmp_path, pipe))}
     try:
         _until(pipe.exists, "munged")
         log = tmp_path / "slurmctld.log"
@@ -231,6 +218,30 @@ def slurm(tmp_path: Path) -> Iterator[dict[str, str]]:
         for process in reversed(running):
             process.terminate()
             process.wait(timeout=20)
+
+
+def _munged(room: Path, pipe: Path) -> subprocess.Popen[bytes]:
+    key = room / "munge.key"
+    key.write_bytes(os.urandom(1024))
+    key.chmod(0o600)
+    files = [
+        f"--key-file={key}",
+        f"--socket={pipe}",
+        f"--pid-file={room}/munged.pid",
+        f"--log-file={room}/munged.log",
+        f"--seed-file={room}/seed",
+    ]
+    return subprocess.Popen(["munged", "--foreground", "--force", *files])
+
+
+def _slurm_conf(room: Path, pipe: Path) -> Path:
+    """The configuration of two nodes, beside the files that stand for their GPUs."""
+    host = socket.gethostname().split(".")[0]
+    for number in range(8):
+        (room / f"gpu{number}").touch()
+    (room / "gres.conf").write_text(f"NodeName=n[1-2] Name=gpu File={room}/gpu[0-7]\n")
+    (room / "slurm.conf").write_text(_SLURM.format(host=host, room=room, socket=pipe, **_ports()))
+    return room / "slurm.conf"
 
 
 _SLURM = """ClusterName=test
