@@ -25,7 +25,7 @@ demo: $(BIN)/.installed         ## install, plan a well-known case, prove cases/
 test: $(BIN)/.installed-dev     ## the tests (pip only, no root)
 	scripts/test $(BIN)
 
-check: $(BIN)/.installed-dev    ## style, types, import lines, generated pages
+check: $(BIN)/.installed-dev    ## style, types, import lines, sizes
 	scripts/check $(BIN)
 
 test-system: $(BIN)/.installed-dev ## tests that need root and Debian packages; says first what it will do

@@ -1,4 +1,7 @@
-"""One process of a rehearsal: `python -m datahall.real.rehearsal_worker job.json rank`.  Started by `rehearsal`."""
+"""One process of a rehearsal: `python -m datahall.real.rehearsal_worker job.json rank`.  Started by `rehearsal`.
+
+It takes steps and times them; what follows from its times is `calibrate.own_model`'s.
+"""
 
 from __future__ import annotations
 

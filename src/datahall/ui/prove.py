@@ -1,4 +1,7 @@
-"""`datahall prove`: the whole loop on this machine with one command, shown while it happens."""
+"""`datahall prove`: the whole loop on this machine with one command, shown while it happens.
+
+It prints what `prove.loop` tells, and decides and measures nothing.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""`datahall store`: look at a checkpoint store, verify it, clean it, export it, ask which codec pays."""
+"""`datahall store`: look at a checkpoint store, verify it, clean it, export it, ask which codec pays.
+
+The work is that of `storage`; this reads options and prints.
+"""
 
 from __future__ import annotations
 

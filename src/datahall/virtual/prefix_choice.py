@@ -1,4 +1,7 @@
-"""Whether prompts that begin alike are worth keeping, how, and where that turns: the plan, with reasons in words."""
+"""Whether prompts that begin alike are worth keeping, how, and where that turns: the plan, with reasons in words.
+
+Costs come from outside (`GenerationCosts`); no model runs here, and no cache is kept.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""One training of the digits on one engine, measured: samples a second, samples read, losses, test accuracy."""
+"""One training of the digits on one engine, measured: samples a second, samples read, losses, test accuracy.
+
+Nothing is forecast or restarted here.
+"""
 
 from __future__ import annotations
 
