@@ -154,6 +154,15 @@ def counts_agree(case, compute, run):
     assert {name: planned[name] for name in COUNTED} == {name: run.result.counts[name] for name in COUNTED}
 
 
+def waits_agree(compute, run):
+    """Who waited for what: other stages only where there are any, ranks of its own stage only where those exchange."""
+    together = compute.tensor > 1 or compute.copies > 1
+    for worker in [worker for step in run.steps for worker in step.workers]:
+        assert (worker.seconds["transfer"] > 0) == together
+        if compute.copies == 1:  # copies wait for each other too, before they sum gradients
+            assert (worker.seconds["waiting"] > 0) == (compute.pipeline > 1)
+
+
 def bubble_agrees(compute, run):
     """By the order in which the workers really did their work."""
     orders = {

@@ -6,7 +6,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from small_cases import SHAPE, small_case
-from split_runs import ALONE, BRIEF, COPIED, DEEP, LONG, NARROW, STEPS, bubble_agrees, counts_agree, run_split
+from split_runs import (
+    ALONE,
+    BRIEF,
+    COPIED,
+    DEEP,
+    LONG,
+    NARROW,
+    STEPS,
+    bubble_agrees,
+    counts_agree,
+    run_split,
+    waits_agree,
+)
 
 from datahall.base.errors import Refused
 from datahall.compute import execute
@@ -77,6 +89,7 @@ def test_a_split_is_the_training_of_one_process(case, alone, tmp_path_factory, n
     run = run_split(case, compute, tmp_path_factory)
     assert parity.between(run, alone).holds
     counts_agree(case, compute, run)
+    waits_agree(compute, run)
     if compute.pipeline > 1 and compute.data == 1:
         bubble_agrees(compute, run)
 

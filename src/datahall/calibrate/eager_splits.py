@@ -21,6 +21,7 @@ from datahall.virtual.habits import StackHabits
 # seen beside them), at the rate of small activations; launches for each block that is gathered, and that is scattered.
 _GATHER_COPIES = 30.0
 _GATHER_KERNELS, _SCATTER_KERNELS = 35.0, 75.0
+UNPROBED_SLICE_S = 0.004  # that Linux leaves a process on a core which others want: a tick of 250 a second
 # Seconds that DTensor costs where no probe measured it: of a machine of two cores.
 UNPROBED_CUT = {"layer_s": 0.007, "micro_step_s": 0.008, "shared_layer_s": 0.014, "shared_micro_step_s": 0.01}
 # How many times its formula a sum of tensor ranks takes with its copies and with waiting for each other at every layer.
@@ -109,7 +110,9 @@ def eager_habits(habits: StackHabits, plan: ComputePlan, layers: int, link: Mapp
         shard_from_stage=2.0,
         pipeline_exposed=1.0,
         sends_wait=1.0,
+        layer_meetings=_layer_meetings(plan),
         own_latents=1.0,
+        own_routers=1.0,
         tied_exposed=1.0,
         expert_latency=0.0,
         expert_updates=1.0,
@@ -122,6 +125,13 @@ def eager_habits(habits: StackHabits, plan: ComputePlan, layers: int, link: Mapp
         if plan.zero_stage < 2 and plan.expert == 1
         else 0.0,  # seen as transfer: in the passes
     )
+
+
+def _layer_meetings(plan: ComputePlan) -> float:
+    """Times a step that a stage's ranks wait for each other at a layer: sums, a ring's rounds, experts, shards."""
+    found = 4.0 * (plan.tensor > 1) + 3.0 * (plan.context > 1) + 4.0 * (plan.expert > 1)
+    shards = block_gathers(plan) + scatters(plan) if plan.copies > 1 and plan.zero_stage >= 2 else 0
+    return found * plan.accumulation + shards
 
 
 def shard_calls(plan: ComputePlan, layers: int) -> float:

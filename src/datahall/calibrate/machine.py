@@ -18,6 +18,7 @@ from datahall.base.result import Result
 from datahall.base.score import NORMAL_90
 from datahall.calibrate.eager_splits import (
     UNPROBED_CUT,
+    UNPROBED_SLICE_S,
     SplitCosts,
     eager_habits,
     eager_memory,
@@ -100,6 +101,7 @@ class Machine:
             memory=eager_memory(self.memory_habits(compute), compute, costs),
             adapters=adapter_numbers(case),
             cores=self._cores(case) / compute.threads,
+            slice_s=float(self.rates.get("machine", {}).get("slice_s", UNPROBED_SLICE_S)),
             codecs=self.codecs,
         )
 

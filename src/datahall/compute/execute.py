@@ -35,7 +35,7 @@ class Executor(Protocol):
 
     `data_rank` of `data_world` says which share of the global batch this worker reads; of the workers that read the
     same share, one `logs_samples`.  `group_key` tells groups apart whose members exchange gradients with each other.
-    Seconds that the loop is blocked by other transfers belong to component `blocked_in`.  `actions` is what the worker
+    Over `stage_group` a pipeline's stages hand one another activations and gradients.  `actions` is what the worker
     did in the last pass of a pipeline's schedule, in order: (F or B, stage, micro-batch).  Nothing that `optimiser`
     holds changes but in `update` (and in `restore`), after its own step has begun.
     """
@@ -44,7 +44,7 @@ class Executor(Protocol):
     data_world: int
     logs_samples: bool
     group_key: int
-    blocked_in: str
+    stage_group: dist.ProcessGroup | None
     actions: list[tuple[str, int, int]] | None
 
     @property
@@ -125,7 +125,7 @@ class DataParallel:
 
     logs_samples = True
     group_key = 0
-    blocked_in = "transfer"
+    stage_group: dist.ProcessGroup | None = None
     actions: list[tuple[str, int, int]] | None = None
 
     def __init__(

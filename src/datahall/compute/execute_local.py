@@ -169,7 +169,7 @@ class HoldsPieces:
 class HoldsModel(HoldsPieces, Placed):
     """The part of an executor that is the same wherever each worker takes whole micro-batches through whole blocks."""
 
-    blocked_in = "transfer"
+    stage_group: dist.ProcessGroup | None = None
     actions: list[tuple[str, int, int]] | None = None
 
     def __init__(self, workload: Workload, plan: ComputePlan, device: torch.device) -> None:

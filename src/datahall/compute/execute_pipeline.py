@@ -32,8 +32,6 @@ from datahall.compute.plan import ComputePlan
 class Pipelined(HoldsPieces, Placed):
     """One worker's stages; micro-batches flow through all workers of its copy."""
 
-    blocked_in = "waiting"
-
     def __init__(self, workload: Workload, plan: ComputePlan, bucket_bytes: int, device: torch.device) -> None:
         check_stages(workload, plan)
         if plan.tensor > 1:
@@ -42,7 +40,7 @@ class Pipelined(HoldsPieces, Placed):
         self.precision = execute.autocast_dtype(plan.precision)
         self.grid = Grid(plan, device)
         self.take_place(self.grid)
-        self.group = self.grid.group("pipeline")
+        self.stage_group = self.grid.group("pipeline")
         self.summed_late = plan.zero_stage < 2 or self.grid.layout.copies == 1
         model: nn.Module = workload.model.to(device)
         self.tokens = OwnTokens(workload, self.grid, device)
@@ -58,7 +56,7 @@ class Pipelined(HoldsPieces, Placed):
         self.actions: list[tuple[str, int, int]] | None = []
         count = plan.pipeline * plan.virtual_stages
         self.stages = [
-            NotedStage(part, index, count, device, self.group, self.actions) for index, part in parts.items()
+            NotedStage(part, index, count, device, self.stage_group, self.actions) for index, part in parts.items()
         ]
         self.first, self.last = self.stages[0].is_first, self.stages[-1].is_last
         self.schedule = schedule_of(plan, self.stages, self._loss)
@@ -70,9 +68,7 @@ class Pipelined(HoldsPieces, Placed):
         whole = self._whole(list(batches))
         mark("forward")
         loss = self._pass(whole)
-        if self.common:
-            mark("exchange")
-            self._sum_common()
+        self._sum_common()  # between stages, and waited for as all that they hand one another is
         self.sum_gradients(mark)
         return loss
 
@@ -90,7 +86,7 @@ class Pipelined(HoldsPieces, Placed):
         for name, shape in self.shapes.items():
             mine = held.get(name)
             tensor = torch.empty(shape, device=self.device) if mine is None else mine.contiguous()
-            dist.broadcast(tensor, group=self.group, group_src=owner_of[name])
+            dist.broadcast(tensor, group=self.stage_group, group_src=owner_of[name])
             found[name] = tensor
         return {**found, **self._whole_buffers()}
 
@@ -151,8 +147,10 @@ class Pipelined(HoldsPieces, Placed):
             found = {stage: torch.empty_like(mine) for stage in stages}
             found[self.grid.place.stage] = mine
             others = [stage for stage in stages if stage != self.grid.place.stage]
-            sends = [dist.P2POp(dist.isend, mine, group=self.group, group_peer=stage) for stage in others]
-            receives = [dist.P2POp(dist.irecv, found[stage], group=self.group, group_peer=stage) for stage in others]
+            sends = [dist.P2POp(dist.isend, mine, group=self.stage_group, group_peer=stage) for stage in others]
+            receives = [
+                dist.P2POp(dist.irecv, found[stage], group=self.stage_group, group_peer=stage) for stage in others
+            ]
             for work in dist.batch_isend_irecv([*sends, *receives]):
                 work.wait()
             mine.copy_(torch.stack(list(found.values())).sum(0))

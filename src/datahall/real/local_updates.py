@@ -31,7 +31,7 @@ class LocallyUpdated:
 
     logs_samples = True
     group_key = 0
-    blocked_in = "transfer"
+    stage_group: dist.ProcessGroup | None = None
     actions: list[tuple[str, int, int]] | None = None
 
     def __init__(self, workload: Workload, plan: Plan, device: torch.device, recorder: Recorder) -> None:

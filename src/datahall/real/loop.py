@@ -33,6 +33,7 @@ def train(
 ) -> None:
     """Run steps `first` to `job.stop` - 1."""
     recorder.step = first
+    counter.stage_group = executor.stage_group
     micro_steps = job.micro_steps()
     pipeline = open_input(job, workload, executor, checkpoints.order, checkpoints.position)
     for step in range(first, job.stop):
@@ -45,7 +46,7 @@ def train(
         if due:
             recorder.mark("checkpoint")
         # Before the commit: what a checkpoint has behind it is on record, whoever is killed when.
-        recorder.end_step(**seen, group=executor.group_key, blocked_in=executor.blocked_in)
+        recorder.end_step(**seen, group=executor.group_key)
         if due:
             checkpoints.commit(step + 1, pipeline.position)
             recorder.mark("idle")
@@ -65,7 +66,8 @@ def _step(
     micro_steps: int,
 ) -> dict[str, Any]:
     """One optimiser step, its phases marked; its loss, what was handed over in it, and what it was blocked by."""
-    calls, handed, blocked_s, cpu_s = counter.calls, counter.bytes, counter.blocked_s, time.process_time()
+    calls, handed, cpu_s = counter.calls, counter.bytes, time.process_time()
+    blocked_s, stages_s = counter.blocked_s, counter.stages_s
     counter.by_kind.clear()
     recorder.mark("input")
     phases = _Phases(recorder, counter)
@@ -82,7 +84,8 @@ def _step(
         "calls": counter.calls - calls,
         "bytes": counter.bytes - handed,
         "kinds": dict(counter.by_kind),
-        "blocked_s": round(phases.computed_s - blocked_s, 6),
+        "blocked_s": round(phases.blocked_s - blocked_s, 6),
+        "stages_s": round(phases.stages_s - stages_s, 6),
         "update_blocked_s": round(counter.blocked_s - updating_s, 6),
         "cpu_s": round(time.process_time() - cpu_s, 6),
     }
@@ -103,11 +106,11 @@ class _Phases:
 
     def __init__(self, recorder: Recorder, counter: CollectiveCounter) -> None:
         self.recorder, self.counter = recorder, counter
-        self.computed_s = -1.0
+        self.blocked_s = self.stages_s = -1.0
 
     def mark(self, phase: str) -> None:
-        if phase in ("exchange", "optimiser") and self.computed_s < 0:
-            self.computed_s = self.counter.blocked_s
+        if phase in ("exchange", "optimiser") and self.blocked_s < 0:
+            self.blocked_s, self.stages_s = self.counter.blocked_s, self.counter.stages_s
         self.recorder.mark(phase)
 
 

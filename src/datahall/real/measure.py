@@ -218,10 +218,16 @@ def _worker_step(rank: int, data: Mapping[str, Any], everybody_s: float, next_be
 
 
 def _take_out_blocked(seconds: dict[str, float], data: Mapping[str, Any]) -> None:
-    """Seconds in which a worker was blocked by a transfer are neither arithmetic nor the optimiser's."""
+    """Seconds in which a worker was blocked by a transfer are neither arithmetic nor the optimiser's.
+
+    Blocked by what its stage does together (tensor ranks, ZeRO, experts, context ranks) it is in a transfer; by what
+    comes from or goes to another stage it waits for that.
+    """
     blocked = min(data.get("blocked_s", 0.0), seconds["compute"])
+    for_stages = min(data.get("stages_s", 0.0), blocked)
     seconds["compute"] -= blocked
-    seconds[data.get("blocked_in", "transfer")] += blocked
+    seconds["waiting"] += for_stages
+    seconds["transfer"] += blocked - for_stages
     updating = min(data.get("update_blocked_s", 0.0), seconds["optimiser"])
     seconds["optimiser"] -= updating
     seconds["transfer"] += updating

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakSet
 
 import torch
 import torch.distributed as dist
@@ -40,12 +41,18 @@ _FUNCTIONAL = {
 
 
 class CollectiveCounter:
-    """Calls and bytes so far, all and by kind; and the seconds that the process was blocked by transfers."""
+    """Calls and bytes so far, all and by kind; and the seconds that the process was blocked by transfers.
+
+    `stages_s` are those of `blocked_s` in which it waited for a send or a receive over `stage_group`, by which the
+    stages of a pipeline hand one another activations and gradients.
+    """
 
     def __init__(self) -> None:
         self.calls = 0
         self.bytes = 0
-        self.blocked_s = 0.0
+        self.blocked_s = self.stages_s = 0.0
+        self.stage_group: dist.ProcessGroup | None = None
+        self.between_stages: WeakSet[Any] = WeakSet()
         self.by_kind: dict[str, list[int]] = {}
         self.thread = threading.get_ident()
         self.replaced: list[tuple[Any, str, Any]] = []
@@ -55,6 +62,8 @@ class CollectiveCounter:
         for method, (kind, argument) in _METHODS.items():
             counting = self._counting(getattr(dist.ProcessGroup, method), kind, argument + 1)
             self._replace(dist.ProcessGroup, method, counting)
+        for method in ("send", "recv"):
+            self._replace(dist.ProcessGroup, method, self._noted(getattr(dist.ProcessGroup, method)))
         functional = torch.ops._c10d_functional
         for name, kind in _FUNCTIONAL.items():
             operation = getattr(functional, name)
@@ -89,6 +98,15 @@ class CollectiveCounter:
         seen[0] += 1
         seen[1] += size
 
+    def _noted(self, handed: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(group: dist.ProcessGroup, *arguments: Any, **named: Any) -> Any:
+            work = handed(group, *arguments, **named)
+            if group is self.stage_group:
+                self.between_stages.add(work)
+            return work
+
+        return noted
+
     def _timed(self, wait: Callable[..., Any]) -> Callable[..., Any]:
         def timed(*arguments: Any, **named: Any) -> Any:
             began_s = time.perf_counter()
@@ -96,9 +114,14 @@ class CollectiveCounter:
                 return wait(*arguments, **named)
             finally:
                 if threading.get_ident() == self.thread:
-                    self.blocked_s += time.perf_counter() - began_s
+                    self._add(time.perf_counter() - began_s, arguments[0])
 
         return timed
+
+    def _add(self, seconds: float, waited_for: Any) -> None:
+        self.blocked_s += seconds
+        if isinstance(waited_for, dist.Work) and waited_for in self.between_stages:
+            self.stages_s += seconds
 
 
 class _Observed:

@@ -27,6 +27,7 @@ from datahall.case.site import Disk, Link, Site
 from datahall.real.launch import POLL_S
 from datahall.real.probe_rates import cut_costs, device_rates, disk_of, link_of, memory_rate, peak_rates
 from datahall.real.probe_runs import trial_runs
+from datahall.real.probe_slice import slice_s
 from datahall.real.process import worker_environment
 from datahall.real.turns import load_average, turn
 
@@ -64,9 +65,11 @@ def probe(folder: Path, *, quick: bool = False, on_event: OnEvent | None = None,
             _say(on_event, began_s, "finding", finding=finding)
         _say(on_event, began_s, "rates", **_rates(findings))
         findings += trial_runs(folder, processes, quick)
+        kept_s = slice_s()
+    machine = {"cores": cores, "load_before": load_before, "load_during": load_average()}
     rates = {
         **_rates(findings),
-        "machine": {"cores": cores, "load_before": load_before, "load_during": load_average()},
+        "machine": machine | ({"slice_s": kept_s} if kept_s else {}),
         "seconds": time.monotonic() - began_s,
         "quick": quick,
     }

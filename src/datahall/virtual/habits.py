@@ -35,6 +35,7 @@ class StackHabits:
     sends_wait: Any = (
         0.0  # 1 where a stage cannot tell a send from waiting for its neighbour, and both count as waiting
     )
+    layer_meetings: Any = 0.0  # times a step that the ranks of a stage wait for each other at each layer
     tied_exposed: Any = 0.0  # of the sum of a tied table over the first and the last stage (fits: without it)
     selective_linear: Any = 0.0
     selective_core: Any = 1.0
@@ -43,6 +44,7 @@ class StackHabits:
     update_bytes: Any = 34.0
     update_s: Any = 0.0  # of an update besides its bytes: what each of its tensors costs
     own_latents: Any = 0.0  # 1: each tensor rank goes down to latents itself, and values are filled up to keys
+    own_routers: Any = 0.0  # 1: each tensor rank routes all tokens, unless expert ranks take their own to a mixture
     expert_latency: Any = 1.0  # 0 where experts that a model does not have wait for no message (fits: with it)
     expert_updates: Any = 0.0  # 1 where experts are updated by the ranks that hold the same ones alone (fits: by all)
     expert_kernels: Any = 4.0  # launches of each local expert of a layer, forward

@@ -87,10 +87,16 @@ def micro_step(
 
 
 def _as_run(counts: ShapeCounts, habits: StackHabits, plan: PlanNumbers) -> ShapeCounts:
-    """`counts` of latent attention as the stack goes through it."""
+    """`counts` of latent attention and of routers as the stack goes through them, before tensor ranks cut them."""
     whole = habits.own_latents * (plan.tensor - 1.0) * counts.whole_weights
     filled = habits.own_latents * (counts.score_width - counts.value_width)
-    return replace(counts, attention_weights=counts.attention_weights + whole, value_width=counts.value_width + filled)
+    all_tokens = habits.own_routers * np.where(np.asarray(plan.expert) > 1, 0.0, plan.tensor - 1.0)
+    return replace(
+        counts,
+        attention_weights=counts.attention_weights + whole,
+        value_width=counts.value_width + filled,
+        shared_weights=counts.shared_weights + all_tokens * counts.router_weights,
+    )
 
 
 def last_share(counts: ShapeCounts) -> Any:

@@ -39,6 +39,7 @@ class StepInputs:
     adapters: AdapterNumbers = field(default_factory=AdapterNumbers)
     gradient_s: Any = float("nan")  # of an exchange that is not plain, each step (`gradient_plan`); not a number: plain
     cores: Any = float("inf")  # that the plan's workers share; infinite where each has a device of its own
+    slice_s: Any = 0.0  # that a worker keeps a core which others want; 0: they share it evenly
     codecs: tuple[CodecRate, ...] = ()  # of checkpoints, as measured on a core here; none: the catalogue's
 
 
@@ -106,6 +107,18 @@ def crowded_pipeline(stages: Any, micro_batches: Any, crowd: Any, bubble: Any) -
     return whole, np.where(np.asarray(crowd) > 1.0, share * whole, bubble * (stages - 1.0))
 
 
+@formula(
+    equation="w = q/2 min(1, n t / W)",
+    source="our own: of two workers that want a core, the one that has it first is at its meeting as long before the "
+    "other as that one waited for the core, so half of what shared cores cost is spent at meetings",
+    holds="q seconds of waiting for a core beside W of arithmetic that meets others n times, cores kept for t each; "
+    "from cores shared evenly (t = 0) to one after another (t > W / n); tests play both",
+)
+def waited_at_meetings_s(queued_s: Any, arithmetic_s: Any, meetings: Any, slice_s: Any) -> Any:
+    """Of the seconds that sharing cores costs a worker, those in which it has nothing to do but wait for others."""
+    return 0.5 * queued_s * np.minimum(1.0, meetings * slice_s / np.maximum(arithmetic_s, 1e-12))
+
+
 def step_time(inputs: StepInputs, plan: PlanNumbers) -> StepSeconds:
     """Seconds of one optimiser step of `plan`; element i of an array answer is the scalar answer."""
     one = micro_step(inputs.counts, inputs.sequence, inputs.rates, inputs.habits, plan, inputs.adapters)
@@ -119,20 +132,21 @@ def step_time(inputs: StepInputs, plan: PlanNumbers) -> StepSeconds:
     steady = issued + sent.per_micro_step
     steps = plan.accumulation
     jitter = np.where(np.asarray(plan.data) > 1, jitter_s(steps * issued, inputs.habits), 0.0)
-    waits = inputs.habits.sends_wait * np.where(np.asarray(plan.pipeline) > 1, sent.per_micro_step, 0.0)
+    waits = inputs.habits.sends_wait * sent.pipeline  # the rest is between the ranks of a stage
     crowd = np.maximum(1.0, plan.devices / np.asarray(inputs.cores))
     whole, idle = crowded_pipeline(plan.pipeline, steps, crowd, plan.fill_share)
     stretch = (whole - idle) / steps
     waiting = idle * (steady - np.where(crowd > 1.0, 0.0, head)) + jitter * stretch
     waiting = waiting + inputs.habits.straggler_share * np.log2(plan.devices) * steps * steady
+    inside, between = _at_meetings(inputs, plan, steps * issued, steps * issued * (stretch - 1.0))
     plain = _gradient_exposed(inputs.habits, sent, cover)
     gradient = crowd * np.where(np.isnan(inputs.gradient_s), plain, inputs.gradient_s)
     hidden = np.where(np.isnan(inputs.gradient_s), sent.gradient - plain, 0.0)
     beside = crowd * slowed_s(hidden, plan.devices, inputs.cores, inputs.habits.transfer_cores)
     return StepSeconds(
-        compute=steps * issued * stretch + beside,
-        transfer=steps * stretch * (sent.per_micro_step - waits) + gradient,
-        waiting=waiting + steps * stretch * waits,
+        compute=steps * issued * stretch + beside - inside - between,
+        transfer=steps * stretch * (sent.per_micro_step - waits) + gradient + inside,
+        waiting=waiting + steps * stretch * waits + between,
         input=inputs.habits.input_s_per_token * steps * plan.micro_batch * inputs.sequence,
         optimiser=_update_s(inputs, plan) * crowd,
         fixed=inputs.rates.fixed_s * crowd + 0.0 * steps,
@@ -151,6 +165,15 @@ def step_time(inputs: StepInputs, plan: PlanNumbers) -> StepSeconds:
         gradient_exchange=gradient,
         pipeline_exchange=steps * sent.pipeline,
     )
+
+
+def _at_meetings(inputs: StepInputs, plan: PlanNumbers, arithmetic_s: Any, queued_s: Any) -> tuple[Any, Any]:
+    """What of the waiting for cores is spent on the ranks of one's own stage, and on other stages."""
+    layers = inputs.counts.layers / plan.pipeline
+    inside = waited_at_meetings_s(queued_s, arithmetic_s, inputs.habits.layer_meetings * layers, inputs.slice_s)
+    passes = 1.5 * plan.virtual_stages * plan.accumulation  # as many as the longer ones, the backward passes, would be
+    between = waited_at_meetings_s(queued_s - inside, arithmetic_s, passes, inputs.slice_s)
+    return inside, np.where(np.asarray(plan.pipeline) > 1, between, 0.0)
 
 
 @formula(

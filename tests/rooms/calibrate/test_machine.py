@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from probed_rates import DEVICE, RATES, probed_case
+from small_cases import MIXTURE
 
 from datahall.base.errors import Refused
 from datahall.base.label import Label
@@ -17,13 +18,16 @@ from datahall.calibrate.memory_fit import fit_memory
 from datahall.case.local import guessed_site
 from datahall.case.model import ModelShape
 from datahall.case.question import Case, Goal, Training
+from datahall.compute.estimate import DeviceRates
 from datahall.compute.numbers import PlanNumbers
 from datahall.compute.plan import ComputePlan
+from datahall.compute.step import step_table
 from datahall.decisions.plan import Plan
 from datahall.network.plan import NetworkPlan
 from datahall.prove.configurations import HELD_OUT, SEEN, configurations
 from datahall.storage.plan import StoragePlan
 from datahall.virtual.calibration import trainable_share
+from datahall.virtual.step_time import step_time
 from datahall.virtual.training import forecast
 
 
@@ -151,3 +155,17 @@ def test_what_buckets_hide_makes_arithmetic_longer_and_not_the_step_shorter(case
     free = seconds(10**6, 4)  # a core for each worker's transfers
     assert free["compute"].value == seconds(10**9, 4)["compute"].value
     assert free["step_time"].value < many["step_time"].value
+
+
+@pytest.mark.parametrize("split", [{"tensor": 2}, {"tensor": 2, "sequence_parallel": True}, {"tensor": 2, "expert": 2}])
+def test_products_take_as_long_as_their_flops_where_nothing_else_does(split):
+    """A router is whole on every tensor rank; only beside expert ranks does each route its own tokens alone."""
+    case = Case("x", MIXTURE, Training(1e5, 8, 32), guessed_site()[0], Goal())
+    plan = replace(ComputePlan(micro_batch=4, precision="fp32", sequence_parallel=False), **split)
+    plan = replace(plan, data=plan.expert)
+    free = DeviceRates(1e9, 1e9, 1e9, 1e30)
+    seconds = step_time(replace(Machine(RATES).probed(case, plan), rates=free), PlanNumbers.of(plan))
+    products = {"attention projections", "mlp", "router", "experts", "shared experts"}
+    rows = step_table(MIXTURE, 32, plan).rows
+    flops = sum(row.flops for row in rows if row.name.removesuffix(" forward").removesuffix(" backward") in products)
+    assert 1e9 * float(seconds.linear + seconds.experts) == pytest.approx(flops, rel=1e-9)

@@ -10,6 +10,7 @@ from datahall.case.site_file import read_site
 from datahall.real import probe_kernels
 from datahall.real.probe_kernels import ATTENTION, PRODUCTS, undisturbed
 from datahall.real.probe_rates import cut_costs, device_rates, link_of
+from datahall.real.probe_slice import slices
 from datahall.real.probe_timing import fit_alpha_beta, time_call
 from datahall.ui.cli import main
 
@@ -29,6 +30,11 @@ def test_sizes_that_the_fit_did_not_see_judge_it():
     fitted = fit_alpha_beta(SIZES, seconds)
     assert fitted.latency_s == pytest.approx(20e-6, rel=1e-6)
     assert fitted.worst_error_share == pytest.approx(0.5, abs=0.01)
+
+
+def test_a_slice_is_what_lies_between_two_gaps():
+    times = [start + 1e-4 * look for start in (0.0, 0.011, 0.020, 0.030) for look in range(41)]
+    assert list(slices(times)) == pytest.approx([0.004, 0.004])
 
 
 def test_a_links_rate_follows_from_all_reduces_of_a_ring():
