@@ -94,7 +94,7 @@ class Pipelined(HoldsPieces, Placed):
         mine, found = execute.whole(buffers_of(self.parts)), dict[str, torch.Tensor]()
         for name, (owner, example) in self.buffers.items():
             found[name] = mine[name].clone() if owner == self.grid.place.stage else torch.empty_like(example)
-            dist.broadcast(found[name], group=self.group, group_src=owner)
+            dist.broadcast(found[name], group=self.stage_group, group_src=owner)
         return found
 
     def _cut(self, model: nn.Module, plan: ComputePlan) -> dict[int, nn.Module]:
