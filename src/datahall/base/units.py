@@ -85,7 +85,7 @@ def human(value: float, dimension: str) -> str:
     if dimension == "tokens_per_s":
         return f"{_three_digits(value)} tokens/s"
     if dimension == "joules" and abs(value) >= _KWH_J:
-        return _scaled(value / 3600.0, 1000.0, [prefix + "Wh" for prefix in _SI if prefix != "K"])
+        return _watt_hours(value)
     if dimension == "bytes":
         return _scaled(value, 1024.0, ["B", "KiB", "MiB", "GiB", "TiB", "PiB"])
     if dimension == "share":
@@ -114,6 +114,8 @@ def human_time(seconds: float) -> str:
 def human_interval(low: float, high: float, dimension: str) -> str:
     """`low` to `high` as people write it, the unit said once where both have it: "2.51 to 6.53 s"."""
     first, last = human(low, dimension), human(high, dimension)
+    if dimension == "joules" and high >= _KWH_J:
+        first = _watt_hours(low)
     number, _, unit = first.partition(" ")
     return f"{number} to {last}" if unit and last.endswith(f" {unit}") else f"{first} to {last}"
 
@@ -138,6 +140,10 @@ def _parse_share(text: str) -> float:
     if match is None:
         raise _unreadable(text, "share")
     return float(match["number"]) / (100.0 if match["percent"] else 1.0)
+
+
+def _watt_hours(joules: float) -> str:
+    return _scaled(joules / 3600.0, 1000.0, [prefix + "Wh" for prefix in _SI if prefix != "K"])
 
 
 def _scaled(value: float, step: float, names: list[str]) -> str:

@@ -24,6 +24,7 @@ from datahall.compute.plan import ComputePlan
 from datahall.virtual.traits import StackTraits, traits_of
 
 _COLUMNS = {"model", "accelerator", "n_devices"}
+_NUMBERS = ("n_devices", "seq_len", "global_batch", "step_time_s", "tokens_per_s_per_device")
 _USUAL_RANK = 16  # of adapters where nobody states it; a step hardly depends on it
 
 
@@ -76,13 +77,11 @@ def read_rows(path: Path) -> tuple[Mapping[str, str], ...]:
             )
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"this file of measurements cannot be read: {error}.", where=str(path)) from error
-    lacking = _COLUMNS - set(rows[0] if rows else ())
-    if lacking:
-        raise UsageError(
-            f"this file lacks the columns {', '.join(sorted(lacking))}.",
-            where=str(path),
-            hint="One row a run, columns as in docs/accuracy.md.",
-        )
+    hint = "One row a run, commas between cells, columns as in docs/accuracy.md."
+    if not rows:
+        raise UsageError("this file has no row of measurements.", where=str(path), hint=hint)
+    if lacking := _COLUMNS - set(rows[0]):
+        raise UsageError(f"this file lacks the columns {', '.join(sorted(lacking))}.", where=str(path), hint=hint)
     return rows
 
 
@@ -104,6 +103,7 @@ def _run(cells: Cells, index: int) -> PublishedRun:
     quality = cells.text("quality") or "A"
     if quality.upper().startswith("C"):
         raise UsageError(f"quality {quality}: its source says too little to score it.")
+    _check_readable(cells)
     card = accelerator_described(cells.text("accelerator"))
     precision = precision_of(cells.text("dtype"), card)
     shape = shape_of_row(cells)
@@ -138,6 +138,13 @@ def _run(cells: Cells, index: int) -> PublishedRun:
         memory_bytes=(cells.number("memory_gb_per_device") or 0.0) * 2**30,
         adapters=adapters,
     )
+
+
+def _check_readable(cells: Cells) -> None:
+    """Refuse a count or a measurement that is stated and is no number above zero."""
+    for name in _NUMBERS:
+        if cells.text(name) and cells.number(name) is None:
+            raise UsageError(f'{name} is "{cells.text(name)}", which is no number above zero.')
 
 
 def _adapters(cells: Cells) -> Adapters | None:

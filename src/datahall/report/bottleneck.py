@@ -60,7 +60,7 @@ class Bottleneck:
             return ""
         binds = f"{self.binding} binds, with {100 * self.binding_share:.0f} % of the step"
         if not self.deviating:
-            return f"{binds}; nothing deviates from the forecast"
+            return f"{binds}; nothing is above its interval by {100 * MATTERS_SHARE:.0f} % of the step"
         above = f"{self.deviating} is above its forecast by {100 * self.excess_share:.0f} % of the step"
         return f"{binds}; {above}: {self.cause}"
 

@@ -20,6 +20,7 @@ from datahall.base.label import Label
 from datahall.base.metric import Metric
 from datahall.base.result import Result, result_from_json
 from datahall.calibrate.ledger import Correction, Entry, correction, entries, record
+from datahall.compute.plan import ComputePlan
 from datahall.decisions.proposal import Proposal, load_proposal
 from datahall.report.comparison import Comparison, compare
 from datahall.report.words import percent
@@ -92,12 +93,20 @@ def measured(proposal: Proposal, log: TrainingLog) -> Result:
     known = sorted(value for value in seconds if value is not None)
     tenth = len(known) // 10
     spread = replace(metrics["step_time"], low=known[tenth], high=known[-1 - tenth])
-    notes = (
-        ()
-        if set(values) & {"compute", "transfer", "input", "optimiser"}
-        else (f"The log gives only the total. {log.hint}",)
-    )
-    return Result("real", {**metrics, "step_time": spread}, notes=notes)
+    return Result("real", {**metrics, "step_time": spread}, notes=_notes(set(values), log, compute))
+
+
+def _notes(told: set[str], log: TrainingLog, compute: ComputePlan) -> tuple[str, ...]:
+    """What the log does not tell apart."""
+    if not told & {"compute", "transfer", "input", "optimiser"}:
+        return (f"The log gives only the total. {log.hint}",)
+    ranks = {"tensor": compute.tensor, "context": compute.context, "expert": compute.expert}
+    inside = [f"what {name} ranks exchange" for name, degree in ranks.items() if degree > 1]
+    inside += ["gathered parameters"] if compute.zero_stage == 3 else []
+    inside += ["the pipeline's waiting"] if compute.pipeline > 1 else []
+    if "compute" not in told or not inside:
+        return ()
+    return (f"Compute, as this log times it, holds {', '.join(inside)} too; the forecast counts that apart.",)
 
 
 def named(compared: Comparison) -> str:

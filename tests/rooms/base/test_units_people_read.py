@@ -20,6 +20,7 @@ def test_energy_reads_in_joules_when_small_and_in_watt_hours_when_large() -> Non
 def test_an_interval_says_its_unit_once_if_both_ends_have_it() -> None:
     assert human_interval(2.51, 6.53, "seconds") == "2.51 to 6.53 s"
     assert human_interval(0.9, 1.2, "seconds") == "900 ms to 1.2 s"
+    assert human_interval(1.46e6, 6.8e6, "joules") == "406 Wh to 1.89 kWh"
     assert human_interval(10.0, 20.0, "usd") == "$10.00 to $20.00"
 
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from datahall.base.errors import UnknownName
+from datahall.base.errors import UnknownName, UsageError
 from datahall.calibrate.forecasting import forecast_runs
-from datahall.calibrate.published import read_runs
+from datahall.calibrate.published import read_rows, read_runs
 from datahall.calibrate.published_site import precision_of
 from datahall.calibrate.shipped import load, shipped_runs
 from datahall.calibrate.shot import correct
@@ -107,7 +107,10 @@ def test_a_few_rows_correct_the_rest_and_are_not_scored(tmp_path: Path) -> None:
     [
         ({"accelerator": "Cerebras WSE-3"}, "not an accelerator"),
         ({"accelerator": "A100-80GB-SXM", "dtype": "fp8"}, "has no fp8"),
-        ({"seq_len": ""}, "seq_len"),
+        ({"seq_len": ""}, "seq_len is not stated"),
+        ({"n_devices": "eight"}, 'n_devices is "eight", which is no number'),
+        ({"step_time_s": "-3"}, 'step_time_s is "-3"'),
+        ({"tokens_per_s_per_device": "inf"}, 'tokens_per_s_per_device is "inf"'),
         ({"tp": "7"}, "do not divide"),
         ({"pp": "128", "tp": "", "n_devices": "128"}, "pipeline stages"),
         ({"global_batch": "4194304"}, "batch is impossible"),
@@ -127,6 +130,18 @@ def test_a_row_that_cannot_be_forecast_is_refused_with_its_reason(change: dict[s
     runs, refused = read_runs([row])
     assert not runs
     assert reason in refused[0].reason
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("", "no row"), ("model,accelerator,n_devices\n", "no row"), ("model;accelerator\na;b\n", "commas between cells")],
+)
+def test_a_file_without_rows_is_told_from_one_without_columns(tmp_path: Path, text: str, said: str) -> None:
+    file = tmp_path / "some.csv"
+    file.write_text(text)
+    with pytest.raises(UsageError, match="this file") as refused:
+        read_rows(file)
+    assert said in str(refused.value)
 
 
 def test_a_split_that_cannot_hold_the_model_is_refused_unless_the_host_or_more_ranks_do() -> None:

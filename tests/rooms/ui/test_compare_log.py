@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,16 @@ def test_the_component_that_differs_is_named(make_proposal: Make, tmp_path: Path
     proposal = make_proposal(PLAN, step_s=3.0)  # forecast: 2.1 compute, 0.6 transfer; the log has 2.8 and 1.0
     compared = compare(proposal.forecast, measured(proposal, read_log(log_of(tmp_path, megatron_lines()))), 0.02)
     assert named(compared).startswith("compute differs most: 18 % of the step more")
+
+
+def test_what_a_log_times_together_is_said(make_proposal: Make, tmp_path: Path) -> None:
+    log = read_log(log_of(tmp_path, megatron_lines()))
+    plain = replace(PLAN, zero_stage=1)
+    assert not measured(make_proposal(plain), log).notes
+    cut = replace(plain, data=4, tensor=2, pipeline=2, accumulation=16)
+    said = measured(make_proposal(cut), log).notes[0]
+    assert "tensor ranks exchange" in said
+    assert "the pipeline's waiting" in said
 
 
 def test_a_log_without_components_says_how_to_get_them(make_proposal: Make, tmp_path: Path) -> None:

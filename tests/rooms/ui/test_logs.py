@@ -41,7 +41,7 @@ def megatron_lines(seconds: float = 4.0, batch: int = 64, steps: int = 6, timers
         if timers:
             lines += [
                 "(min, max) time across ranks (ms):",
-                f"    forward-backward ...............................: (2000.10, {0.7e3 * seconds:.2f})",
+                f"    forward-backward ...............................: (2000.10, {0.95e3 * seconds:.2f})",
                 f"    all-grads-sync .................................: (100.10, {0.25e3 * seconds:.2f})",
                 f"    optimizer ......................................: (10.10, {0.05e3 * seconds:.2f})",
             ]
@@ -126,6 +126,17 @@ def test_megatron_with_its_timers(tmp_path: Path) -> None:
     assert step.global_batch == 64
     assert step.memory_bytes == 40960.0 * 2**20
     assert step.parts == pytest.approx({"compute": 2.8, "transfer": 1.0, "optimiser": 0.2})
+
+
+def test_megatrons_timers_that_lie_inside_others_are_not_counted_twice(tmp_path: Path) -> None:
+    """Its schedules wait for gradients before the passes' timer stops, its optimiser gathers before its own does."""
+    timers = {"forward-backward": 3600.0, "batch-generator": 100.0, "all-grads-sync": 500.0}
+    timers |= {"optimizer": 400.0, "params-all-gather": 150.0}
+    wanted = {"compute": 3.0, "transfer": 0.65, "optimiser": 0.25, "input": 0.1}
+    for head, form in (("(min, max) time", "(1.00, {:.2f})"), ("max time", "{:.2f}")):
+        lines = [f"    {name + ' ':.<48}: {form.format(value)}" for name, value in timers.items()]
+        text = megatron_lines(timers=False) + f"{head} across ranks (ms):\n" + "\n".join(lines) + "\n"
+        assert read(tmp_path, text).steps[-1].parts == pytest.approx(wanted)
 
 
 def test_megatron_without_timers_has_only_totals(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from datahall.ui.logs.steps import LoggedStep, TrainingLog, json_record, number
 PROGRAM = "llm-foundry"
 _BLOCK = re.compile(r"\[batch=(?P<step>\d+)/\d+\]")
 _METRIC = re.compile(r"Train (?P<name>[\w/\-]+):\s*(?P<value>[-+\d.eE]+)")
+_FEW_DIGITS = 0.05  # batches a second; rates have four decimals, so that slower steps are told better by samples
 _HINT = "Composer logs rates, not components; profile with its Profiler to tell them apart."
 
 
@@ -45,11 +46,11 @@ def _close(steps: list[LoggedStep], batch: int, block: dict[str, float | None]) 
     steps.append(
         LoggedStep(
             step=batch,
-            seconds=1.0 / rate,
+            seconds=1.0 / rate if rate > _FEW_DIGITS or not samples else None,
             tokens_per_s_per_device=block.get("throughput/device/tokens_per_sec"),
             samples_per_s=samples,
             memory_bytes=None if gigabytes is None else gigabytes * 1e9,
-            global_batch=round(samples / rate) if samples and rate > 0.05 else None,
+            global_batch=round(samples / rate) if samples and rate > _FEW_DIGITS else None,
             loss=block.get("loss/train/total"),
         )
     )

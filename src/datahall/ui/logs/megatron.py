@@ -1,6 +1,7 @@
 """Megatron-LM's log: the iteration lines, the timers under them, and the memory that each rank reports once.
 
-Timers are there with --timing-log-level 1 (or 2); the slowest rank's value is taken.
+Timers are there with --timing-log-level 1 (or 2); the slowest rank's value is taken.  Some lie inside others: the wait
+for gradients inside the passes, the gathering of parameters inside the optimiser's.
 """
 
 from __future__ import annotations
@@ -14,17 +15,11 @@ from datahall.ui.logs.steps import LoggedStep, TrainingLog, json_record, number
 PROGRAM = "megatron-lm"
 _ITERATION = re.compile(r"iteration\s+(?P<step>\d+)\s*/\s*\d+\s*\|")
 _FIELD = re.compile(r"\|\s*(?P<name>[a-z][\w ()/\-]*?):\s*(?P<value>[-+\d.eE]+)")
-_TIMER = re.compile(r"^\s+(?P<name>[a-z][a-z\-]+)\s*\.*:\s*\((?P<least>[\d.]+),\s*(?P<most>[\d.]+)\)")
+_TIMER = re.compile(r"^\s+(?P<name>[a-z][a-z\-]+)\s*\.*:\s*(?:\((?P<least>[\d.]+),\s*)?(?P<most>[\d.]+)\)?\s*$")
 _MEMORY = re.compile(
     r"memory \(MB\).*?max (?:reserved|allocated):\s*(?P<allocated>[\d.]+).*?(?:max reserved:\s*(?P<reserved>[\d.]+))?$"
 )
-_PARTS = {
-    "forward-backward": "forward-backward",
-    "all-grads-sync": "transfer",
-    "params-all-gather": "transfer",
-    "optimizer": "optimiser",
-    "batch-generator": "input",
-}
+_TIMERS = ("forward-backward", "all-grads-sync", "params-all-gather", "optimizer", "batch-generator")
 _HINT = "Start it with --timing-log-level 2 --timing-log-option minmax and its timers tell the components apart."
 
 
@@ -37,7 +32,7 @@ def read(lines: Iterable[str]) -> TrainingLog:
         if (match := _MEMORY.search(line.rstrip())) is not None:
             most = float(match["reserved"] or match["allocated"]) * 2**20
             memory = max(memory or 0.0, most)
-        elif (match := _TIMER.match(line)) is not None and match["name"] in _PARTS:
+        elif (match := _TIMER.match(line)) is not None and match["name"] in _TIMERS:
             timers[match["name"]] = float(match["most"]) / 1000
         elif (step := _iteration(line)) is not None:
             _close(steps, timers)
@@ -68,11 +63,21 @@ def _iteration(line: str) -> LoggedStep | None:
 def _close(steps: list[LoggedStep], timers: dict[str, float]) -> None:
     """Give the timers that came after a step to it."""
     if steps and timers:
-        parts: dict[str, float] = {}
-        for name, seconds in timers.items():
-            parts[_PARTS[name]] = parts.get(_PARTS[name], 0.0) + seconds
-        around = parts.pop("forward-backward", None)
-        if around is not None:  # what is inside it and named by itself is not arithmetic
-            parts["compute"] = max(0.0, around - parts.get("input", 0.0))
-        steps[-1] = replace(steps[-1], parts=parts)
+        steps[-1] = replace(steps[-1], parts=_parts(timers))
     timers.clear()
+
+
+def _parts(timers: dict[str, float]) -> dict[str, float]:
+    """Components, each without what lies inside its timer and has one of its own."""
+    synced, gathered = timers.get("all-grads-sync", 0.0), timers.get("params-all-gather", 0.0)
+    read = timers.get("batch-generator", 0.0)
+    parts: dict[str, float] = {}
+    if "forward-backward" in timers:
+        parts["compute"] = max(0.0, timers["forward-backward"] - synced - read)
+    if "optimizer" in timers:
+        parts["optimiser"] = max(0.0, timers["optimizer"] - gathered)
+    if "all-grads-sync" in timers or "params-all-gather" in timers:
+        parts["transfer"] = synced + gathered
+    if "batch-generator" in timers:
+        parts["input"] = read
+    return parts
