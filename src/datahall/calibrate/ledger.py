@@ -33,7 +33,11 @@ _SECONDS = ("launch_s", "kernel_s", "fixed_s")
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One comparison: seconds per step as forecast without the ledger, and as measured."""
+    """One comparison: seconds per step as forecast without the ledger, and as measured.
+
+    `forecast_s` is for the case as it was stated, `own_forecast_s` for the same case with `stack` as its stack (0: not
+    known, the same): the uncorrected forecast depends on the stack, so that each next case is corrected from its own.
+    """
 
     hardware: str
     stack: str
@@ -42,11 +46,12 @@ class Entry:
     measured_s: float
     when: str
     log: str = ""
+    own_forecast_s: float = 0.0
 
-    @property
-    def log_ratio(self) -> float:
-        """Natural logarithm of measured over forecast."""
-        return math.log(self.measured_s / self.forecast_s)
+    def log_ratio(self, *, own: bool) -> float:
+        """Natural logarithm of measured over forecast, `own`: over the forecast for this stack."""
+        forecast_s = self.own_forecast_s if own and self.own_forecast_s else self.forecast_s
+        return math.log(self.measured_s / forecast_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +120,7 @@ def correction(known: Sequence[Entry], hardware: str, stack: str, prior_log: flo
     used = own or other
     if not used:
         return None
-    ratios = [entry.log_ratio for entry in used]
+    ratios = [entry.log_ratio(own=bool(own)) for entry in used]
     scatter = _scatter(ratios)
     prior = prior_log / _Z95
     mean = sum(ratios) / (len(ratios) + (scatter / prior) ** 2)
@@ -186,4 +191,5 @@ def _scatter(ratios: Sequence[float]) -> float:
 
 
 def _same(one: Entry, other: Entry) -> bool:
-    return bool(one.log) and replace(one, when="", forecast_s=1.0) == replace(other, when="", forecast_s=1.0)
+    told = {"when": "", "forecast_s": 1.0, "own_forecast_s": 0.0}
+    return bool(one.log) and replace(one, **told) == replace(other, **told)

@@ -201,17 +201,25 @@ def _remembered(
 ) -> Correction | None:
     """The entry goes to the ledger; gives back what the next forecast will make of it."""
     case, stack = proposal.case, stack or proposal.case.site.stack or log.program
-    plain = uncorrected(case)
-    without = forecast(case, proposal.plan, plain).metrics["step_time"].value
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    hardware = case.site.accelerator.name
+    plain, own = uncorrected(case), replace(case, site=replace(case.site, stack=stack))
+    same_split = replace(proposal.plan, case_hash=own.hash())
+    hardware, measured_s = case.site.accelerator.name, compared.row("step_time").measured
     entry = Entry(
-        hardware, stack, case.hash(), without, compared.row("step_time").measured, now, str(log_path.resolve())
+        hardware,
+        stack,
+        case.hash(),
+        forecast(case, proposal.plan, plain).metrics["step_time"].value,
+        measured_s,
+        datetime.now(UTC).isoformat(timespec="seconds"),
+        str(log_path.resolve()),
+        forecast(own, same_split, uncorrected(own)).metrics["step_time"].value,
     )
     path = record(entry)
     click.echo(f"remembered in {path}", err=True)
+    if not case.site.stack:
+        click.echo(f'note: plan with --set "site.stack={stack}" and this counts as the same stack', err=True)
     low, high = plain.spread("step_time")
-    return correction(entries(path), hardware, stack, 0.5 * math.log(high / low))
+    return correction(entries(path), hardware, case.site.stack, 0.5 * math.log(high / low))
 
 
 def _json(compared: Comparison, log: TrainingLog, learnt: Correction | None) -> Mapping[str, object]:

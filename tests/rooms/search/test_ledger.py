@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,15 @@ def test_other_hardware_says_nothing_and_another_stack_less() -> None:
     assert other is not None
     assert (same.label, other.label) == (Label.CALIBRATED, Label.TRANSFERRED)
     assert other.high > same.high
+
+
+def test_a_stack_is_corrected_from_the_forecast_for_that_stack() -> None:
+    """Measured 1.2 s; 1.0 s was forecast without a stack and 0.8 s with it."""
+    both = replace(entry(1.2), own_forecast_s=0.8)
+    own, other = correction([both], "A40", "s", PRIOR), correction([both], "A40", "", PRIOR)
+    assert own is not None
+    assert other is not None
+    assert own.factor == pytest.approx(other.factor ** (math.log(1.5) / math.log(1.2)))
 
 
 def test_a_ledger_keeps_what_was_recorded_once_and_outlives_a_torn_line(tmp_path: Path) -> None:

@@ -91,6 +91,24 @@ def test_the_command_remembers_and_the_next_forecast_uses_it(tmp_path: Path) -> 
     assert datahall("compare", "--log", str(slow), str(plan), "--no-ledger").code == 4
 
 
+def test_a_case_that_names_the_stack_is_corrected_from_its_own_forecast(tmp_path: Path) -> None:
+    """The uncorrected forecast of a named stack is another: whoever names it later is led to what was measured too."""
+
+    def step(*arguments: str) -> float:
+        asked = ("plan", "--model", "llama-3.1-8b", "--site", "dgx-h100", "--set", "application.tokens=1e9", "--json")
+        return _step(json.loads(called(*asked, *arguments, DATAHALL_HOME=str(tmp_path)).stdout))
+
+    plan, named_stack = tmp_path / "plan.json", ("--set", "site.stack=megatron-lm")
+    step("--out", str(plan))
+    of_stack = step(*named_stack)
+    batch = json.loads(plan.read_text())["case"]["application"]["global_batch"]
+    log = log_of(tmp_path, megatron_lines(seconds=1.2 * of_stack, batch=batch))
+    said = called("compare", "--log", log, plan, "--json", DATAHALL_HOME=str(tmp_path))
+    assert "site.stack=megatron-lm" in said.stderr
+    assert json.loads(said.stdout)["next"]["label"] == "transferred"
+    assert 1.05 * of_stack < step(*named_stack) < 1.2 * of_stack
+
+
 def _metric(answer: dict, name: str) -> dict:
     return next(metric for metric in answer["forecast"]["metrics"] if metric["name"] == name)
 
