@@ -115,7 +115,7 @@ def interval_factors(runs: Sequence[PublishedRun], start: Mapping[str, float]) -
     }
 
 
-def few_of(runs: Sequence[PublishedRun], indices: Sequence[int], draw: int) -> list[int]:
+def few_of(indices: Sequence[int], draw: int) -> list[int]:
     """At most ten of `indices`, half of them where there are few, drawn by a seeded generator."""
     count = min(MOST_ROWS, max(1, len(indices) // 2))
     return sorted(np.random.default_rng(draw).choice(indices, count, replace=False).tolist())
@@ -131,7 +131,7 @@ def _shot_factor(runs: Sequence[PublishedRun], start: Mapping[str, float]) -> fl
                 continue
             trained = trained_on([run for run in runs if key(run) != name], {}, start)
             for draw in range(4):
-                few = few_of(runs, inside, draw)
+                few = few_of(inside, draw)
                 rest = [runs[index] for index in inside if index not in few]
                 found = forecast_runs(trained, rest, [runs[index] for index in few])
                 close = [name == SHOT for name in found.condition]  # some have no row of their own stack among the few

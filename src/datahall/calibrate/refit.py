@@ -88,7 +88,7 @@ def ten_shot(
         if len(inside) < 4:
             continue
         for draw in range(draws):
-            few = few_of(runs, inside, draw)
+            few = few_of(inside, draw)
             rest = [runs[index] for index in inside if index not in few]
             judged += rest
             parts.append(forecast_runs(base, rest, [runs[index] for index in few]))

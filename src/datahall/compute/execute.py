@@ -181,18 +181,20 @@ class DataParallel:
         if complete and not self.optimiser.state:
             allocate_state(self.optimiser)
         buffers = agreed_buffers([self.module], dist.group.WORLD if self.data_world > 1 else None)
+        trained = self._trained()
         return {
-            **in_checkpoint({**self._trained(), **buffers}),
-            **optimiser_tensors(self.optimiser, list(self._trained().values())),
+            **in_checkpoint({**trained, **buffers}),
+            **optimiser_tensors(self.optimiser, list(trained.values())),
         }
 
     def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Take over what `tensors` gave."""
+        trained, given = self._trained(), of_model(tensors)
         with torch.no_grad():
-            for name, parameter in self._trained().items():
-                parameter.copy_(tensors[f"model.{name}"])
-        restore_buffers([self.module], of_model(tensors))
-        restore_optimiser(self.optimiser, list(self._trained().values()), tensors)
+            for name, parameter in trained.items():
+                parameter.copy_(given[name])
+        restore_buffers([self.module], given)
+        restore_optimiser(self.optimiser, list(trained.values()), tensors)
 
     def whole_weights(self) -> dict[str, torch.Tensor]:
         """As in Executor."""

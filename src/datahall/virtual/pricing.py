@@ -147,7 +147,7 @@ def memory_habits(at: Setting) -> MemoryHabits:
         logit_bytes=np.where(np.asarray(at.fused_loss) > 0, 4.0, np.where(torch, 12.0, 8.0)),
         gathered_copies=np.where(torch, 5.0, 1.0),
         pipeline_whole_bytes=np.where(torch, 6.0, 0.0),  # 16-bit weights and 32-bit gradients
-        fragmentation_share=np.where(xla, 0.0, 0.05),
+        fragmentation_share=np.where(xla, 0.0, MemoryHabits().fragmentation_share),
     )
 
 

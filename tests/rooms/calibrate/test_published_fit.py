@@ -62,7 +62,7 @@ def test_a_family_left_out_is_forecast_within_the_bars_and_ten_rows_help(group):
     trained = trained_on(rest, load().factors, load().fitted.constants)
     before = errors(own, forecast_runs(trained, own).seconds)
     assert np.median(before) <= 0.15
-    few = few_of(own, range(len(own)), 0)
+    few = few_of(range(len(own)), 0)
     others = [run for index, run in enumerate(own) if index not in few]
     after = errors(others, forecast_runs(trained, others, [own[index] for index in few]).seconds)
     assert np.mean(after) <= 0.10
