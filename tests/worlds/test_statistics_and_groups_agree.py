@@ -8,15 +8,18 @@ import pytest
 from safetensors.torch import load_file
 from small_cases import SHAPE, small_case
 
+from datahall.compute.execute_anatomy import read_anatomy
 from datahall.compute.plan import ComputePlan
 from datahall.decisions.plan import Plan
 from datahall.network.plan import NetworkPlan
 from datahall.real import parity, training
 from datahall.storage.plan import StoragePlan
+from datahall.workloads import entry
 
 DATA = ComputePlan(data=2, micro_batch=4, precision="fp32")
 ALONE = ComputePlan(micro_batch=2, accumulation=4, precision="fp32")
 STEPS = 4
+SUPPORT = str(Path(normed_perceptron.__file__).parent)
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +30,17 @@ def case():
 @pytest.fixture(scope="module")
 def by_data(case, tmp_path_factory):
     return run(case, DATA, tmp_path_factory.mktemp("data"))
+
+
+def test_data_parallelism_hands_statistics_round_once_a_step(case, by_data):
+    workload = entry.build(case, [SUPPORT])
+    anatomy = read_anatomy(workload, DATA, workload.data.batch(range(4)), 4, lambda work: (work(), (0, 0))[1])
+    statistics = [one for name, one in workload.model.named_buffers() if "running" in name]
+    batches = [one for name, one in workload.model.named_buffers() if "tracked" in name]
+    assert sorted(anatomy.buffers) == sorted([4 * sum(one.numel() for one in statistics), 8 * len(batches)])
+    for step in by_data.steps:
+        for worker in step.workers:
+            assert worker.kinds == anatomy.handed_over(DATA, 0)
 
 
 def test_zero_1_has_the_statistics_and_groups_of_data_parallelism(case, by_data, tmp_path):
@@ -65,5 +79,4 @@ def agree(made, other, *, by_metric=False):
 
 def run(case, compute, folder, steps=STEPS, every=0):
     plan = Plan(compute, StoragePlan(interval_steps=every), NetworkPlan(), case.hash())
-    support = str(Path(normed_perceptron.__file__).parent)
-    return training.run(case, plan, folder, steps=steps, keep_weights=True, import_paths=[support])
+    return training.run(case, plan, folder, steps=steps, keep_weights=True, import_paths=[SUPPORT])

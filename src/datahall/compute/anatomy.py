@@ -32,9 +32,9 @@ class Anatomy:
     `on_rank` are the parameters of one tensor rank, where there are several; `first_outside` and `last_outside` those
     of a rank outside the blocks that the first and the last stage hold, `common` those that both do; `parts` are what
     is cut in each stage; `frozen` is held and gathered with the rest, and `taught_from` is the first stage that gives
-    something with a gradient.  `boundary` is 0 where the model cannot be cut into stages.  FLOPs are of one micro-batch
-    of the plan that it was read for, on the worker that speaks for the run.  `state_bytes` are what the optimiser keeps
-    for each parameter.
+    something with a gradient; `buffers` are the bytes of the persistent ones, by type.  `boundary` is 0 where the model
+    cannot be cut into stages.  FLOPs are of one micro-batch of the plan that it was read for, on the worker that speaks
+    for the run.  `state_bytes` are what the optimiser keeps for each parameter.
     """
 
     inventory: Inventory
@@ -46,6 +46,7 @@ class Anatomy:
     parts: tuple[TensorCuts, ...] = ()
     frozen: Frozen = field(default_factory=lambda: Frozen(Inventory((), ())))
     taught_from: int = 0
+    buffers: tuple[int, ...] = ()
     matmul_flops: int = 0
     attention_flops: int = 0
     state_bytes: float = 8.0
@@ -58,7 +59,10 @@ class Anatomy:
     def handed_over(self, plan: ComputePlan, stage: int) -> dict[str, Handed]:
         """What one worker of `stage` hands over in a step, by kind of collective; {} for one worker."""
         cuts = together(self.parts[stage :: plan.pipeline])
-        within = within_copy(plan.micro_batch * self.boundary, cuts, plan, stage, self.common, self.taught_from)
+        within = merged(
+            within_copy(plan.micro_batch * self.boundary, cuts, plan, stage, self.common, self.taught_from),
+            self._buffers_handed(plan),
+        )
         staged = plan.pipeline > 1
         outside = (self.first_outside, self.last_outside) if staged else None
         trained = held_parts(self.on_rank or self.inventory, plan, stage, outside)
@@ -79,6 +83,10 @@ class Anatomy:
         cut = self.cuts.cut_parameters
         return self.parameters - cut + cut // ranks
 
+    def _buffers_handed(self, plan: ComputePlan) -> dict[str, Handed]:
+        """Plain data parallelism makes buffers equal once a step."""
+        return {"broadcast": (len(self.buffers), sum(self.buffers))} if plan.replicated and self.buffers else {}
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
         return asdict(self)
@@ -92,6 +100,7 @@ def anatomy_from_json(told: Mapping[str, Any]) -> Anatomy:
         "first_outside": _shapes(told["first_outside"]),
         "last_outside": _shapes(told["last_outside"]),
         "common": _shapes(told["common"]),
+        "buffers": tuple(told["buffers"]),
         "parts": tuple(_cuts(part) for part in told["parts"]),
         "frozen": Frozen(
             _inventory(told["frozen"]["inventory"]),

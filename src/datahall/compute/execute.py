@@ -147,9 +147,12 @@ class DataParallel:
         self.data_world = dist.get_world_size() if grouped else 1
         self.replica = _replicate(self.module, bucket_bytes, exchange) if grouped else self.module
         self.optimiser = make_optimiser(workload, self.module)
+        self.trained = {name: one for name, one in self.module.named_parameters() if one.requires_grad}
 
     def gradients(self, batches: Iterable[Any], micro_steps: int, mark: Mark) -> float:
         """As in Executor.  The sum over workers of gradients scaled by 1 / (workers x micro-steps) is their mean."""
+        if self.data_world > 1:
+            agreed_buffers([self.module], dist.group.WORLD)
         scale = 1.0 / (micro_steps * self.data_world)
         total = torch.zeros((), device=self.device)
         for index, batch in enumerate(batches):
@@ -159,6 +162,8 @@ class DataParallel:
                 mark("backward")
                 (loss * scale).backward()
             total += loss.detach()
+        if self.data_world > 1:
+            check_taught(name for name, parameter in self.trained.items() if parameter.grad is None)
         return float(total) / micro_steps
 
     def rehearse(self, batches: Iterable[Any]) -> None:
@@ -181,27 +186,23 @@ class DataParallel:
         if complete and not self.optimiser.state:
             allocate_state(self.optimiser)
         buffers = agreed_buffers([self.module], dist.group.WORLD if self.data_world > 1 else None)
-        trained = self._trained()
         return {
-            **in_checkpoint({**trained, **buffers}),
-            **optimiser_tensors(self.optimiser, list(trained.values())),
+            **in_checkpoint({**self.trained, **buffers}),
+            **optimiser_tensors(self.optimiser, list(self.trained.values())),
         }
 
     def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Take over what `tensors` gave."""
-        trained, given = self._trained(), of_model(tensors)
+        given = of_model(tensors)
         with torch.no_grad():
-            for name, parameter in trained.items():
+            for name, parameter in self.trained.items():
                 parameter.copy_(given[name])
         restore_buffers([self.module], given)
-        restore_optimiser(self.optimiser, list(trained.values()), tensors)
+        restore_optimiser(self.optimiser, list(self.trained.values()), tensors)
 
     def whole_weights(self) -> dict[str, torch.Tensor]:
         """As in Executor."""
-        return whole({**self._trained(), **buffers_of([self.module])})
-
-    def _trained(self) -> dict[str, nn.Parameter]:
-        return {name: parameter for name, parameter in self.module.named_parameters() if parameter.requires_grad}
+        return whole({**self.trained, **buffers_of([self.module])})
 
     def _exchanging(self, *, last: bool) -> AbstractContextManager[Any]:
         if last or not isinstance(self.replica, DistributedDataParallel):
@@ -213,6 +214,18 @@ class DataParallel:
             return self.loss(model, to_device(batch, self.device))
         with torch.autocast(self.device.type, dtype=self.precision):
             return self.loss(model, to_device(batch, self.device))
+
+
+def check_taught(untaught: Iterable[str]) -> None:
+    """Refused where parameters got no gradient in a step, by name: not all workers would do the same with them."""
+    names = list(untaught)
+    if names:
+        shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        raise Refused(
+            f"{shown} got no gradient in this step; workers could not add up their gradients.",
+            where="application.entry",
+            hint="Set requires_grad to False for what the loss does not use, or have it use all in every step.",
+        )
 
 
 def whole(held: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -245,7 +258,12 @@ def autocast_dtype(precision: str) -> torch.dtype | None:
 
 
 def _replicate(module: nn.Module, bucket_bytes: int, exchange: Exchange | None) -> DistributedDataParallel:
-    replica = DistributedDataParallel(module, bucket_cap_mb=bucket_bytes / 2**20, gradient_as_bucket_view=True)
+    replica = DistributedDataParallel(
+        module,
+        bucket_cap_mb=bucket_bytes / 2**20,
+        gradient_as_bucket_view=True,
+        broadcast_buffers=False,  # the executor does, where observers see it and without those that never change
+    )
 
     def hook(state, bucket):
         return state(bucket)

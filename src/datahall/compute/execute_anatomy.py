@@ -5,7 +5,7 @@ Seconds are `real.rehearsal`'s.  The model keeps its weights; gradients are thro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,8 +15,11 @@ from torch import nn
 
 from datahall.base.errors import Refused
 from datahall.base.workload import Adapted, Workload
+from datahall.compute import execute
 from datahall.compute.anatomy import Anatomy, Frozen
+from datahall.compute.execute_buffers import buffers_of, by_type
 from datahall.compute.execute_context import check_sequence
+from datahall.compute.execute_local import trained
 from datahall.compute.execute_pipeline import check_stages
 from datahall.compute.execute_tensor import check_tensor_cuts, how_cut, pieces, within
 from datahall.compute.handed_tensor import TensorCuts
@@ -43,7 +46,8 @@ def read_anatomy(workload: Workload, plan: ComputePlan, batch: Any, samples: int
     """
     model: nn.Module = workload.model
     inventory, outside = _inventory(model, workload.cut_points)
-    found = Anatomy(inventory, frozen=Frozen(_frozen(workload, plan)))
+    buffers = tuple(_bytes(alike) for alike in by_type(buffers_of([model]).values()))
+    found = Anatomy(inventory, frozen=Frozen(_frozen(workload, plan)), buffers=buffers)
     _check_frozen(workload, plan, inventory)
     if plan.context > 1:
         check_sequence(workload, torch.device("cpu"))
@@ -62,6 +66,8 @@ def read_anatomy(workload: Workload, plan: ComputePlan, batch: Any, samples: int
     seen = _CutsSeen(model, workload, samples, plan.tensor)
     with seen.watching():
         matmul, attention = count_flops(lambda: workload.loss(model, batch).backward())
+    if plan.copies > 1 or plan.zero_stage or plan.tensor > 1:
+        execute.check_taught(name for name, one in trained([model]).items() if one.grad is None)
     model.zero_grad(set_to_none=True)
     if plan.tensor > 1:
         found = replace(found, parts=(seen.cuts(),))
@@ -83,6 +89,10 @@ def saved_bytes(model: nn.Module, forward: Callable[[], torch.Tensor]) -> tuple[
         loss = forward()
     del loss
     return sum(seen.values()), max(seen.values(), default=0)
+
+
+def _bytes(tensors: Iterable[torch.Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def _inventory(

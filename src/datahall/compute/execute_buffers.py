@@ -1,17 +1,20 @@
 """Buffers of a model (running statistics and the like) in a split: what checkpoints and metrics see of them.
 
 They are no parameters: nothing is summed and nothing is spread.  Where workers hold the same part of a model, the first
-one's buffers are the model's, as with DDP.  Buffers that are not persistent follow from `build` and are left out.
+one's buffers are the model's, as with DDP; plain data parallelism hands them round in every step, as DDP does, other
+splits when a checkpoint or a metric wants them.  Buffers that are not persistent follow from `build` and are left out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.tensor import DTensor
+
+from datahall.compute.execute_sums import in_one_message
 
 
 def buffers_of(modules: Sequence[nn.Module]) -> dict[str, torch.Tensor]:
@@ -27,9 +30,18 @@ def agreed_buffers(modules: Sequence[nn.Module], group: dist.ProcessGroup | None
     """The same, with the values of the group's first worker on all of it; None: this worker is alone."""
     found = buffers_of(modules)
     if group is not None:
-        for buffer in found.values():
-            dist.broadcast(_own(buffer), group=group, group_src=0)
+        with torch.no_grad():
+            for alike in by_type(found.values()):
+                in_one_message(alike, lambda flat: dist.broadcast(flat, group=group, group_src=0))
     return found
+
+
+def by_type(buffers: Iterable[torch.Tensor]) -> list[list[torch.Tensor]]:
+    """What a worker holds of some buffers, those of one type together: each is a message."""
+    found: dict[torch.dtype, list[torch.Tensor]] = {}
+    for buffer in buffers:
+        found.setdefault(buffer.dtype, []).append(_own(buffer))
+    return list(found.values())
 
 
 def restore_buffers(modules: Sequence[nn.Module], values: Mapping[str, torch.Tensor]) -> None:

@@ -8,7 +8,7 @@ also summed over the groups.  A checkpoint knows nothing of buffers: the optimis
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,10 +62,17 @@ class FlatState:
             for holding in holdings
             if holding.names
         ]
+        self.taught: set[str] = set()  # of which a gradient was added up in this step, which zeros do not show
+        for name, parameter in self.held.items():
+            parameter.register_post_accumulate_grad_hook(lambda _, name=name: self.taught.add(name))
         for module, names_of in ties:
             tie(module, names_of)
         shares = [[one for buffer in self.buffers for one in buffer.shares[group]] for group in range(len(groups))]
         self.optimiser = optimiser_in_groups(workload, groups, shares)
+
+    def untaught(self) -> Iterable[str]:
+        """Names of what this worker trains and that got no gradient in this step."""
+        return (name for name in self.held if name not in self.taught)
 
     def exchange(self) -> None:
         """Sum the gradients of this worker's shares over all workers that hold them."""
@@ -81,6 +88,7 @@ class FlatState:
 
     def forget(self) -> None:
         """Clear the gradients."""
+        self.taught.clear()
         for buffer in self.buffers:
             buffer.sums.zero_()
 

@@ -31,6 +31,10 @@ class State(Protocol):
     held: dict[str, nn.Parameter]
     optimiser: torch.optim.Optimizer
 
+    def untaught(self) -> Iterable[str]:
+        """Names of what this worker trains and that got no gradient in this step."""
+        ...
+
     def exchange(self) -> None:
         """Sum the gradients over the workers that hold the same parameters."""
         ...
@@ -74,16 +78,20 @@ class LocalState:
         nothing = [nn.Parameter(torch.zeros(0))]  # for a stage that is all frozen: an optimiser wants something
         self.optimiser = optimiser_of(workload, list(self.pieces.values()) or nothing)
 
+    def untaught(self) -> Iterable[str]:
+        """Names of what this worker trains and that got no gradient in this step."""
+        return (name for name, parameter in self.held.items() if parameter.grad is None)
+
     def exchange(self) -> None:
         """Sum the gradients over the workers that hold the same parameters."""
         for group, names in self.summed:
-            own = [own_part(self.held[name]) for name in names if self.held[name].grad is not None]
+            own = [own_part(self.held[name]) for name in names]
             sum_in_buckets(own, self.bucket_bytes, group)
 
     def update(self) -> None:
         """One step of the optimiser; gradients are cleared."""
         for name, parameter in self.held.items():
-            self.pieces[name].grad = None if parameter.grad is None else own_part(parameter)
+            self.pieces[name].grad = own_part(parameter)
         self.optimiser.step()
         self.forget()
 
@@ -154,6 +162,7 @@ class HoldsPieces:
 
     def sum_gradients(self, mark: execute.Mark) -> None:
         """Sum what is not summed yet when the last backward pass is over."""
+        execute.check_taught(self.state.untaught())
         ranks = self.grid.group("tensor") if self.shared else None
         late = self.summed_late and self.grid.layout.copies > 1
         if ranks is not None or late:

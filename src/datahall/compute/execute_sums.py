@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.distributed as dist
@@ -43,9 +43,14 @@ def largest_share(parameter: torch.Tensor) -> int:
     return share_count(tuple(parameter.shape), ranks)
 
 
+def in_one_message(tensors: Sequence[torch.Tensor], collective: Callable[[torch.Tensor], object]) -> None:
+    """Do a collective, which works in place, with all elements of tensors of one type at once."""
+    flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+    collective(flat)
+    parts = flat.split([tensor.numel() for tensor in tensors])
+    for tensor, part in zip(tensors, parts, strict=True):
+        tensor.copy_(part.view_as(tensor))
+
+
 def _sum(bucket: Sequence[torch.Tensor], group: dist.ProcessGroup) -> None:
-    flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
-    dist.all_reduce(flat, group=group)
-    parts = flat.split([gradient.numel() for gradient in bucket])
-    for gradient, part in zip(bucket, parts, strict=True):
-        gradient.copy_(part.view_as(gradient))
+    in_one_message(bucket, lambda flat: dist.all_reduce(flat, group=group))

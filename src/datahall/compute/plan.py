@@ -43,6 +43,11 @@ class ComputePlan:
         return self.data * self.tensor * self.pipeline * self.context
 
     @property
+    def replicated(self) -> bool:
+        """Whether each of several devices has all of the model and its state: plain data parallelism."""
+        return self.devices == self.data > 1 and self.expert == 1 and self.zero_stage == 0
+
+    @property
     def copies(self) -> int:
         """Devices that hold the same parameters and add up their gradients: data and context ranks."""
         return self.data * self.context

@@ -156,6 +156,8 @@ def rounds_and_payload(call: Call, ranks: int) -> tuple[int, float]:
     """Rounds and bytes sent by one rank when the library goes round a ring."""
     if call.kind == "all-reduce":
         return 2 * (ranks - 1), 2 * (ranks - 1) * call.bytes / ranks
+    if call.kind == "broadcast":
+        return 1, float(call.bytes)
     return ranks - 1, float((ranks - 1) * call.bytes)
 
 

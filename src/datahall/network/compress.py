@@ -20,7 +20,7 @@ Shape = Sequence[int]
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One collective call of one rank: `kind` is all-reduce or all-gather, `bytes` what the rank hands to it."""
+    """One collective call of one rank: its `kind` (all-reduce, all-gather, broadcast) and the `bytes` it hands over."""
 
     kind: str
     bytes: int

@@ -42,12 +42,15 @@ class Exchanged:
 def exchanged(case: Case, plan: Plan, own: Anatomy | None = None) -> Exchanged:
     """What the workers of a data-parallel `plan` exchange, its plain exchange as well."""
     shapes = _shapes(case, plan.compute) if own is None else own.inventory.shapes
-    return Exchanged(calls(codec_of(plan.network), shapes), plan.network.local_steps)
+    found = list(calls(codec_of(plan.network), shapes))
+    if own is not None and plan.network.local_steps == 1:
+        found += [Call("broadcast", size) for size in own.buffers]
+    return Exchanged(tuple(found), plan.network.local_steps)
 
 
 def special(plan: Plan) -> bool:
     """Whether the plan's exchange is not the plain one that every other formula means."""
-    return plan.compute.data > 1 and not is_plain(plan.network) and not _is_split(plan.compute)
+    return plan.compute.replicated and not is_plain(plan.network)
 
 
 def optimisers(plan: Plan) -> int:
@@ -65,9 +68,10 @@ def with_buckets(
 ) -> StackHabits:
     """`habits` with what of a plain exchange nothing can hide: the bucket that is full when the backward pass ends.
 
-    As they are for splits, which sum when all gradients are there, and for models whose tensors are not known.
+    As they are for one worker, for splits, which sum when all gradients are there, and for models whose tensors are not
+    known.
     """
-    if _is_split(compute) or (own is None and not countable(case.model, compute)):
+    if not compute.replicated or (own is None and not countable(case.model, compute)):
         return habits
     shapes = _shapes(case, compute) if own is None else own.inventory.by_readiness
     buckets = bucket_sizes(shapes, bucket_bytes)
@@ -109,10 +113,6 @@ def kept_bytes(network: NetworkPlan, parameters: int) -> float:
 
 def _trained(case: Case, own: Anatomy | None) -> int:
     return own.parameters if own is not None else trained_parameters(case.model, adapters_of(case.application))
-
-
-def _is_split(compute: ComputePlan) -> bool:
-    return max(compute.tensor, compute.pipeline, compute.context, compute.expert) > 1 or compute.zero_stage > 0
 
 
 def _shapes(case: Case, compute: ComputePlan) -> list[tuple[int, ...]]:
