@@ -13,11 +13,16 @@ from datahall.base.errors import UsageError
 
 _SI: Final = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}
 _BINARY: Final = {"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40, "Pi": 2.0**50}
-_PREFIXES: Final = {**_SI, **_BINARY}
+_PREFIXES: Final = {**_SI, **_BINARY, "B": 1e9}
 _KWH_J: Final = 3.6e6  # from here on energy reads in watt hours, as a bill does
 
 _NUMBER = r"(?P<number>[-+]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"
 _PREFIX = r"(?P<prefix>[KMGTP]i|[kKMGTPE])?"
+_COUNTED = {
+    "tokens",
+    "count",
+}  # dimensions whose billions are a B, as `human_count` writes them and the field says them
+_COUNTED_PREFIX = r"(?P<prefix>[KMGTP]i|[kKMGTPEB])?"
 
 _TIMES: Final = {
     "ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "sec": 1.0, "second": 1.0, "seconds": 1.0,
@@ -69,7 +74,8 @@ def parse(text: str | int | float, dimension: str) -> float:
     if dimension == "share":
         return _parse_share(text)
     unit_pattern, factors = _DIMENSIONS[dimension]
-    match = re.fullmatch(rf"\s*{_NUMBER}\s*(?:{_PREFIX}\s*{unit_pattern})?\s*", text)
+    prefixes = _COUNTED_PREFIX if dimension in _COUNTED else _PREFIX
+    match = re.fullmatch(rf"\s*{_NUMBER}\s*(?:{prefixes}\s*{unit_pattern})?\s*", text)
     if match is None:
         raise _unreadable(text, dimension)
     prefix, unit = match["prefix"] or "", match["unit"] or ""

@@ -6,7 +6,7 @@ Each is answered by the same search on changed sites; a site that nobody asked a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -39,6 +39,10 @@ class Offer:
     total_s: float
     cost_usd: float
     energy_j: float
+
+    def goal_value(self, case: Case) -> float:
+        """What the case's goal makes small."""
+        return {"time": self.total_s, "cost": self.cost_usd, "energy": self.energy_j}[case.goal.minimise]
 
     def price_to_match(self, cost_usd: float) -> float:
         """USD per device and hour at which this site would cost `cost_usd`."""
@@ -112,21 +116,19 @@ def sure_site(case: Case, calibration: Calibration, offer: Offer) -> Offer | Non
     return None
 
 
-def best_sites(case: Case, sites: Sequence[Site], calibration_of: Callable[[Case], Calibration]) -> list[Offer]:
-    """What each of `sites` gives within the deadline and the budget, best for the goal first.
+def best_sites(
+    case: Case, kinds: Iterable[Sequence[Site]], calibration_of: Callable[[Case], Calibration]
+) -> list[Offer]:
+    """What each of several kinds of site gives within the deadline and the budget, best for the goal first.
 
-    `calibration_of` a case is asked for each site: what was fitted to one accelerator says nothing of another.
+    A kind is a site in some sizes, smallest first: a larger one is tried as long as none met the goal, or the last one
+    served it better than the one before.  `calibration_of` a case is asked for each site: what was fitted to one
+    accelerator says nothing of another.
     """
-    placed = ((site, calibration_of(replace(case, site=site))) for site in sites)
-    offers = [offer for site, own in placed if (offer := _offer(case, site, own)) is not None]
+    offers = [offer for sizes in kinds if (offer := _best_size(case, sizes, calibration_of)) is not None]
     if not offers:
         raise NoPlan("no site that was tried meets the goal.", hint="Allow more time or money.")
-    name = {"time": "total_s", "cost": "cost_usd", "energy": "energy_j"}[case.goal.minimise]
-
-    def goal_value(offer: Offer) -> float:
-        return getattr(offer, name)
-
-    return sorted(offers, key=goal_value)
+    return sorted(offers, key=lambda offer: offer.goal_value(case))
 
 
 @formula(
@@ -175,6 +177,16 @@ def _step_at(case: Case, bytes_per_s: float, calibration: Calibration) -> float:
     goal = replace(case.goal, minimise="time", deadline_s=float("inf"), budget_usd=float("inf"))
     ranking = search(replace(case, site=replace(case.site, scale_out=link), goal=goal), calibration)
     return float(np.nanmin(ranking.prices.step_s))
+
+
+def _best_size(case: Case, sizes: Sequence[Site], calibration_of: Callable[[Case], Calibration]) -> Offer | None:
+    best: Offer | None = None
+    for site in sizes:
+        found = _offer(case, site, calibration_of(replace(case, site=site)))
+        if best is not None and (found is None or found.goal_value(case) >= best.goal_value(case)):
+            break
+        best = found
+    return best
 
 
 def _offer(case: Case, site: Site, calibration: Calibration) -> Offer | None:

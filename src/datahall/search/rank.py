@@ -30,6 +30,7 @@ from datahall.virtual.transferred import default_calibration
 GOALS = ("time", "cost", "energy")
 _TRAINING_PRECISIONS = ("bf16", "fp16", "fp32")
 _SMALL_SITE = 64
+_FROZEN_BYTES = 2  # of a parameter beside adapters
 _KEEP = StoragePlan().keep  # committed checkpoints, of what `whole_plan` writes
 
 
@@ -237,11 +238,10 @@ def _no_plan(case: Case, prices: Prices, reasons: Counter[str]) -> NoPlan:
             f"{case.model.name} does not fit on {case.site.name}: the smallest of {len(held):,} plans needs {least} on"
             f" a device with {human(case.site.accelerator.memory_bytes, 'bytes')}."
         )
-        return NoPlan(
-            what,
-            reasons=dict(reasons),
-            hint="Ask `datahall plan --ask site` how many nodes hold it, or fine-tune with LoRA.",
-        )
+        frozen = _FROZEN_BYTES * case.model.parameters() < case.site.devices * case.site.accelerator.memory_bytes
+        adapters = ", or fine-tune with LoRA" if frozen and case.application.method == "full" else ""
+        hint = f"Ask `datahall plan --ask site` how many nodes hold it{adapters}."
+        return NoPlan(what, reasons=dict(reasons), hint=hint)
     if any(reason.endswith("cannot run it") for reason in reasons):
         return NoPlan(
             "no plan that meets the goal can be run by this engine.", reasons=dict(reasons), hint="Leave --for out."

@@ -22,6 +22,7 @@ from datahall.search.rank import Ranking, goal_values, search
 from datahall.virtual.calibration import Calibration
 from datahall.virtual.step_time import StepSeconds, step_time
 from datahall.virtual.training import forecast, held_bytes
+from datahall.virtual.transferred import Transferred, stack_note
 
 _LEARNT = ("step_time", "total_time", "tokens_per_s", "mfu", "cost", "energy")
 COMPONENTS = ("compute", "transfer", "waiting", "input", "optimiser")
@@ -67,6 +68,8 @@ class Flip:
 def explain(ranking: Ranking, place: int = 0) -> Result:
     """The forecast of the plan at a place of the ranking."""
     result = forecast(ranking.case, ranking.plan(place), ranking.calibration)
+    if isinstance(ranking.calibration, Transferred) and (unknown := stack_note(ranking.case)):
+        result = replace(result, notes=(unknown, *result.notes))
     if not isinstance(ranking.calibration, LedgerCalibration):
         return result
     label = ranking.calibration.label  # whole runs on this hardware were measured, whatever its parts rest on

@@ -63,7 +63,8 @@ def plan(
 
     \b
     --ask site        the fewest nodes that hold it, and meet goal.deadline if there is one
-    --ask hardware    the catalogue's accelerators, as many devices each, by the goal and within the budget
+    --ask hardware    the catalogue's accelerators, as many devices each (within a budget or a deadline up to 16 times
+                      as many), by the goal
     --ask link        is the network between nodes enough, and what is the least that is
     --ask exchange    compressed or rarer exchange of gradients, by time to the same loss
     --ask checkpoint  how often to write checkpoints

@@ -6,6 +6,7 @@ The answers come from `search.ask`; only words are added here.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
@@ -29,6 +30,7 @@ from datahall.ui.plan_text import split_text
 from datahall.virtual.calibration import Calibration
 
 FORMAT_VERSION = 1
+_MOST_TIMES = 16  # the devices that the case's site has
 Answer = tuple[dict[str, Any], Group]
 
 
@@ -72,8 +74,9 @@ def _surely(case: Case, calibration: Calibration, offer: Offer) -> str:
 
 
 def _hardware(case: Case, calibration_of: Callable[[Case], Calibration]) -> Answer:
-    sites, refused = _catalogue_sites(case)
-    offers = best_sites(case, sites, calibration_of)
+    kinds, refused = _catalogue_sites(case)
+    with click.progressbar(kinds, label="accelerators", file=sys.stderr) as tried:
+        offers = best_sites(case, tried, calibration_of)
     first = offers[0]
     table = plain_table("Accelerators", "whole run", "cost", "energy", "split", "ties at")
     for offer in offers[:15]:
@@ -86,12 +89,14 @@ def _hardware(case: Case, calibration_of: Callable[[Case], Calibration]) -> Answ
             split_text(offer.ranking.compute(0)),
             "" if offer is first or match != match else f"${match:.2f}/h",
         )
-    left = len(sites) - len(offers)
+    left = len(kinds) - len(offers)
     priced = case.goal.minimise == "cost" or case.goal.budget_usd < float("inf")
     fail = "cannot hold it, miss the goal or have no price" if priced else "cannot hold it or miss the goal"
     about = f"{left} more {fail}; {refused} are not for training in its precision." if left + refused else ""
     about += " Ties at: the hourly price of a device at which it would cost what the first costs."
-    head = Text(f"{case.model.name} on as many devices of each kind, least {case.goal.minimise} first\n", style="bold")
+    many = f"{case.site.devices:,}"
+    counts = f"{many} to {_MOST_TIMES * case.site.devices:,}" if _bounded(case) else many
+    head = Text(f"{case.model.name} on {counts} devices of each kind, least {case.goal.minimise} first\n", style="bold")
     return {"offers": [_offer_json(offer) for offer in offers]}, Group(head, table, Text(about.strip(), style="dim"))
 
 
@@ -177,10 +182,20 @@ def _exchange(case: Case, calibration: Calibration) -> Answer:
     return {"offers": said}, Group(text, table)
 
 
-def _catalogue_sites(case: Case) -> tuple[list[Site], int]:
-    """Sites with as many devices of each accelerator of the catalogue, and how many kinds cannot be used."""
-    sites: list[Site] = []
+def _bounded(case: Case) -> bool:
+    """Whether the goal says how many devices are too many: else more would be faster, fewer cheaper, without end."""
+    bound = case.goal.budget_usd if case.goal.minimise == "time" else case.goal.deadline_s
+    return bound < float("inf")
+
+
+def _catalogue_sites(case: Case) -> tuple[list[list[Site]], int]:
+    """Sites of each accelerator of the catalogue, smallest first, and how many kinds cannot be used.
+
+    They have as many devices as the case's site; where the goal bounds them also 2, 4, 8 and 16 times as many.
+    """
+    sites: list[list[Site]] = []
     refused = 0
+    times = (1, 2, 4, 8, _MOST_TIMES) if _bounded(case) else (1,)
     for name in accelerators.names():
         entry = accelerators.accelerator(name)
         wanted = case.application.precision or ("bf16" if "bf16" in entry.peak_flops_per_s else "fp16")
@@ -188,7 +203,7 @@ def _catalogue_sites(case: Case) -> tuple[list[Site], int]:
             refused += 1
             continue
         try:
-            sites.append(site_from_text(f"{case.site.devices}x{name}")[0])
+            sites.append([site_from_text(f"{count * case.site.devices}x{name}")[0] for count in times])
         except DatahallError:
             refused += 1
     return sites, refused

@@ -94,6 +94,15 @@ def default_calibration(case: Case) -> Calibration:
     return Transferred(data["constants"], traits, effect, half)
 
 
+def stack_note(case: Case) -> str:
+    """What the shipped calibration knows nothing of in the stack that a case names; "" for one that was fitted."""
+    traits = traits_of(case.site.stack, case.site.accelerator.kind, architecture=case.site.accelerator.architecture)
+    if not case.site.stack or traits.family in _shipped()["validity"]["stacks"]:
+        return ""
+    kin = "XLA" if traits.issue == "xla" else "Megatron" if traits.issue == "fused" else "PyTorch"
+    return f"No published run under {case.site.stack} was fitted: it is forecast as {kin} programs usually are."
+
+
 def _wider(accelerator: Accelerator, fitted: Sequence[str]) -> float:
     if accelerator.name in fitted:
         return 1.0

@@ -20,6 +20,8 @@ KNOWN = [
     ("312 TFLOP/s", "flops_per_s", 312e12),
     ("4 Mi tokens", "tokens", 4 * 2**20),
     ("15e9", "tokens", 15e9),
+    ("160.6 B", "tokens", 160.6e9),
+    ("15T tokens", "tokens", 15e12),
     ("3 days", "seconds", 259200),
     ("5 ms", "seconds", 5e-3),
     ("5 %", "share", 0.05),
@@ -72,7 +74,15 @@ def test_binary_prefixes_are_larger(number: int, prefix: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "dimension"),
-    [("80 GiB/s", "bytes"), ("fast", "bytes_per_s"), ("3 fortnights", "seconds"), (True, "count"), ("", "tokens")],
+    [
+        ("80 GiB/s", "bytes"),
+        ("8 B/s", "tokens"),
+        ("3 BB", "bytes"),
+        ("fast", "bytes_per_s"),
+        ("3 fortnights", "seconds"),
+        (True, "count"),
+        ("", "tokens"),
+    ],
 )
 def test_what_is_no_quantity_is_refused_with_an_example(text: object, dimension: str) -> None:
     with pytest.raises(UsageError, match="Write it like"):

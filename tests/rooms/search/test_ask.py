@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,8 @@ import pytest
 from datahall.base.errors import Incompatible, NoPlan, UsageError
 from datahall.case import from_model_and_site
 from datahall.case.named_site import site_from_text
-from datahall.case.question import Goal
+from datahall.case.question import Case, Goal
+from datahall.case.site import Site
 from datahall.search.ask import best_sites, checkpoint_interval, link_enough, smallest_site, sure_site
 from datahall.search.rank import search
 from datahall.virtual.calibration import Uncalibrated
@@ -45,7 +47,7 @@ def test_a_deadline_can_be_too_short() -> None:
 
 def test_sites_are_ordered_by_the_goal_and_kept_within_the_budget() -> None:
     case = from_model_and_site("llama-3.1-8b", "8xA100-80GB-SXM", tokens=1e9)
-    sites = [site_from_text(f"8x{name}")[0] for name in ("A40", "A100-80GB-SXM", "H100-SXM")]
+    sites = [[site_from_text(f"8x{name}")[0]] for name in ("A40", "A100-80GB-SXM", "H100-SXM")]
     by_time = best_sites(case, sites, lambda _: Uncalibrated())
     assert by_time[0].site.accelerator.name == "H100-SXM"
     assert [offer.total_s for offer in by_time] == sorted(offer.total_s for offer in by_time)
@@ -56,9 +58,30 @@ def test_sites_are_ordered_by_the_goal_and_kept_within_the_budget() -> None:
         best_sites(replace(case, goal=Goal(budget_usd=0.01)), sites, lambda _: Uncalibrated())
 
 
+@pytest.mark.parametrize("kind", ["A100-80GB-SXM", "RTX-4090"])
+def test_the_size_that_serves_the_goal_best_is_found(kind: str) -> None:
+    case = from_model_and_site("llama-3.1-8b", "8xA100-80GB-SXM", tokens=1e10)
+    sizes = [site_from_text(f"{count}x{kind}")[0] for count in (8, 16, 32, 64, 128, 256)]
+    alone = [best_sites(case, [[site]], default_calibration)[0] for site in sizes]
+    budget, deadline = 1.05 * alone[0].cost_usd, 1.2 * alone[3].total_s
+    for goal in (Goal(budget_usd=budget), Goal(minimise="cost", deadline_s=deadline)):
+        asked = replace(case, goal=goal)
+        found = best_sites(asked, [sizes], default_calibration)[0]
+        assert found.goal_value(asked) == min(values_of(asked, sizes))
+        assert found.site.devices > 8
+
+
+def values_of(case: Case, sites: list[Site]) -> Iterator[float]:
+    for site in sites:
+        try:
+            yield best_sites(case, [[site]], default_calibration)[0].goal_value(case)
+        except NoPlan:
+            continue
+
+
 def test_each_site_is_forecast_by_its_own_constants() -> None:
     case = from_model_and_site("llama-3.1-8b", "8xA100-80GB-SXM", tokens=1e9)
-    sites = [site_from_text(f"8x{name}")[0] for name in ("A100-80GB-SXM", "TPU-v5p", "MI300X")]
+    sites = [[site_from_text(f"8x{name}")[0]] for name in ("A100-80GB-SXM", "TPU-v5p", "MI300X")]
     for offer in best_sites(case, sites, default_calibration):
         alone = search(replace(case, site=offer.site))
         assert offer.total_s == pytest.approx(float(alone.prices.total_s[alone.order[0]])), offer.site.name
@@ -105,7 +128,7 @@ def test_an_unknown_price_is_not_zero_dollars() -> None:
             search(replace(case, goal=goal), Uncalibrated())
     priced = replace(case.site, accelerator=replace(case.site.accelerator, price_usd_per_h=3.0))
     assert search(replace(case, site=priced, goal=Goal(minimise="cost")), Uncalibrated()).order.size
-    sites = [site_from_text(f"8x{name}")[0] for name in ("TPU-v7x", "H100-SXM")]
+    sites = [[site_from_text(f"8x{name}")[0]] for name in ("TPU-v7x", "H100-SXM")]
     offers = best_sites(replace(case, goal=Goal(minimise="cost")), sites, lambda _: Uncalibrated())
     assert [offer.site.accelerator.name for offer in offers] == ["H100-SXM"]
     idle = replace(case.site, accelerator=replace(case.site.accelerator, power_w=0.0))

@@ -143,6 +143,20 @@ def test_no_plan_lists_what_stood_in_the_way() -> None:
         search(replace(case, goal=Goal("beauty")))
 
 
+def test_adapters_are_advised_only_where_a_frozen_model_fits() -> None:
+    for model, advised in (("llama-3.1-70b", True), ("llama-3.1-405b", False)):
+        with pytest.raises(NoPlan, match="does not fit") as refused:
+            search(a_case(model, "8xA40"))
+        assert ("LoRA" in refused.value.hint) == advised
+
+
+def test_a_stack_that_nothing_was_fitted_under_is_said() -> None:
+    case = a_case()
+    for stack, unknown in (("", False), ("torchtitan", False), ("axolotl 0.5", True)):
+        notes = explain(search(replace(case, site=replace(case.site, stack=stack)))).notes
+        assert any(f"No published run under {stack}" in note for note in notes) == unknown
+
+
 def test_a_precision_that_the_accelerator_lacks_is_refused() -> None:
     case = a_case()
     with pytest.raises(Incompatible, match="A40 does not compute in fp8"):
