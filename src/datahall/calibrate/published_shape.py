@@ -96,46 +96,53 @@ def _same(known: ModelShape, cells: Cells) -> bool:
 
 def _from_columns(cells: Cells) -> ModelShape:
     layers, hidden = whole(cells.number("layers"), "layers"), whole(cells.number("hidden"), "hidden")
-    head_dim = round(cells.number("head_dim") or 0)
-    heads = round(cells.number("heads") or hidden / (head_dim or 128))
-    head_dim = head_dim or max(1, hidden // heads)
-    matrices = round(cells.number("mlp_mats") or 3)
-    experts = round(cells.number("moe_experts") or 0)
-    experts = experts if experts > 1 else 0
-    kv_heads = cells.count("kv_heads", heads)
-    ffn = round(cells.number("ffn") or hidden * (4 if matrices == 2 else 3.5))
-    note = cells.text("arch_note")
-    if not 1 <= heads <= hidden or head_dim < 1:
-        raise UsageError(f"{heads} heads of width {head_dim} cannot be those of a model with width {hidden}.")
-    if kv_heads > heads:
-        raise UsageError(f"{kv_heads} heads of keys and values for {heads} heads.")
     if not cells.number("ffn") and not cells.number("heads"):
         raise UsageError("the model's shape is stated by depth and width only.")
-    latent = _latent(note)
-    dense = re.search(r"first(?: (\d+))? layers? dense ffn (\d+)", note)
-    shared = re.search(r"(\d+) shared expert", note)
-    window = re.search(r"(\d+)-token sliding window", note)
+    heads, kv_heads, head_dim = _heads(cells, hidden)
+    matrices = round(cells.number("mlp_mats") or 3)
+    experts = round(cells.number("moe_experts") or 0)
     shape = ModelShape(
         name=cells.text("model") or "unnamed",
         layers=layers,
         hidden=hidden,
         heads=heads,
         kv_heads=kv_heads,
-        head_dim=latent.nope_dim + latent.rope_dim if latent else head_dim,
-        ffn=ffn,
+        head_dim=head_dim,
+        ffn=round(cells.number("ffn") or hidden * (4 if matrices == 2 else 3.5)),
         vocab=round(cells.number("vocab") or _USUAL_VOCABULARY),
         mlp_matrices=matrices,
-        experts=experts,
-        experts_per_token=min(cells.count("moe_topk", 2), experts),
-        shared_experts=int(shared[1]) if shared and experts else 0,
-        shared_ffn=ffn if shared and experts else 0,
-        dense_layers=int(dense[1] or 1) if dense and experts else 0,
-        dense_ffn=int(dense[2]) if dense and experts else 0,
-        latent=latent,
-        window=int(window[1]) if window else 0,
-        window_share=0.5 if window else 0.0,
     )
-    return _tied(shape, (cells.number("params_b") or 0) * 1e9)
+    if experts > 1:
+        shape = replace(shape, experts=experts, experts_per_token=min(cells.count("moe_topk", 2), experts))
+    return _tied(_noted(shape, cells.text("arch_note")), (cells.number("params_b") or 0) * 1e9)
+
+
+def _heads(cells: Cells, hidden: int) -> tuple[int, int, int]:
+    """Heads, those of keys and values, and their width."""
+    head_dim = round(cells.number("head_dim") or 0)
+    heads = round(cells.number("heads") or hidden / (head_dim or 128))
+    head_dim = head_dim or max(1, hidden // max(1, heads))
+    if not 1 <= heads <= hidden or head_dim < 1:
+        raise UsageError(f"{heads} heads of width {head_dim} cannot be those of a model with width {hidden}.")
+    kv_heads = cells.count("kv_heads", heads)
+    if kv_heads > heads:
+        raise UsageError(f"{kv_heads} heads of keys and values for {heads} heads.")
+    return heads, kv_heads, head_dim
+
+
+def _noted(shape: ModelShape, note: str) -> ModelShape:
+    """The shape with what a remark says of its attention and its mixtures."""
+    if window := re.search(r"(\d+)-token sliding window", note):
+        shape = replace(shape, window=int(window[1]), window_share=0.5)
+    if latent := _latent(note):
+        shape = replace(shape, latent=latent, head_dim=latent.nope_dim + latent.rope_dim)
+    if not shape.experts:
+        return shape
+    if shared := re.search(r"(\d+) shared expert", note):
+        shape = replace(shape, shared_experts=int(shared[1]), shared_ffn=shape.ffn)
+    if dense := re.search(r"first(?: (\d+))? layers? dense ffn (\d+)", note):
+        shape = replace(shape, dense_layers=int(dense[1] or 1), dense_ffn=int(dense[2]))
+    return shape
 
 
 def _latent(note: str) -> LatentAttention | None:
