@@ -63,8 +63,8 @@ class FlatState:
             if holding.names
         ]
         self.taught: set[str] = set()  # of which a gradient was added up in this step, which zeros do not show
-        for name, parameter in self.held.items():
-            parameter.register_post_accumulate_grad_hook(lambda _, name=name: self.taught.add(name))
+        for name, parameter in self.held.items():  # a zero-bubble schedule adds up by itself, past later hooks
+            parameter.register_hook(lambda gradient, name=name: self.taught.add(name))
         for module, names_of in ties:
             tie(module, names_of)
         shares = [[one for buffer in self.buffers for one in buffer.shares[group]] for group in range(len(groups))]
