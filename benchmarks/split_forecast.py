@@ -179,6 +179,7 @@ def _judge(subject: Subject, names: list[str], steps: int, here: Here, folder: P
     _steps(done)
     _memory(done)
     _bubbles(done)
+    _scaling(done)
     millions = next(iter(done.values())).memory.items["weights"] / 4e6
     print(
         f"\n{subject.what} of {millions:.1f} M parameters, {subject.batch} samples of {subject.sequence} a step; "
@@ -232,6 +233,25 @@ def _bubbles(done: dict[str, SealedRun]) -> None:
                 f"| {name} | {bubble.formula:.1%} | {bubble.by_order:.1%} | {bubble.clock_forecast:.1%} | "
                 f"{bubble.by_clock:.1%} |"
             )
+
+
+def _scaling(done: dict[str, SealedRun]) -> None:
+    """What two and four workers bring beside one process, data-parallel: forecast and measurement."""
+    if "one process" not in done or "data x 2" not in done:
+        return
+    print("\n| workers | times as fast as one, forecast | measured | error |")
+    print("|---|---:|---:|---:|")
+    alone = done["one process"]
+    for name in ("data x 2", "data x 4"):
+        if name in done:
+            said, seen = (
+                one.metrics["step_time"].value / many.metrics["step_time"].value
+                for one, many in (
+                    (alone.forecast, done[name].forecast),
+                    (alone.measured.result, done[name].measured.result),
+                )
+            )
+            print(f"| {name} | {said:.2f} | {seen:.2f} | {said / seen - 1.0:+.0%} |")
 
 
 def _pair(said: Metric, seen: Metric) -> str:

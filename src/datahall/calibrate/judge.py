@@ -69,6 +69,7 @@ class Judgement:
             "median_half_width_share": summary["median_half_width_share"],
             "interval_score": float(np.mean(interval_score(low, high, 1.0))) if len(measured) else None,
             "regret_share": self.regret_share(),
+            "scaling": self.scaling(),
             "by_group": self._by([run.group for run in self.runs], [refusal.group for refusal in self.refused]),
             "by_accelerator": self._by(
                 [run.accelerator.name for run in self.runs], [refusal.accelerator for refusal in self.refused]
@@ -86,6 +87,30 @@ class Judgement:
             measured = self._measured[indices]
             regrets.append(float(measured[taken] / measured.min()) - 1.0)
         return float(np.mean(regrets)) if regrets else None
+
+    def scaling(self) -> dict[str, Any] | None:
+        """Errors of what a device keeps of its rate, between runs that differ in their number of devices.
+
+        Each run is laid beside the one on the fewest devices; of several on as many the fastest measured is taken.
+        `linear` errors are those of saying that nothing is lost.
+        """
+        errors, lost = list[float](), list[float]()
+        over = self.forecasts.seconds / self._measured  # of two runs, its ratio is that of what a device keeps
+        for first, *more in scaled(self.runs):
+            errors += [float(over[first] / over[one]) - 1.0 for one in more]
+            lost += [_rate(self.runs[first]) / _rate(self.runs[one]) - 1.0 for one in more]
+        size, linear = np.abs(errors), np.abs(lost)
+        if not errors:
+            return None
+        return {
+            "n_pairs": len(errors),
+            "median_ape": float(np.median(size)),
+            "mean_ape": float(np.mean(size)),
+            "p90_ape": float(np.quantile(size, 0.9)),
+            "bias": float(np.median(errors)),
+            "linear_median_ape": float(np.median(linear)),
+            "linear_mean_ape": float(np.mean(linear)),
+        }
 
     def _macro(self, name: str) -> float | None:
         """The mean over groups of a score, on rows of quality A where there are any."""
@@ -146,6 +171,23 @@ def choices(runs: Sequence[PublishedRun]) -> list[list[int]]:
         asked = (run.model, run.accelerator.name, run.devices, run.sequence, run.global_batch)
         alike.setdefault((*release, *asked), []).append(index)
     return [same for same in alike.values() if len({runs[index].variants[0].plan for index in same}) > 1]
+
+
+def scaled(runs: Sequence[PublishedRun]) -> list[list[int]]:
+    """Runs of one model, accelerator, sequence, precision and stack on different numbers of devices, fewest first."""
+    alike: dict[tuple[Any, ...], dict[int, int]] = {}
+    for index, run in enumerate(runs):
+        release = (run.group, run.stack, run.traits, run.variants[0].plan.precision)
+        at = alike.setdefault((*release, run.model, run.accelerator.name, run.sequence), {})
+        other = at.get(run.devices)
+        if other is None or _rate(run) > _rate(runs[other]):
+            at[run.devices] = index
+    return [[index for _, index in sorted(at.items())] for at in alike.values() if len(at) > 1]
+
+
+def _rate(run: PublishedRun) -> float:
+    """Tokens that a device takes in a second."""
+    return run.global_batch * run.sequence / run.step_s / run.devices
 
 
 def _summary(errors: Floats, held: NDArray[np.bool_], halves: Floats) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from datahall.virtual.transferred import default_calibration
 
 FORMAT_VERSION = 1
 _TYPED = "command line"
-QUESTIONS = ("site", "hardware", "link", "exchange", "checkpoint")
+QUESTIONS = ("site", "hardware", "link", "exchange", "checkpoint", "scaling")
 
 
 @click.command("plan")
@@ -68,6 +68,7 @@ def plan(
     --ask link        is the network between nodes enough, and what is the least that is
     --ask exchange    compressed or rarer exchange of gradients, by time to the same loss
     --ask checkpoint  how often to write checkpoints
+    --ask scaling     what fewer and more devices bring, and up to how many each still earns its keep
     """
     started_s = time.perf_counter()
     asked = asked_case(case, model, site, sets)

@@ -26,6 +26,7 @@ from datahall.report.words import percent
 from datahall.search.ask import Offer, best_sites, checkpoint_interval, link_enough, smallest_site, sure_site
 from datahall.search.exchanges import exchanges
 from datahall.search.rank import search
+from datahall.ui.plan_scaling import scaling_answer
 from datahall.ui.plan_text import split_text
 from datahall.virtual.calibration import Calibration
 
@@ -228,4 +229,5 @@ _ANSWERS: dict[str, Callable[[Case, Calibration], Answer]] = {
     "link": _link,
     "checkpoint": _checkpoint,
     "exchange": _exchange,
+    "scaling": scaling_answer,
 }

@@ -1,0 +1,79 @@
+"""`datahall plan --ask scaling`: what fewer and more devices bring, as a table or as JSON.
+
+The answer comes from `search.scaling`; only words are added here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Group
+from rich.text import Text
+
+from datahall.base.units import human, human_interval, human_time
+from datahall.case.question import Case
+from datahall.report.terminal import plain_table
+from datahall.search.scaling import WORTH_SHARE, Scaling, Size, fitted_devices, scaling
+from datahall.ui.plan_text import split_text
+from datahall.virtual.calibration import Calibration
+
+
+def scaling_answer(case: Case, calibration: Calibration) -> tuple[dict[str, Any], Group]:
+    """The sizes as plain JSON values, and as a page for a terminal."""
+    found = scaling(case, calibration)
+    tokens = case.application.global_batch * case.application.sequence
+    seen = fitted_devices(case.site.accelerator.name)
+    beyond = [seen is not None and not seen[0] <= size.site.devices <= seen[1] for size in found.sizes]
+    table = plain_table("Devices", "a step", "90 % interval", "tokens/s", "kept", "cost", "split", "lost to")
+    for size, marked in zip(found.sizes, beyond, strict=True):
+        table.add_row(
+            f"{size.site.devices:,}{'*' if marked else ''}",
+            human_time(size.step_s),
+            human_interval(size.low_s, size.high_s, "seconds"),
+            human(tokens / size.step_s, "count"),
+            f"{100 * found.kept_share(size):.0f} %",
+            human(size.cost_usd, "usd") if size.cost_usd else "",
+            split_text(size.plan),
+            found.lost_to(size),
+            style="bold" if size is found.worth else "",
+        )
+    said = {
+        "sizes": [_size_json(found, size, tokens) for size in found.sizes],
+        "worth_devices": found.worth.site.devices,
+        "fitted_devices": seen,
+    }
+    return said, Group(_head(case, found), table, Text(_foot(case, seen, any(beyond)), style="dim"))
+
+
+def _head(case: Case, found: Scaling) -> Text:
+    worth, best, application = found.worth.site.devices, found.sizes[found.best].site.devices, case.application
+    text = Text()
+    text.append(f"Up to {worth:,} devices", style="bold")
+    text.append(", the most that were tried," if found.worth is found.sizes[-1] else "")
+    text.append(f" one does at least {100 * WORTH_SHARE:.0f} % of what it does at best, which is on {best:,}.\n")
+    text.append(f"Always {application.global_batch:,} x {application.sequence:,} tokens a step.\n", style="dim")
+    return text
+
+
+def _foot(case: Case, seen: tuple[int, int] | None, beyond: bool) -> str:
+    kept = "Kept: what a device does beside one on the size that serves best."
+    name = case.site.accelerator.name
+    if seen is None:
+        return kept if case.site.accelerator.kind == "cpu" else f"{kept} No published run on {name} was fitted."
+    outside = "; * is outside of that" if beyond else ""
+    return f"{kept} Fitted to published runs on {seen[0]:,} to {seen[1]:,} {name}{outside}."
+
+
+def _size_json(found: Scaling, size: Size, tokens: int) -> dict[str, Any]:
+    return {
+        "devices": size.site.devices,
+        "step_s": size.step_s,
+        "low_step_s": size.low_s,
+        "high_step_s": size.high_s,
+        "tokens_per_s": tokens / size.step_s,
+        "kept_share": found.kept_share(size),
+        "cost_usd": size.cost_usd,
+        "lost_to": found.lost_to(size),
+        "plan": asdict(size.plan),
+    }
