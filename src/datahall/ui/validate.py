@@ -103,10 +103,13 @@ def _print(judgement: Judgement, each: bool, title: str) -> None:
         )
     if data["scaling"] is not None:
         kept = data["scaling"]
+        off, linear = (
+            f"{_percent(kept[f'{what}median_ape'])} in the median, {_percent(kept[f'{what}mean_ape'])} on average"
+            for what in ("", "linear_")
+        )
         console.print(
-            f"what a device keeps of its rate among more devices ({kept['n_pairs']} pairs of runs): off by"
-            f" {_percent(kept['median_ape'])} in the median, {_percent(kept['mean_ape'])} on average; to say that nothing"
-            f" is lost would be {_percent(kept['linear_median_ape'])} and {_percent(kept['linear_mean_ape'])} off"
+            f"what a device keeps of its rate among more devices ({kept['n_pairs']} pairs of runs): off by {off};"
+            f" to say that nothing is lost would be off by {linear}"
         )
     for reason, count in sorted(data["refused_reasons"].items(), key=lambda item: -item[1]):
         console.print(f"refused {count:>4}: {reason}")
