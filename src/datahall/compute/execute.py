@@ -262,7 +262,7 @@ def _replicate(module: nn.Module, bucket_bytes: int, exchange: Exchange | None) 
         module,
         bucket_cap_mb=bucket_bytes / 2**20,
         gradient_as_bucket_view=True,
-        broadcast_buffers=False,  # the executor does, where observers see it and without those that never change
+        forward_sync_buffers=False,  # the executor does, where observers see it and without those that never change
     )
 
     def hook(state, bucket):
