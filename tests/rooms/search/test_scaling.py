@@ -13,6 +13,7 @@ from datahall.base.errors import NoPlan
 from datahall.case import from_model_and_site
 from datahall.search.rank import search
 from datahall.search.scaling import WORTH_SHARE, fitted_devices, scaling
+from datahall.search.why import step_items
 from datahall.ui.plan import plan
 from datahall.virtual.transferred import default_calibration
 
@@ -33,7 +34,8 @@ def test_larger_sites_are_faster_and_their_devices_do_less() -> None:
     for size in found.sizes:
         alone = search(replace(case, site=size.site))
         assert alone.compute(0) == size.plan
-        assert sum(size.spent_s.values()) == pytest.approx(size.device_s, rel=1e-3)  # beside a fixed time a step
+        fixed_s = float(step_items(alone.case, size.plan, alone.calibration).fixed) * size.site.devices
+        assert sum(size.spent_s.values()) + fixed_s == pytest.approx(size.device_s, rel=1e-9)
 
 
 def test_a_size_that_is_short_of_memory_serves_worse_than_a_larger_one() -> None:
