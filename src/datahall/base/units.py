@@ -18,10 +18,7 @@ _KWH_J: Final = 3.6e6  # from here on energy reads in watt hours, as a bill does
 
 _NUMBER = r"(?P<number>[-+]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"
 _PREFIX = r"(?P<prefix>[KMGTP]i|[kKMGTPE])?"
-_COUNTED = {
-    "tokens",
-    "count",
-}  # dimensions whose billions are a B, as `human_count` writes them and the field says them
+_COUNTED = {"tokens", "count"}  # whose billions are a B, as `human_count` writes them
 _COUNTED_PREFIX = r"(?P<prefix>[KMGTP]i|[kKMGTPEB])?"
 
 _TIMES: Final = {

@@ -99,17 +99,14 @@ class Judgement:
         for first, *more in scaled(self.runs):
             errors += [float(over[first] / over[one]) - 1.0 for one in more]
             lost += [_rate(self.runs[first]) / _rate(self.runs[one]) - 1.0 for one in more]
-        size, linear = np.abs(errors), np.abs(lost)
         if not errors:
             return None
+        linear = _off(lost)
         return {
             "n_pairs": len(errors),
-            "median_ape": float(np.median(size)),
-            "mean_ape": float(np.mean(size)),
-            "p90_ape": float(np.quantile(size, 0.9)),
-            "bias": float(np.median(errors)),
-            "linear_median_ape": float(np.median(linear)),
-            "linear_mean_ape": float(np.mean(linear)),
+            **_off(errors),
+            "linear_median_ape": linear["median_ape"],
+            "linear_mean_ape": linear["mean_ape"],
         }
 
     def _macro(self, name: str) -> float | None:
@@ -167,9 +164,7 @@ def choices(runs: Sequence[PublishedRun]) -> list[list[int]]:
     """Which runs are of one model, site, batch, sequence, precision and stack, where several plans were measured."""
     alike: dict[tuple[Any, ...], list[int]] = {}
     for index, run in enumerate(runs):
-        release = (run.group, run.stack, run.traits, run.variants[0].plan.precision)
-        asked = (run.model, run.accelerator.name, run.devices, run.sequence, run.global_batch)
-        alike.setdefault((*release, *asked), []).append(index)
+        alike.setdefault((*_kind(run), run.devices, run.global_batch), []).append(index)
     return [same for same in alike.values() if len({runs[index].variants[0].plan for index in same}) > 1]
 
 
@@ -177,12 +172,17 @@ def scaled(runs: Sequence[PublishedRun]) -> list[list[int]]:
     """Runs of one model, accelerator, sequence, precision and stack on different numbers of devices, fewest first."""
     alike: dict[tuple[Any, ...], dict[int, int]] = {}
     for index, run in enumerate(runs):
-        release = (run.group, run.stack, run.traits, run.variants[0].plan.precision)
-        at = alike.setdefault((*release, run.model, run.accelerator.name, run.sequence), {})
+        at = alike.setdefault(_kind(run), {})
         other = at.get(run.devices)
         if other is None or _rate(run) > _rate(runs[other]):
             at[run.devices] = index
     return [[index for _, index in sorted(at.items())] for at in alike.values() if len(at) > 1]
+
+
+def _kind(run: PublishedRun) -> tuple[Any, ...]:
+    """What runs have in common that are laid beside each other, whatever their size."""
+    release = (run.group, run.stack, run.traits, run.variants[0].plan.precision)
+    return (*release, run.model, run.accelerator.name, run.sequence)
 
 
 def _rate(run: PublishedRun) -> float:
@@ -194,12 +194,19 @@ def _summary(errors: Floats, held: NDArray[np.bool_], halves: Floats) -> dict[st
     if not len(errors):
         names = ("median_ape", "mean_ape", "p90_ape", "bias", "interval_coverage_share", "median_half_width_share")
         return dict.fromkeys(names)
+    return {
+        **_off(errors),
+        "interval_coverage_share": float(np.mean(held)),
+        "median_half_width_share": float(np.median(halves)),
+    }
+
+
+def _off(errors: Floats | Sequence[float]) -> dict[str, float]:
+    """How far off signed errors are, of which there are some."""
     size = np.abs(errors)
     return {
         "median_ape": float(np.median(size)),
         "mean_ape": float(np.mean(size)),
         "p90_ape": float(np.quantile(size, 0.9)),
         "bias": float(np.median(errors)),
-        "interval_coverage_share": float(np.mean(held)),
-        "median_half_width_share": float(np.median(halves)),
     }

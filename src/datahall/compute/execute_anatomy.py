@@ -66,7 +66,7 @@ def read_anatomy(workload: Workload, plan: ComputePlan, batch: Any, samples: int
     seen = _CutsSeen(model, workload, samples, plan.tensor)
     with seen.watching():
         matmul, attention = count_flops(lambda: workload.loss(model, batch).backward())
-    if plan.copies > 1 or plan.zero_stage or plan.tensor > 1:
+    if plan.devices > 1 or plan.zero_stage:
         execute.check_taught(name for name, one in trained([model]).items() if one.grad is None)
     model.zero_grad(set_to_none=True)
     if plan.tensor > 1:

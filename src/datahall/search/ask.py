@@ -14,7 +14,7 @@ import numpy as np
 from datahall.base.errors import Incompatible, NoPlan, UsageError
 from datahall.base.formula import formula
 from datahall.case.named_site import with_nodes
-from datahall.case.question import Case
+from datahall.case.question import Case, Goal
 from datahall.case.site import Site
 from datahall.compute.numbers import PlanNumbers
 from datahall.search.rank import Ranking, search
@@ -95,12 +95,12 @@ class CheckpointAnswer:
 def smallest_site(case: Case, calibration: Calibration) -> Offer:
     """The fewest nodes of the site's kind that hold the case and end before its deadline; NoPlan if 4,096 do not."""
     low, high = 0, 1
-    while (found := _offer(case, with_nodes(case.site, high), calibration)) is None:
+    while (found := offer_on(case, with_nodes(case.site, high), calibration)) is None:
         low, high = high, 2 * high
         if high > _MOST_NODES:
             raise _no_site(case)
     for nodes in _between(low, high, case):
-        if (smaller := _offer(case, with_nodes(case.site, nodes), calibration)) is not None:
+        if (smaller := offer_on(case, with_nodes(case.site, nodes), calibration)) is not None:
             return smaller
     return found
 
@@ -109,11 +109,20 @@ def sure_site(case: Case, calibration: Calibration, offer: Offer) -> Offer | Non
     """The best plan that fits by the end of its interval too, on this site or a larger one; None: none found."""
     nodes = offer.site.nodes
     for count in (nodes, *_between(nodes, 2 * nodes, case)[:_TRIED], 2 * nodes, 4 * nodes):
-        found = _offer(case, with_nodes(case.site, count), calibration)
+        found = offer_on(case, with_nodes(case.site, count), calibration)
         place = None if found is None else found.ranking.roomy()
         if found is not None and place is not None:
             return _offered(found.site, found.ranking, place)
     return None
+
+
+def offer_on(case: Case, site: Site, calibration: Calibration) -> Offer | None:
+    """What a site gives within the deadline and the budget; None where no plan there does."""
+    try:
+        ranking = search(replace(case, site=site), calibration)
+    except (NoPlan, Incompatible):
+        return None
+    return _offered(site, ranking, 0)
 
 
 def best_sites(
@@ -174,27 +183,18 @@ def checkpoint_interval(ranking: Ranking) -> CheckpointAnswer:
 
 def _step_at(case: Case, bytes_per_s: float, calibration: Calibration) -> float:
     link = replace(case.site.scale_out, bytes_per_s=bytes_per_s)
-    goal = replace(case.goal, minimise="time", deadline_s=float("inf"), budget_usd=float("inf"))
-    ranking = search(replace(case, site=replace(case.site, scale_out=link), goal=goal), calibration)
+    ranking = search(replace(case, site=replace(case.site, scale_out=link), goal=Goal()), calibration)
     return float(np.nanmin(ranking.prices.step_s))
 
 
 def _best_size(case: Case, sizes: Sequence[Site], calibration_of: Callable[[Case], Calibration]) -> Offer | None:
     best: Offer | None = None
     for site in sizes:
-        found = _offer(case, site, calibration_of(replace(case, site=site)))
+        found = offer_on(case, site, calibration_of(replace(case, site=site)))
         if best is not None and (found is None or found.goal_value(case) >= best.goal_value(case)):
             break
         best = found
     return best
-
-
-def _offer(case: Case, site: Site, calibration: Calibration) -> Offer | None:
-    try:
-        ranking = search(replace(case, site=site), calibration)
-    except (NoPlan, Incompatible):
-        return None
-    return _offered(site, ranking, 0)
 
 
 def _offered(site: Site, ranking: Ranking, place: int) -> Offer:

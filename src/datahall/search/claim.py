@@ -18,7 +18,7 @@ from datahall.base.errors import DatahallError, UnknownName, UsageError
 from datahall.base.metric import Metric
 from datahall.calibrate.shipped import shipped_runs
 from datahall.case.named_site import site_from_text
-from datahall.case.question import Case
+from datahall.case.question import Case, Goal
 from datahall.case.site import Accelerator, Site
 from datahall.compute.counts import ShapeCounts
 from datahall.compute.mfu import step_mfu
@@ -87,7 +87,7 @@ class Claim:
 
 def claim(case: Case, names: Sequence[str]) -> Claim:
     """The baselines of `case`, planned for time: as many devices of each accelerator in `names` that can hold it."""
-    case = replace(case, goal=replace(case.goal, minimise="time", deadline_s=math.inf, budget_usd=math.inf))
+    case = replace(case, goal=Goal())
     own = explain(search(case, default_calibration(case)))
     total = own.metrics["total_time"]
     found: list[Baseline] = []

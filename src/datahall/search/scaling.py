@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from datahall.base.errors import Incompatible, NoPlan
+from datahall.base.errors import NoPlan
+from datahall.base.result import Result
 from datahall.calibrate.shipped import shipped_runs
 from datahall.case.named_site import with_nodes
 from datahall.case.question import Case, Goal
 from datahall.case.site import Site
 from datahall.compute.plan import ComputePlan
-from datahall.search.rank import search
+from datahall.search.ask import offer_on
+from datahall.search.rank import Ranking
 from datahall.search.why import COMPONENTS, explain, step_items
 from datahall.virtual.calibration import Calibration
 
@@ -25,23 +27,17 @@ WORTH_SHARE = 0.8  # a device that does less of what it does at best is a poor b
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """The fastest plan on a site of one size: seconds of a step with the 90 % interval, USD of the whole run.
-
-    `spent_s` are device-seconds of a step by component.
-    """
+    """The fastest plan on a site of one size, its forecast, and device-seconds of its step by component."""
 
     site: Site
     plan: ComputePlan
-    step_s: float
-    low_s: float
-    high_s: float
-    cost_usd: float
+    forecast: Result
     spent_s: Mapping[str, float]
 
     @property
     def device_s(self) -> float:
         """Seconds of all devices of the site for one step."""
-        return self.step_s * self.site.devices
+        return self.forecast.metrics["step_time"].value * self.site.devices
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +67,8 @@ class Scaling:
 def scaling(case: Case, calibration: Calibration) -> Scaling:
     """Each size of the case's site that holds the case; NoPlan where none does."""
     asked = replace(case, goal=Goal())
-    tried = (_size(replace(asked, site=site), calibration) for site in _sizes(case.site))
-    sizes = tuple(size for size in tried if size is not None)
+    offers = (offer_on(asked, site, calibration) for site in _sizes(case.site))
+    sizes = tuple(_size(found.ranking) for found in offers if found is not None)
     if not sizes:
         raise NoPlan(
             f"{case.model.name} fits on no size of {case.site.name} that was tried.",
@@ -81,15 +77,11 @@ def scaling(case: Case, calibration: Calibration) -> Scaling:
     return Scaling(sizes, min(range(len(sizes)), key=lambda place: sizes[place].device_s))
 
 
-def _size(case: Case, calibration: Calibration) -> Size | None:
-    try:
-        ranking = search(case, calibration)
-    except (NoPlan, Incompatible):
-        return None
-    plan, metrics = ranking.compute(0), explain(ranking).metrics
-    items, step = step_items(case, plan, calibration), metrics["step_time"]
-    spent = {name: float(getattr(items, name)) * case.site.devices for name in COMPONENTS}
-    return Size(case.site, plan, step.value, step.low, step.high, metrics["cost"].value, spent)
+def _size(ranking: Ranking) -> Size:
+    site, plan = ranking.case.site, ranking.compute(0)
+    items = step_items(ranking.case, plan, ranking.calibration)
+    spent = {name: float(getattr(items, name)) * site.devices for name in COMPONENTS}
+    return Size(site, plan, explain(ranking), spent)
 
 
 def fitted_devices(accelerator: str) -> tuple[int, int] | None:
@@ -106,7 +98,7 @@ def _sizes(site: Site) -> Iterator[Site]:
             yield _part(site, count)
     most = site.nodes if site.accelerator.kind == "cpu" else site.nodes << _DOUBLINGS
     counts = {1 << power for power in range(most.bit_length())} | {site.nodes, most}
-    yield from (site if count == site.nodes else with_nodes(site, count) for count in sorted(counts) if count <= most)
+    yield from (site if count == site.nodes else with_nodes(site, count) for count in sorted(counts))
 
 
 def _part(site: Site, devices: int) -> Site:

@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Group
 from rich.text import Text
 
+from datahall.base.metric import Metric
 from datahall.base.units import human, human_interval, human_time
 from datahall.case.question import Case
 from datahall.report.terminal import plain_table
@@ -22,24 +23,24 @@ from datahall.virtual.calibration import Calibration
 def scaling_answer(case: Case, calibration: Calibration) -> tuple[dict[str, Any], Group]:
     """The sizes as plain JSON values, and as a page for a terminal."""
     found = scaling(case, calibration)
-    tokens = case.application.global_batch * case.application.sequence
     seen = fitted_devices(case.site.accelerator.name)
     beyond = [seen is not None and not seen[0] <= size.site.devices <= seen[1] for size in found.sizes]
     table = plain_table("Devices", "a step", "90 % interval", "tokens/s", "kept", "cost", "split", "lost to")
     for size, marked in zip(found.sizes, beyond, strict=True):
+        step, rate, cost = _shown(size)
         table.add_row(
             f"{size.site.devices:,}{'*' if marked else ''}",
-            human_time(size.step_s),
-            human_interval(size.low_s, size.high_s, "seconds"),
-            human(tokens / size.step_s, "count"),
+            human_time(step.value),
+            human_interval(step.low, step.high, "seconds"),
+            human(rate.value, "count"),
             f"{100 * found.kept_share(size):.0f} %",
-            human(size.cost_usd, "usd") if size.cost_usd else "",
+            human(cost.value, "usd") if cost.value else "",
             split_text(size.plan),
             found.lost_to(size),
             style="bold" if size is found.worth else "",
         )
     said = {
-        "sizes": [_size_json(found, size, tokens) for size in found.sizes],
+        "sizes": [_size_json(found, size) for size in found.sizes],
         "worth_devices": found.worth.site.devices,
         "fitted_devices": seen,
     }
@@ -65,15 +66,22 @@ def _foot(case: Case, seen: tuple[int, int] | None, beyond: bool) -> str:
     return f"{kept} Fitted to published runs on {seen[0]:,} to {seen[1]:,} {name}{outside}."
 
 
-def _size_json(found: Scaling, size: Size, tokens: int) -> dict[str, Any]:
+def _shown(size: Size) -> tuple[Metric, Metric, Metric]:
+    """Of a size's forecast a step, tokens a second and the cost of the whole run."""
+    metrics = size.forecast.metrics
+    return metrics["step_time"], metrics["tokens_per_s"], metrics["cost"]
+
+
+def _size_json(found: Scaling, size: Size) -> dict[str, Any]:
+    step, rate, cost = _shown(size)
     return {
         "devices": size.site.devices,
-        "step_s": size.step_s,
-        "low_step_s": size.low_s,
-        "high_step_s": size.high_s,
-        "tokens_per_s": tokens / size.step_s,
+        "step_s": step.value,
+        "low_step_s": step.low,
+        "high_step_s": step.high,
+        "tokens_per_s": rate.value,
         "kept_share": found.kept_share(size),
-        "cost_usd": size.cost_usd,
+        "cost_usd": cost.value,
         "lost_to": found.lost_to(size),
         "plan": asdict(size.plan),
     }

@@ -24,7 +24,10 @@ def test_larger_sites_are_faster_and_their_devices_do_less() -> None:
     case = from_model_and_site("gpt2-xl", "4xA40", tokens=1e10)
     found = scaling(case, default_calibration(case))
     assert [size.site.devices for size in found.sizes] == [1, 2, 4, 8, 16, 32, 64]
-    steps, kept = [size.step_s for size in found.sizes], [found.kept_share(size) for size in found.sizes]
+    steps, kept = (
+        [size.forecast.metrics["step_time"].value for size in found.sizes],
+        [found.kept_share(size) for size in found.sizes],
+    )
     assert steps == sorted(steps, reverse=True)
     assert kept == sorted(kept, reverse=True)
     assert kept[0] == 1.0
