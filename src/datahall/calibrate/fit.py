@@ -56,7 +56,7 @@ def effect_names(run: PublishedRun) -> tuple[str, ...]:
     """The random effects that a run takes part in."""
     return (
         f"stack:{run.stack}",
-        f"release:{run.stack} {run.traits.release}",
+        f"release:{run.stack} {run.release}",
         f"accelerator:{run.accelerator.name}",
         f"model:{run.model}",
     )

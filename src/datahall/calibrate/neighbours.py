@@ -91,7 +91,7 @@ def covariance(runs: Sequence[PublishedRun], others: Sequence[PublishedRun]) -> 
     """Covariance of unexplained logarithms: alike plans of one stack err alike."""
     stack = _same([run.stack for run in runs], [run.stack for run in others])
     device = _same([run.accelerator.name for run in runs], [run.accelerator.name for run in others])
-    release = _same([run.traits.release for run in runs], [run.traits.release for run in others])
+    release = _same([run.release for run in runs], [run.release for run in others])
     task = _same([run.adapters is None for run in runs], [run.adapters is None for run in others])
     shared = np.where(device, 1.0, _OTHER_ACCELERATOR) * np.where(release, 1.0, _OTHER_RELEASE)
     shared = shared * np.where(task, 1.0, _OTHER_TASK)

@@ -57,6 +57,11 @@ class PublishedRun:
         """The family of software that ran it."""
         return self.traits.family
 
+    @property
+    def release(self) -> str:
+        """Which release of its stack ran it: the one that is named, else that of the group of runs it stands in."""
+        return self.traits.release or f"of {self.group}"
+
 
 @dataclass(frozen=True, slots=True)
 class Refusal:

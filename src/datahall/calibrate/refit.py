@@ -16,14 +16,13 @@ import numpy as np
 
 import datahall.catalog
 from datahall.calibrate.fit import fit
-from datahall.calibrate.forecasting import Forecasts, Trained, forecast_runs
+from datahall.calibrate.forecasting import Trained
 from datahall.calibrate.holdout import (
     accelerator_of,
-    few_of,
     group_of,
     interval_factors,
     left_out_forecasts,
-    trained_on,
+    ten_shot,
     with_factors,
 )
 from datahall.calibrate.judge import Judgement
@@ -68,40 +67,12 @@ def held_out(runs: Sequence[PublishedRun], trained: Trained) -> dict[str, Any]:
     table: dict[str, Any] = {"summary": {}}
     for title, key in (("group", group_of), ("accelerator", accelerator_of)):
         none = left_out_forecasts(runs, runs, key, trained.factors, start=start)
-        rest, few = ten_shot(runs, trained, key)
+        rest, few = ten_shot(runs, key, trained.factors, start)
         for name, judged, found in (("zero_shot", runs, none), ("ten_shot", rest, few)):
             scores = Judgement(tuple(judged), found, ()).to_json()
             table[f"{title}_{name}"] = _rounded(scores["by_group" if key is group_of else "by_accelerator"])
             table["summary"] |= _rounded({f"{title}_{name}": scores}, _OVERALL[name == "ten_shot" :])
     return table
-
-
-def ten_shot(
-    runs: Sequence[PublishedRun], trained: Trained, key: Any, draws: int = 4
-) -> tuple[list[PublishedRun], Forecasts]:
-    """The other runs of each left-out part after at most ten of its rows were seen, in several draws of them."""
-    judged: list[PublishedRun] = []
-    parts: list[Forecasts] = []
-    for name in dict.fromkeys(key(run) for run in runs):
-        base = trained_on([run for run in runs if key(run) != name], trained.factors, trained.fitted.constants)
-        inside = [index for index, run in enumerate(runs) if key(run) == name]
-        if len(inside) < 4:
-            continue
-        for draw in range(draws):
-            few = few_of(inside, draw)
-            rest = [runs[index] for index in inside if index not in few]
-            judged += rest
-            parts.append(forecast_runs(base, rest, [runs[index] for index in few]))
-    return judged, joined(parts)
-
-
-def joined(parts: Sequence[Forecasts]) -> Forecasts:
-    """Several forecasts one after the other."""
-    columns = {
-        name: np.concatenate([getattr(part, name) for part in parts])
-        for name in ("seconds", "low", "high", "log_scale")
-    }
-    return Forecasts(**columns, condition=tuple(name for part in parts for name in part.condition))
 
 
 def _rounded(table: Mapping[str, Any], wanted: Sequence[str] = _SCORES) -> dict[str, Any]:

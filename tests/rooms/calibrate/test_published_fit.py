@@ -68,6 +68,13 @@ def test_a_family_left_out_is_forecast_within_the_bars_and_ten_rows_help(group):
     assert np.mean(after) <= 0.10
 
 
+def test_korthikantis_points_are_forecast_from_other_megatron_runs():
+    own, ten = ([run for run in RUNS if run.group == group] for group in ("korthikanti", "sc21"))
+    trained = trained_on([run for run in RUNS if run.group != "korthikanti"], load().factors, load().fitted.constants)
+    assert (len(own), len(ten)) == (8, 10)
+    assert np.mean(errors(own, forecast_runs(trained, own, ten).seconds)) <= 0.035
+
+
 def test_a_schedule_that_hides_its_transfers_is_forecast_without_any_run_on_its_accelerator():
     h800 = load_held_out()["accelerator_zero_shot"]["H800-SXM"]
     assert h800["n_scored"] == 1  # DeepSeek-V3 under DualPipe
@@ -96,6 +103,18 @@ def test_neighbours_pass_residuals_on_within_a_stack_only():
     assert told.log_correction([run])[0] > 0.1
     assert told.log_correction([stranger])[0] == 0.0
     assert neighbours_of(fitted, []).log_correction([run])[0] == 0.0
+
+
+def test_an_unnamed_release_is_that_of_its_group_of_runs():
+    ours, theirs = (next(run for run in RUNS if run.group == group) for group in ("sc21", "korthikanti"))
+    assert ours.stack == theirs.stack
+    assert ours.traits.release == theirs.traits.release == ""
+    assert ours.release != theirs.release
+    elsewhere = replace(ours, group="elsewhere")
+    assert covariance([ours], [elsewhere])[0, 0] < covariance([ours], [ours])[0, 0]
+    named = [replace(run, traits=replace(run.traits, release="25.09")) for run in (ours, elsewhere)]
+    assert named[0].release == named[1].release == "25.09"
+    assert covariance(named[:1], named[1:])[0, 0] == covariance([ours], [ours])[0, 0]
 
 
 def test_validate_answers_with_every_key_for_a_row_it_has_never_seen(tmp_path):
