@@ -1,12 +1,11 @@
-"""Questions beside "which plan": the smallest site for a deadline, the best hardware for a budget, is the link enough,
-how often to write checkpoints.
+"""Questions beside "which plan": the smallest site for a deadline, is the link enough, how often to write checkpoints.
 
 Each is answered by the same search on changed sites; a site that nobody asked about is named, never bought.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -125,21 +124,6 @@ def offer_on(case: Case, site: Site, calibration: Calibration) -> Offer | None:
     return _offered(site, ranking, 0)
 
 
-def best_sites(
-    case: Case, kinds: Iterable[Sequence[Site]], calibration_of: Callable[[Case], Calibration]
-) -> list[Offer]:
-    """What each of several kinds of site gives within the deadline and the budget, best for the goal first.
-
-    A kind is a site in some sizes, smallest first: a larger one is tried as long as none met the goal, or the last one
-    served it better than the one before.  `calibration_of` a case is asked for each site: what was fitted to one
-    accelerator says nothing of another.
-    """
-    offers = [offer for sizes in kinds if (offer := _best_size(case, sizes, calibration_of)) is not None]
-    if not offers:
-        raise NoPlan("no site that was tried meets the goal.", hint="Allow more time or money.")
-    return sorted(offers, key=lambda offer: offer.goal_value(case))
-
-
 @formula(
     equation="smallest rate B with T(B) <= 1.05 T(infinite)",
     source="datahall; bytes that travel over the seconds of arithmetic that can hide them (REQUIREMENTS N2)",
@@ -185,16 +169,6 @@ def _step_at(case: Case, bytes_per_s: float, calibration: Calibration) -> float:
     link = replace(case.site.scale_out, bytes_per_s=bytes_per_s)
     ranking = search(replace(case, site=replace(case.site, scale_out=link), goal=Goal()), calibration)
     return float(np.nanmin(ranking.prices.step_s))
-
-
-def _best_size(case: Case, sizes: Sequence[Site], calibration_of: Callable[[Case], Calibration]) -> Offer | None:
-    best: Offer | None = None
-    for site in sizes:
-        found = offer_on(case, site, calibration_of(replace(case, site=site)))
-        if best is not None and (found is None or found.goal_value(case) >= best.goal_value(case)):
-            break
-        best = found
-    return best
 
 
 def _offered(site: Site, ranking: Ranking, place: int) -> Offer:

@@ -15,23 +15,19 @@ import click
 from rich.console import Group
 from rich.text import Text
 
-from datahall.base.errors import DatahallError
 from datahall.base.units import human, human_time
-from datahall.case.named_site import site_from_text
 from datahall.case.question import Case
-from datahall.case.site import Site
-from datahall.catalog import accelerators
 from datahall.report.terminal import plain_table, show
 from datahall.report.words import percent
-from datahall.search.ask import Offer, best_sites, checkpoint_interval, link_enough, smallest_site, sure_site
+from datahall.search.ask import Offer, checkpoint_interval, link_enough, smallest_site, sure_site
 from datahall.search.exchanges import exchanges
+from datahall.search.hardware import best_sites, catalogue_sites, most_devices
 from datahall.search.rank import search
 from datahall.ui.plan_scaling import scaling_answer
 from datahall.ui.plan_text import split_text
 from datahall.virtual.calibration import Calibration
 
 FORMAT_VERSION = 1
-_MOST_TIMES = 16  # the devices that the case's site has
 Answer = tuple[dict[str, Any], Group]
 
 
@@ -75,7 +71,7 @@ def _surely(case: Case, calibration: Calibration, offer: Offer) -> str:
 
 
 def _hardware(case: Case, calibration_of: Callable[[Case], Calibration]) -> Answer:
-    kinds, refused = _catalogue_sites(case)
+    kinds, refused = catalogue_sites(case)
     with click.progressbar(kinds, label="accelerators", file=sys.stderr) as tried:
         offers = best_sites(case, tried, calibration_of)
     first = offers[0]
@@ -95,8 +91,8 @@ def _hardware(case: Case, calibration_of: Callable[[Case], Calibration]) -> Answ
     fail = "cannot hold it, miss the goal or have no price" if priced else "cannot hold it or miss the goal"
     about = f"{left} more {fail}; {refused} are not for training in its precision." if left + refused else ""
     about += " Ties at: the hourly price of a device at which it would cost what the first costs."
-    many = f"{case.site.devices:,}"
-    counts = f"{many} to {_MOST_TIMES * case.site.devices:,}" if _bounded(case) else many
+    least, most = case.site.devices, most_devices(case)
+    counts = f"{least:,}" + (f" to {most:,}" if most > least else "")
     head = Text(f"{case.model.name} on {counts} devices of each kind, least {case.goal.minimise} first\n", style="bold")
     return {"offers": [_offer_json(offer) for offer in offers]}, Group(head, table, Text(about.strip(), style="dim"))
 
@@ -181,33 +177,6 @@ def _exchange(case: Case, calibration: Calibration) -> Answer:
         )
     said = [{**asdict(offer), "plan": offer.plan.to_json()} for offer in offers]
     return {"offers": said}, Group(text, table)
-
-
-def _bounded(case: Case) -> bool:
-    """Whether the goal says how many devices are too many: else more would be faster, fewer cheaper, without end."""
-    bound = case.goal.budget_usd if case.goal.minimise == "time" else case.goal.deadline_s
-    return bound < float("inf")
-
-
-def _catalogue_sites(case: Case) -> tuple[list[list[Site]], int]:
-    """Sites of each accelerator of the catalogue, smallest first, and how many kinds cannot be used.
-
-    They have as many devices as the case's site; where the goal bounds them also 2, 4, 8 and 16 times as many.
-    """
-    sites: list[list[Site]] = []
-    refused = 0
-    times = (1, 2, 4, 8, _MOST_TIMES) if _bounded(case) else (1,)
-    for name in accelerators.names():
-        entry = accelerators.accelerator(name)
-        wanted = case.application.precision or ("bf16" if "bf16" in entry.peak_flops_per_s else "fp16")
-        if entry.kind == "cpu" or wanted not in entry.peak_flops_per_s:
-            refused += 1
-            continue
-        try:
-            sites.append([site_from_text(f"{count * case.site.devices}x{name}")[0] for count in times])
-        except DatahallError:
-            refused += 1
-    return sites, refused
 
 
 def _offer_json(offer: Offer) -> dict[str, Any]:

@@ -73,7 +73,6 @@ def validate(
 
 def _print(judgement: Judgement, each: bool, title: str) -> None:
     from rich.console import Console
-    from rich.table import Table
 
     console = Console(width=100, highlight=False)
     data = judgement.to_json()
@@ -81,17 +80,7 @@ def _print(judgement: Judgement, each: bool, title: str) -> None:
         f"[bold]{title}[/bold]: {data['n_rows']} rows, {data['n_scored']} scored, {data['n_refused']} refused"
     )
     for by, heading in (("by_group", "group"), ("by_accelerator", "accelerator")):
-        table = Table(box=None, pad_edge=False)
-        table.add_column(heading)
-        for label in _COLUMNS.values():
-            table.add_column(label, justify="right")
-        for name, scores in data[by].items():
-            table.add_row(name or "(none)", *(_cell(column, scores.get(column)) for column in _COLUMNS))
-        if by == "by_group":
-            totals = {**data, "n_scored": data["n_scored"], "n_refused": data["n_refused"]}
-            table.add_row("[bold]all rows[/bold]", *(_cell(column, totals.get(column)) for column in _COLUMNS))
-        console.print(table)
-        console.print()
+        _print_parts(console, data, by, heading)
     if each:
         _print_rows(console, data)
     macro = f"median {_percent(data['macro_median_ape'])}, mean {_percent(data['macro_mean_ape'])}"
@@ -102,17 +91,35 @@ def _print(judgement: Judgement, each: bool, title: str) -> None:
             f"picked plans were slower than the best measured ones by {_percent(data['regret_share'])} on average"
         )
     if data["scaling"] is not None:
-        kept = data["scaling"]
-        off, linear = (
-            f"{_percent(kept[f'{what}median_ape'])} in the median, {_percent(kept[f'{what}mean_ape'])} on average"
-            for what in ("", "linear_")
-        )
-        console.print(
-            f"what a device keeps of its rate among more devices ({kept['n_pairs']} pairs of runs): off by {off};"
-            f" to say that nothing is lost would be off by {linear}"
-        )
+        _print_scaling(console, data["scaling"])
     for reason, count in sorted(data["refused_reasons"].items(), key=lambda item: -item[1]):
         console.print(f"refused {count:>4}: {reason}")
+
+
+def _print_parts(console: Any, data: Mapping[str, Any], by: str, heading: str) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column(heading)
+    for label in _COLUMNS.values():
+        table.add_column(label, justify="right")
+    for name, scores in data[by].items():
+        table.add_row(name or "(none)", *(_cell(column, scores.get(column)) for column in _COLUMNS))
+    if by == "by_group":
+        table.add_row("[bold]all rows[/bold]", *(_cell(column, data.get(column)) for column in _COLUMNS))
+    console.print(table)
+    console.print()
+
+
+def _print_scaling(console: Any, kept: Mapping[str, Any]) -> None:
+    off, linear = (
+        f"{_percent(kept[f'{what}median_ape'])} in the median, {_percent(kept[f'{what}mean_ape'])} on average"
+        for what in ("", "linear_")
+    )
+    console.print(
+        f"what a device keeps of its rate among more devices ({kept['n_pairs']} pairs of runs): off by {off};"
+        f" to say that nothing is lost would be off by {linear}"
+    )
 
 
 def _print_rows(console: Any, data: Mapping[str, Any]) -> None:

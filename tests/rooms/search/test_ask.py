@@ -12,7 +12,8 @@ from datahall.case import from_model_and_site
 from datahall.case.named_site import site_from_text
 from datahall.case.question import Case, Goal
 from datahall.case.site import Site
-from datahall.search.ask import best_sites, checkpoint_interval, link_enough, smallest_site, sure_site
+from datahall.search.ask import checkpoint_interval, link_enough, smallest_site, sure_site
+from datahall.search.hardware import best_sites
 from datahall.search.rank import search
 from datahall.virtual.calibration import Uncalibrated
 from datahall.virtual.failures import wall_over_work
