@@ -20,7 +20,9 @@ _NO_ADAPTERS = ("torchtitan", "megatron")  # as their training scripts come
 
 def runnable(engine: str, case: Case, plans: Space) -> Any:
     """A mask over `plans`: which of them `engine` can run; UsageError for an engine that is not known."""
-    if case.application.method == "lora" and engine in _NO_ADAPTERS:
+    kind = case.site.accelerator.kind
+    elsewhere = kind == "tpu" if engine == "deepspeed" else kind != "gpu"
+    if elsewhere or (case.application.method == "lora" and engine in _NO_ADAPTERS):
         return np.zeros(len(plans), dtype=bool)
     try:
         return _ENGINES[engine](case, plans)
@@ -31,10 +33,15 @@ def runnable(engine: str, case: Case, plans: Space) -> Any:
 
 
 def _torchtitan(case: Case, plans: Space) -> Any:
-    """It shards gradients and parameters or neither, always over context ranks, and chooses fp8 by configuration."""
+    """It shards gradients and parameters or neither, always over context ranks, and chooses fp8 by configuration.
+
+    Its expert ranks lie among those that share one copy, and their tensor ranks.
+    """
     numbers = plans.numbers
     whole = (numbers.zero_stage == 0) & (numbers.context == 1)
-    return (whole | (numbers.zero_stage >= 2)) & (plans.precision == "bf16")
+    shared = np.where(numbers.zero_stage == 0, 1, numbers.shards) * numbers.tensor
+    spread = shared % numbers.expert == 0
+    return (whole | (numbers.zero_stage >= 2)) & spread & (plans.precision == "bf16")
 
 
 def _megatron(case: Case, plans: Space) -> Any:
@@ -49,11 +56,12 @@ def _megatron(case: Case, plans: Space) -> Any:
 
 
 def _deepspeed(case: Case, plans: Space) -> Any:
-    """Pipeline and expert parallelism are model code; groups of ranks need ZeRO-3."""
+    """Pipeline and expert parallelism are model code; all ranks share one copy; context ranks share heads out."""
     numbers = plans.numbers
-    grouped = (numbers.shard_group == 0) | (numbers.zero_stage == 3)
-    plain = (numbers.pipeline == 1) & (numbers.expert == 1)
-    return plain & grouped & np.full(len(plans), plans.precision in ("bf16", "fp16", "fp32"))
+    everyone = (numbers.zero_stage == 0) | (numbers.shards == numbers.data * numbers.context)
+    plain = (numbers.pipeline == 1) & (numbers.expert == 1) & ((numbers.tensor == 1) | (numbers.context == 1))
+    plain &= case.model.heads % numbers.context == 0
+    return plain & everyone & np.full(len(plans), plans.precision in ("bf16", "fp16", "fp32"))
 
 
 _ENGINES: dict[str, Callable[[Case, Space], Any]] = {

@@ -14,6 +14,7 @@ from datahall.base.whole_file import write_text
 from datahall.decisions.proposal import Proposal, load_proposal
 from datahall.ui.export_engines import (
     deepspeed_config,
+    deepspeed_remarks,
     megatron_arguments,
     megatron_environment,
     torchtitan_arguments,
@@ -62,10 +63,17 @@ def exported(proposal: Proposal, target: str, engine: str = "own") -> dict[str, 
     started_engine = target if target in ENGINES else engine
     command, files = _engine(proposal, started_engine)
     environment = megatron_environment(proposal) if started_engine == "megatron" else {}
-    started = Started(command, environment)
+    started = Started(command, environment, _remarks(proposal, started_engine, target))
     if target in ENGINES:
         return files | {f"{target}.sh": torchrun_script(proposal, request, started)}
     return files | _scheduled(proposal, request, started, target)
+
+
+def _remarks(proposal: Proposal, engine: str, target: str) -> list[str]:
+    if engine != "deepspeed":
+        return []
+    carried = ["deepspeed.json has to lie in the image, where train.py starts."] if target == "kubernetes" else []
+    return deepspeed_remarks(proposal) + carried
 
 
 def _scheduled(proposal: Proposal, request: Request, started: Started, target: str) -> dict[str, str]:
@@ -83,8 +91,13 @@ def _engine(proposal: Proposal, engine: str) -> tuple[list[str], dict[str, str]]
         return ["pretrain_gpt.py", *_quoted(megatron_arguments(proposal))], {}
     if engine == "deepspeed":
         return ["train.py", "--deepspeed", "deepspeed.json"], {"deepspeed.json": deepspeed_config(proposal)}
+    return ["train.py", *(f"--{name}={value}" for name, value in _split(proposal).items())], {}
+
+
+def _split(proposal: Proposal) -> dict[str, str | int]:
+    """The plan's split by the names of its fields; what few plans have only where this one has it."""
     compute = proposal.plan.compute
-    split = {
+    split: dict[str, str | int] = {
         "data": compute.data,
         "tensor": compute.tensor,
         "pipeline": compute.pipeline,
@@ -96,9 +109,13 @@ def _engine(proposal: Proposal, engine: str) -> tuple[list[str], dict[str, str]]
         "precision": compute.precision,
         "recompute": compute.recompute,
     }
+    if compute.virtual_stages > 1:
+        split["virtual-stages"] = compute.virtual_stages
+    if compute.zero_stage and compute.shards != compute.copies:
+        split["shard-group"] = compute.shards
     if proposal.case.application.method == "lora":
         split["lora-rank"] = proposal.case.application.lora_rank
-    return ["train.py", *(f"--{name}={value}" for name, value in split.items())], {}
+    return split
 
 
 def _quoted(arguments: list[str]) -> list[str]:

@@ -31,6 +31,7 @@ _CONFIGS = {
 def torchtitan_arguments(proposal: Proposal) -> list[str]:
     """Arguments of torchtitan's trainer (0.3): module, configuration, degrees, batch, recomputation."""
     compute, shape, application = proposal.plan.compute, proposal.case.model, proposal.case.application
+    _refuse_unless_gpu(proposal, "torchtitan")
     _refuse_unless(application.method == "full", "torchtitan", "LoRA by flags")
     _refuse_unless(
         compute.precision == "bf16", "torchtitan", f"the precision {compute.precision} from the command line"
@@ -42,6 +43,8 @@ def torchtitan_arguments(proposal: Proposal) -> list[str]:
         compute.zero_stage > 0 or compute.context == 1, "torchtitan", "context ranks that each hold everything"
     )
     shard = compute.shards // compute.context if compute.zero_stage else 1  # it shards over context ranks as well
+    spread = shard * compute.context * compute.tensor % compute.expert == 0  # its experts lie among these ranks
+    _refuse_unless(spread, "torchtitan", f"{compute.expert} expert ranks that share less than one sharded copy")
     local_batch = compute.micro_batch * (compute.accumulation if compute.pipeline > 1 else 1)
     arguments = {
         "module": module,
@@ -60,19 +63,33 @@ def torchtitan_arguments(proposal: Proposal) -> list[str]:
         "parallelism.expert_parallel_degree": compute.expert,
     }
     if compute.pipeline > 1:
-        interleaved = compute.virtual_stages > 1
-        arguments["parallelism.pipeline_parallel_schedule"] = "Interleaved1F1B" if interleaved else "1F1B"
-        arguments["parallelism.pipeline_parallel_microbatch_size"] = compute.micro_batch
-        per_stage = -(-shape.layers // (compute.pipeline * compute.virtual_stages))
-        arguments["parallelism.pipeline_parallel_layers_per_stage"] = per_stage
+        arguments |= _torchtitan_stages(shape.layers, compute)
     flags = [text for name, value in arguments.items() for text in (f"--{name}", str(value))]
     flags.append("--parallelism." + ("" if compute.sequence_parallel else "no-") + "enable-sequence-parallel")
     return [*flags, f"activation-checkpoint:{compute.recompute}"]
 
 
+def _torchtitan_stages(layers: int, compute: ComputePlan) -> dict[str, Any]:
+    """Schedule and stages; by itself it counts embedding and head as a layer each, and takes another number of stages.
+
+    Layers are spread as evenly as they go, the first stages with one more, as in the forecast.
+    """
+    stages = compute.pipeline * compute.virtual_stages
+    per_stage = -(-layers // stages)
+    _refuse_unless(-(-layers // per_stage) == stages, "torchtitan", f"{layers} layers over {stages} stages")
+    return {
+        "parallelism.pipeline_parallel_schedule": "Interleaved1F1B" if compute.virtual_stages > 1 else "1F1B",
+        "parallelism.pipeline_parallel_microbatch_size": compute.micro_batch,
+        "parallelism.pipeline_parallel_layers_per_stage": per_stage,
+        "parallelism.pipeline_parallel_first_stage_less_layers": 0,
+        "parallelism.pipeline_parallel_last_stage_less_layers": 0,
+    }
+
+
 def megatron_arguments(proposal: Proposal) -> list[str]:
     """Arguments of Megatron-LM's pretrain_gpt.py: the model's shape, degrees, batch, recomputation."""
     compute, application = proposal.plan.compute, proposal.case.application
+    _refuse_unless_gpu(proposal, "Megatron-LM")
     _refuse_unless(application.method == "full", "Megatron-LM", "LoRA in pretrain_gpt.py")
     arguments: dict[str, Any] = {
         **_megatron_shape(proposal.case.model, application.sequence),
@@ -120,15 +137,10 @@ def megatron_environment(proposal: Proposal) -> dict[str, str]:
 
 def deepspeed_config(proposal: Proposal) -> str:
     """A DeepSpeed configuration (JSON text) with the plan's batch, ZeRO stage, precision and tensor parallelism."""
-    compute, network = proposal.plan.compute, proposal.plan.network
-    _refuse_unless(compute.pipeline == 1, "DeepSpeed", "pipeline stages in its configuration (they are model code)")
-    _refuse_unless(compute.expert == 1, "DeepSpeed", "expert parallelism in its configuration (it is model code)")
-    _refuse_unless(compute.precision in ("bf16", "fp16", "fp32"), "DeepSpeed", f"the precision {compute.precision}")
+    compute = proposal.plan.compute
+    _check_deepspeed(proposal)
     zero: dict[str, Any] = {"stage": compute.zero_stage, "overlap_comm": True, "contiguous_gradients": True}
-    zero["reduce_bucket_size"] = network.bucket_bytes // 2
-    if compute.zero_stage and compute.shards != compute.copies:
-        _refuse_unless(compute.zero_stage == 3, "DeepSpeed", "sharding groups below ZeRO-3 (MiCS needs stage 3)")
-        zero["mics_shard_size"] = compute.shards
+    zero["reduce_bucket_size"] = proposal.plan.network.bucket_bytes // 2
     config: dict[str, Any] = {
         "train_batch_size": compute.global_batch,
         "train_micro_batch_size_per_gpu": compute.micro_batch,
@@ -141,11 +153,39 @@ def deepspeed_config(proposal: Proposal) -> str:
         config[compute.precision] = {"enabled": True}
     if compute.tensor > 1:
         config["tensor_parallel"] = {"autotp_size": compute.tensor}
+        del config["train_batch_size"]  # its check counts tensor ranks as if each had a batch of its own
     if compute.context > 1:
-        config["sequence_parallel_size"] = compute.context
+        config |= {"sequence_parallel_size": compute.context, "data_parallel_size": compute.data}
     if compute.recompute == "full":
         config["activation_checkpointing"] = {"partition_activations": False}
     return json.dumps(config, indent=2) + "\n"
+
+
+def deepspeed_remarks(proposal: Proposal) -> list[str]:
+    """What the plan decided and DeepSpeed leaves to the user's train.py."""
+    compute, application = proposal.plan.compute, proposal.case.application
+    remarks: list[str] = []
+    if compute.recompute != "none":
+        remarks.append(f"train.py has to repeat activations ({compute.recompute}): DeepSpeed does not by itself.")
+    if compute.context > 1:
+        remarks.append("train.py has to wrap its attention in DeepSpeed's Ulysses; the forecast is of a ring.")
+    if application.method == "lora":
+        remarks.append(f"train.py has to freeze the model and train adapters of rank {application.lora_rank}.")
+    return remarks
+
+
+def _check_deepspeed(proposal: Proposal) -> None:
+    """Refuse what its configuration cannot say."""
+    compute = proposal.plan.compute
+    _refuse_unless(proposal.case.site.accelerator.kind != "tpu", "DeepSpeed", "a run on TPUs")
+    _refuse_unless(compute.pipeline == 1, "DeepSpeed", "pipeline stages in its configuration (they are model code)")
+    _refuse_unless(compute.expert == 1, "DeepSpeed", "expert parallelism in its configuration (it is model code)")
+    _refuse_unless(compute.precision in ("bf16", "fp16", "fp32"), "DeepSpeed", f"the precision {compute.precision}")
+    grouped = bool(compute.zero_stage) and compute.shards != compute.copies
+    _refuse_unless(not grouped, "DeepSpeed", "sharding within groups (0.19 has no MiCS any more)")
+    _refuse_unless(compute.context == 1 or compute.tensor == 1, "DeepSpeed", "tensor and context ranks at once")
+    whole = proposal.case.model.heads % compute.context == 0
+    _refuse_unless(whole, "DeepSpeed", f"{proposal.case.model.heads} heads over {compute.context} context ranks")
 
 
 def _megatron_shape(shape: ModelShape, sequence: int) -> dict[str, Any]:
@@ -164,6 +204,8 @@ def _megatron_shape(shape: ModelShape, sequence: int) -> dict[str, Any]:
         arguments["untie-embeddings-and-output-weights"] = True
     if not shape.mlp_bias:
         arguments["disable-bias-linear"] = True
+        if shape.attention_bias:
+            arguments["add-qkv-bias"] = True
     if not shape.norm_bias and shape.norms_per_layer and shape.mlp_matrices == 3:
         arguments["normalization"] = "RMSNorm"
     if shape.latent is not None:
@@ -181,7 +223,20 @@ def _megatron_shape(shape: ModelShape, sequence: int) -> dict[str, Any]:
             arguments["num-query-groups"] = shape.kv_heads
     if shape.query_key_norm:
         arguments["qk-layernorm"] = True
-    return arguments
+    return {**arguments, **_megatron_window(shape), "attention-dropout": 0, "hidden-dropout": 0}
+
+
+def _megatron_window(shape: ModelShape) -> dict[str, Any]:
+    """A sliding window, in all layers or in all but every so many."""
+    if not shape.window:
+        return {}
+    window: dict[str, Any] = {"window-size": f"{shape.window},0"}
+    if shape.window_share >= 1.0:
+        return window
+    every = round(1.0 / (1.0 - shape.window_share))
+    regular = abs(1.0 - 1.0 / every - shape.window_share) < 0.01
+    _refuse_unless(regular, "Megatron-LM", f"a window in {shape.window_share:.0%} of the layers")
+    return {**window, "window-attn-skip-freq": every}
 
 
 def _megatron_uneven(layers: int, compute: ComputePlan) -> dict[str, Any]:
@@ -220,7 +275,7 @@ def _megatron_precision(compute: ComputePlan) -> dict[str, Any]:
 
 def _megatron_sharding(compute: ComputePlan) -> dict[str, Any]:
     if compute.zero_stage == 0:
-        return {}
+        return {"overlap-grad-reduce": True} if compute.copies > 1 else {}
     _refuse_unless(compute.zero_stage < 2 or compute.pipeline == 1, "Megatron-LM", "its FSDP with a pipeline")
     sharding: dict[str, Any] = {
         "use-distributed-optimizer": True,
@@ -245,6 +300,11 @@ def _megatron_recomputation(compute: ComputePlan) -> dict[str, Any]:
     if compute.recompute == "selective":
         return {"recompute-granularity": "selective"}
     return {"recompute-granularity": "full", "recompute-method": "uniform", "recompute-num-layers": 1}
+
+
+def _refuse_unless_gpu(proposal: Proposal, engine: str) -> None:
+    card = proposal.case.site.accelerator
+    _refuse_unless(card.kind == "gpu", engine, f"a run on {card.name} (it is for GPUs)")
 
 
 def _refuse_unless(possible: bool, engine: str, lacking: str) -> None:

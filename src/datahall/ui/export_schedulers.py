@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,22 +20,31 @@ from datahall.decisions.proposal import Proposal
 from datahall.ui.export_request import Request
 
 _PORT = 29500
-_RESOURCE = {"nvidia": "nvidia.com/gpu", "amd": "amd.com/gpu", "google": "google.com/tpu", "intel": "gpu.intel.com/xe"}
+_RESOURCE = {  # what the makers' device plugins call one device
+    ("nvidia", "gpu"): "nvidia.com/gpu",
+    ("amd", "gpu"): "amd.com/gpu",
+    ("google", "tpu"): "google.com/tpu",
+    ("intel", "gpu"): "gpu.intel.com/xe",
+    ("intel", "other"): "habana.ai/gaudi",
+    ("aws", "other"): "aws.amazon.com/neuron",
+    ("huawei", "other"): "huawei.com/Ascend910",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """What each process runs: the words after torchrun's options, and the environment that it insists on."""
+    """What each process runs: the words after torchrun's options, the environment that it insists on, what it lacks."""
 
     command: list[str]
     environment: Mapping[str, str]
+    remarks: Sequence[str] = ()
 
 
 def torchrun_script(proposal: Proposal, request: Request, started: Started) -> str:
     """A shell script to start on every node, with HEAD naming the first of them."""
     lines = [
         "#!/bin/sh",
-        *_about(proposal, request),
+        *_about(proposal, request, started),
         f"# Start it on each of the {request.nodes} node(s), HEAD being the name of the first.",
         "set -eu",
         *_exports(proposal, started),
@@ -60,11 +69,13 @@ def slurm_script(proposal: Proposal, request: Request, started: Started) -> str:
     lines = [
         "#!/bin/bash",
         *(f"#SBATCH {directive}" for directive in directives),
-        *_about(proposal, request),
+        *_about(proposal, request, started),
         "set -euo pipefail",
         'export HEAD=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
         *_exports(proposal, started),
-        "srun --kill-on-bad-exit=1 " + _launched(request, started.command, '"$HEAD"', '"$SLURM_JOB_ID"'),
+        # since Slurm 22.05 srun takes one core a task unless it is told again
+        f"srun --cpus-per-task={request.cores_per_node} --kill-on-bad-exit=1 "
+        + _launched(request, started.command, '"$HEAD"', '"$SLURM_JOB_ID"'),
     ]
     return "\n".join(lines) + "\n"
 
@@ -97,7 +108,7 @@ def jobset_manifest(proposal: Proposal, request: Request, started: Started) -> s
             "replicatedJobs": [{"name": "workers", "replicas": 1, "template": {"spec": job}}],
         },
     }
-    return "\n".join(_about(proposal, request)) + "\n" + _yaml(manifest)
+    return "\n".join(_about(proposal, request, started)) + "\n" + _yaml(manifest)
 
 
 def slurm_time(seconds: int) -> str:
@@ -106,7 +117,7 @@ def slurm_time(seconds: int) -> str:
     return f"{days}-{rest // 3600:02}:{rest % 3600 // 60:02}:{rest % 60:02}"
 
 
-def _about(proposal: Proposal, request: Request) -> list[str]:
+def _about(proposal: Proposal, request: Request, started: Started) -> list[str]:
     label = proposal.forecast.metrics["total_time"].label
     peak = human(request.device_memory_bytes, "bytes")
     memory = human(proposal.case.site.accelerator.memory_bytes, "bytes")
@@ -114,6 +125,7 @@ def _about(proposal: Proposal, request: Request) -> list[str]:
         f"# {proposal.case.name}: written by datahall from a plan whose case hashes to {proposal.plan.case_hash[:12]}.",
         f"# Forecast {human_time(request.median_s)} ({label}); asked for: its p90, {human_time(request.time_s)}.",
         f"# Peak on one device, 90th percentile: {peak} of {memory}.  Host memory is assumed, not measured.",
+        *(f"# {remark}" for remark in started.remarks),
     ]
 
 
@@ -162,7 +174,8 @@ def _name(proposal: Proposal) -> str:
 
 
 def _resource(accelerator: Accelerator) -> str:
-    return _RESOURCE.get(accelerator.vendor.lower(), f"{accelerator.vendor.lower() or 'vendor'}.com/{accelerator.kind}")
+    vendor, kind = accelerator.vendor.lower(), accelerator.kind
+    return _RESOURCE.get((vendor, kind), f"{vendor or 'vendor'}.com/{kind}")
 
 
 def _yaml(document: dict[str, Any]) -> str:

@@ -67,6 +67,9 @@ def test_an_sbatch_script_asks_for_what_the_forecast_needs(make_proposal: Make) 
     assert f"#SBATCH --time={slurm_time(request_of(proposal).time_s)}" in text
     assert "--parallelism.tensor_parallel_degree 4" in text
     assert '--rdzv-endpoint="$HEAD":29500' in text
+    cores = request_of(proposal).cores_per_node  # srun does not take them over from sbatch
+    assert f"#SBATCH --cpus-per-task={cores}" in text
+    assert f"srun --cpus-per-task={cores} " in text
 
 
 @pytest.mark.parametrize("target", ["torchrun", "slurm", "torchtitan", "megatron", "deepspeed"])
@@ -83,6 +86,17 @@ def test_what_torchrun_is_given_is_options_up_to_the_program(make_proposal: Make
     options = words[2 : words.index("train.py")]
     assert words[:2] == ["exec", "torchrun"]
     assert all(word.startswith("--") for word in options), options
+
+
+def test_ones_own_program_is_told_chunks_and_groups(make_proposal: Make) -> None:
+    """A pipeline of one chunk a stage, or one copy over all ranks, is another plan with another forecast."""
+    chunks = ComputePlan(data=2, pipeline=4, virtual_stages=2, accumulation=8)
+    assert "--virtual-stages=2" in exported(make_proposal(chunks), "torchrun")["run.sh"]
+    grouped = exported(make_proposal(ComputePlan(data=8, zero_stage=3, shard_group=4)), "torchrun")["run.sh"]
+    assert "--shard-group=4" in grouped
+    plain = exported(make_proposal(PLAN), "torchrun")["run.sh"]
+    assert "--virtual-stages" not in plain
+    assert "--shard-group" not in plain
 
 
 def test_a_jobset_is_a_gang_behind_a_queue(make_proposal: Make) -> None:
@@ -158,14 +172,63 @@ def test_megatron_is_not_asked_for_what_its_checks_end(make_proposal: Make) -> N
 
 
 def test_deepspeed_batches_agree(make_proposal: Make) -> None:
-    plan = ComputePlan(data=8, zero_stage=3, micro_batch=2, accumulation=4, shard_group=4)
+    plan = ComputePlan(data=8, zero_stage=3, micro_batch=2, accumulation=4)
     config = json.loads(exported(make_proposal(plan), "deepspeed")["deepspeed.json"])
     assert (
         config["train_batch_size"]
         == 64
         == config["train_micro_batch_size_per_gpu"] * 8 * config["gradient_accumulation_steps"]
     )
-    assert config["zero_optimization"]["mics_shard_size"] == 4
+    ranked = ComputePlan(data=4, tensor=2, micro_batch=2, accumulation=4)
+    config = json.loads(exported(make_proposal(ranked), "deepspeed")["deepspeed.json"])
+    assert "train_batch_size" not in config  # its check would take tensor ranks for data ranks
+    assert config["tensor_parallel"] == {"autotp_size": 2}
+    pieces = replace(ranked, tensor=1, context=2)
+    config = json.loads(exported(make_proposal(pieces), "deepspeed")["deepspeed.json"])
+    assert (config["data_parallel_size"], config["sequence_parallel_size"]) == (4, 2)
+
+
+def test_what_deepspeed_leaves_to_the_program_is_said(make_proposal: Make) -> None:
+    made = make_proposal(ComputePlan(data=4, context=2, accumulation=4, recompute="full"))
+    tuned = replace(made.case, application=replace(made.case.application, method="lora", lora_rank=16))
+    for target, file in (("deepspeed", "deepspeed.sh"), ("slurm", "job.sbatch"), ("kubernetes", "jobset.yaml")):
+        text = exported(replace(made, case=tuned), target, "deepspeed")[file]
+        for said in ("# train.py has to repeat activations", "Ulysses", "adapters of rank 16"):
+            assert said in text
+        assert ("deepspeed.json has to lie in the image" in text) == (target == "kubernetes")
+    assert "train.py has to" not in exported(make_proposal(ComputePlan(data=8)), "deepspeed")["deepspeed.sh"]
+
+
+def test_torchtitan_gets_as_many_stages_as_were_planned(make_proposal: Make) -> None:
+    """Its own count takes the embedding and the head for a layer each, and then ends the run."""
+    plan = ComputePlan(data=2, pipeline=4, virtual_stages=2, zero_stage=2, accumulation=8)
+    text = exported(make_proposal(plan), "torchtitan")["torchtitan.sh"]
+    for flag in ("layers_per_stage 4", "first_stage_less_layers 0", "last_stage_less_layers 0"):
+        assert f"--parallelism.pipeline_parallel_{flag}" in text
+
+
+def test_megatron_trains_the_model_that_was_forecast(make_proposal: Make) -> None:
+    """Its defaults are those of GPT-3: dropout, full attention, biases everywhere or nowhere; and gradients at last."""
+    made = make_proposal(ComputePlan(data=8))
+    shape = replace(made.case.model, attention_bias=True, window=4096, window_share=5 / 6)
+    text = exported(replace(made, case=replace(made.case, model=shape)), "megatron")["megatron.sh"]
+    for flag in ("attention-dropout 0", "hidden-dropout 0", "add-qkv-bias", "overlap-grad-reduce"):
+        assert f"--{flag}" in text
+    assert "--window-size 4096,0 --window-attn-skip-freq 6" in text
+    assert "--window" not in exported(made, "megatron")["megatron.sh"]
+    odd = replace(made, case=replace(made.case, model=replace(shape, window_share=0.3)))
+    with pytest.raises(Incompatible, match="window"):
+        exported(odd, "megatron")
+
+
+@pytest.mark.parametrize("engine", ["torchtitan", "megatron", "deepspeed"])
+def test_engines_for_gpus_are_not_told_to_run_on_tpus(make_proposal: Make, engine: str) -> None:
+    made = make_proposal(ComputePlan(data=8))
+    card = replace(made.case.site.accelerator, name="TPU-v5p", kind="tpu", vendor="Google")
+    elsewhere = replace(made, case=replace(made.case, site=replace(made.case.site, accelerator=card)))
+    with pytest.raises(Incompatible, match="TPU"):
+        exported(elsewhere, engine)
+    assert "google.com/tpu" in exported(elsewhere, "kubernetes")["jobset.yaml"]
 
 
 @pytest.mark.parametrize(
@@ -175,7 +238,12 @@ def test_deepspeed_batches_agree(make_proposal: Make) -> None:
         ("torchtitan", ComputePlan(data=8, precision="fp8"), "precision fp8"),
         ("torchtitan", ComputePlan(data=4, context=2), "context ranks"),
         ("deepspeed", ComputePlan(data=2, pipeline=4), "pipeline"),
+        ("torchtitan", ComputePlan(data=8, expert=8), "expert ranks"),
+        ("torchtitan", ComputePlan(data=1, pipeline=20, accumulation=20), "32 layers over 20 stages"),
         ("deepspeed", ComputePlan(data=8, expert=2), "expert"),
+        ("deepspeed", ComputePlan(data=8, zero_stage=3, shard_group=4), "sharding within groups"),
+        ("deepspeed", ComputePlan(data=2, tensor=2, context=2), "at once"),
+        ("deepspeed", ComputePlan(context=64), "32 heads over 64"),
         ("megatron", ComputePlan(data=1, precision="int8"), "int8"),
         ("megatron", ComputePlan(pipeline=20), "32 layers over 20 stages"),
         ("megatron", ComputePlan(data=2, pipeline=2, zero_stage=3), "FSDP with a pipeline"),

@@ -56,6 +56,7 @@ def test_torchtitan_reads_its_arguments(make_proposal: Make, with_engine: Run, p
     assert degrees["data_parallel_shard_degree"] == plan.data
     assert degrees["global_batch_size"] == plan.global_batch
     assert degrees["recompute"] == {"none": "NoneType", "full": "FullAC.Config"}[plan.recompute]
+    assert degrees["stages"] == (plan.pipeline * plan.virtual_stages if plan.pipeline > 1 else 0)
 
 
 # torchtitan's own parser and its own classes; the registry is a small one, since its own imports data loaders.
@@ -83,7 +84,12 @@ setattr(sys.modules["registry"], named["--config"], Config)
 arguments[arguments.index("--module") + 1] = "registry"
 read = ConfigManager().parse_args(arguments)
 degrees = {**dataclasses.asdict(read.parallelism), **dataclasses.asdict(read.training)}
-print(json.dumps({**degrees, "recompute": type(read.activation_checkpoint).__qualname__}))
+stages = 0
+if read.parallelism.pipeline_parallel_degree > 1:  # as it will count them when it starts
+    from torchtitan.distributed.pipeline_parallel import _get_pipeline_metadata
+    ranks = types.SimpleNamespace(pp=read.parallelism.pipeline_parallel_degree)
+    stages = _get_pipeline_metadata(ranks, read.parallelism, types.SimpleNamespace(layers=[None] * 32))[0]
+print(json.dumps({**degrees, "recompute": type(read.activation_checkpoint).__qualname__, "stages": stages}))
 """
 
 
@@ -152,11 +158,15 @@ print(json.dumps({"unknown": unknown, "tensor_model_parallel_size": read.tensor_
 
 
 @pytest.mark.system
-def test_deepspeed_reads_its_configuration(make_proposal: Make, with_engine: Run, tmp_path: Path) -> None:
-    plan = ComputePlan(data=8, zero_stage=3, micro_batch=2, accumulation=4, recompute="full")
+@pytest.mark.parametrize("cut", [{}, {"tensor": 2}, {"context": 2}])
+def test_deepspeed_reads_its_configuration(
+    make_proposal: Make, with_engine: Run, tmp_path: Path, cut: dict[str, int]
+) -> None:
+    plan = ComputePlan(data=8, zero_stage=3, micro_batch=2, accumulation=4, recompute="full", **cut)
     (tmp_path / "deepspeed.json").write_text(exported(make_proposal(plan), "deepspeed")["deepspeed.json"])
-    read = json.loads(with_engine(_DEEPSPEED, str(tmp_path / "deepspeed.json")).splitlines()[-1])
-    assert read == {"batch": 64, "micro": 2, "accumulation": 4, "stage": 3, "bf16": True}
+    read = json.loads(with_engine(_DEEPSPEED, str(tmp_path / "deepspeed.json"), str(plan.devices)).splitlines()[-1])
+    nominal = 64 * plan.tensor  # it counts tensor ranks as if each read data of its own
+    assert read == {"batch": nominal, "micro": 2, "accumulation": 4, "stage": 3, "bf16": True}
 
 
 _DEEPSPEED = """
@@ -164,16 +174,12 @@ import json, sys
 from deepspeed import comm
 from deepspeed.runtime.config import DeepSpeedConfig
 
-class Ranks:  # what a running job would answer
-    def get_data_parallel_world_size(self):
-        return 8
-
-read = DeepSpeedConfig(sys.argv[1], mpu=Ranks()) if comm.is_initialized() else None
-if read is None:  # without a process group it assumes one rank: give it one rank's share
-    config = json.load(open(sys.argv[1]))
-    config["train_batch_size"] //= 8
-    read = DeepSpeedConfig(config)
-    read.train_batch_size *= 8
+config, devices = json.load(open(sys.argv[1])), int(sys.argv[2])
+grid = (config.get("data_parallel_size"), config.get("sequence_parallel_size"))
+comm.get_rank = lambda group=None: 0
+comm.get_world_size = lambda group=None: group or devices  # as many processes as the plan has devices
+mesh = type("Mesh", (), {"get_group": lambda self, mesh_dim: grid[0]})() if all(grid) else None  # as it makes one
+read = DeepSpeedConfig(config, mesh_device=mesh)
 print(json.dumps({"batch": read.train_batch_size, "micro": read.train_micro_batch_size_per_gpu,
     "accumulation": read.gradient_accumulation_steps, "stage": read.zero_optimization_stage,
     "bf16": bool(read.bfloat16_config.enabled if hasattr(read, "bfloat16_config") else read.bfloat16_enabled)}))
