@@ -75,9 +75,10 @@ def ledger_path() -> Path:
 
 
 def record(entry: Entry, path: Path | None = None) -> Path:
-    """Append `entry`, once for the same log and plan; WorldFailed where the directory cannot be written."""
+    """Append `entry`, unless it is there already; WorldFailed where the directory cannot be written."""
     path = path or ledger_path()
-    if any(_same(entry, known) for known in entries(path)):
+    told = replace(entry, when="")
+    if entry.log and any(replace(known, when="") == told for known in entries(path)):
         return path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -90,18 +91,22 @@ def record(entry: Entry, path: Path | None = None) -> Path:
 
 
 def entries(path: Path | None = None) -> list[Entry]:
-    """All whole lines of the ledger; a line that does not read (a killed writer) is passed over."""
+    """The comparisons of the ledger, of the same log of the same plan the last (it may have grown since the first).
+
+    A line that does not read (a killed writer) is passed over.
+    """
     try:
         lines = (path or ledger_path()).read_text(encoding="utf-8").splitlines()
     except OSError:
         return []
-    found: list[Entry] = []
-    for line in lines:
+    found: dict[object, Entry] = {}
+    for number, line in enumerate(lines):
         try:
-            found.append(Entry(**json.loads(line)))
+            entry = Entry(**json.loads(line))
         except (ValueError, TypeError):
             continue
-    return found
+        found[(entry.log, entry.hardware, entry.stack, entry.case_hash) if entry.log else number] = entry
+    return list(found.values())
 
 
 @formula(
@@ -188,8 +193,3 @@ def _scatter(ratios: Sequence[float]) -> float:
     mean = sum(ratios) / len(ratios)
     own = sum((ratio - mean) ** 2 for ratio in ratios) / (len(ratios) - 1)
     return math.sqrt((own * (len(ratios) - 1) + 2 * _SCATTER**2) / (len(ratios) + 1))
-
-
-def _same(one: Entry, other: Entry) -> bool:
-    told = {"when": "", "forecast_s": 1.0, "own_forecast_s": 0.0}
-    return bool(one.log) and replace(one, **told) == replace(other, **told)

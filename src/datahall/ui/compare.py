@@ -68,7 +68,7 @@ def measured(proposal: Proposal, log: TrainingLog) -> Result:
     compute, application = proposal.plan.compute, proposal.case.application
     steady = log.steady()
     batch = middle([step.global_batch for step in steady])
-    if batch is not None and batch != compute.global_batch:
+    if batch is not None and batch not in _batches(log, compute):
         raise UsageError(
             f"the log's global batch is {batch:.0f} sequences and the plan's is {compute.global_batch}.",
             hint="Compare a log with the plan that it ran.",
@@ -94,6 +94,11 @@ def measured(proposal: Proposal, log: TrainingLog) -> Result:
     tenth = len(known) // 10
     spread = replace(metrics["step_time"], low=known[tenth], high=known[-1 - tenth])
     return Result("real", {**metrics, "step_time": spread}, notes=_notes(set(values), log, compute))
+
+
+def _batches(log: TrainingLog, compute: ComputePlan) -> tuple[int, ...]:
+    """What the log may call the plan's batch: DeepSpeed counts its tensor ranks as if each had one."""
+    return (compute.global_batch, *([compute.global_batch * compute.tensor] if log.program == "deepspeed" else []))
 
 
 def _notes(told: set[str], log: TrainingLog, compute: ComputePlan) -> tuple[str, ...]:

@@ -52,6 +52,14 @@ def test_a_stack_is_corrected_from_the_forecast_for_that_stack() -> None:
     assert own.factor == pytest.approx(other.factor ** (math.log(1.5) / math.log(1.2)))
 
 
+def test_a_log_that_has_grown_is_one_comparison(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    for ratio, log in ((1.3, "a.log"), (1.2, "a.log"), (1.4, "b.log"), (1.2, "a.log")):
+        record(replace(entry(ratio), log=log), path)
+    assert [(known.log, known.measured_s) for known in entries(path)] == [("a.log", 1.2), ("b.log", 1.4)]
+    assert len(path.read_text().splitlines()) == 3
+
+
 def test_a_ledger_keeps_what_was_recorded_once_and_outlives_a_torn_line(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "ledger.jsonl"
     record(entry(1.1, log="a.log"), path)

@@ -64,6 +64,15 @@ def test_a_log_of_another_batch_is_refused(make_proposal: Make, tmp_path: Path) 
         measured(make_proposal(PLAN), read_log(log_of(tmp_path, megatron_lines(batch=128))))
 
 
+def test_deepspeed_counts_tensor_ranks_into_its_batch(make_proposal: Make, tmp_path: Path) -> None:
+    printed = "[2026-03-01 10:00:00,000] [INFO] [config.py:1000:print]   train_batch_size ............. {}\n"
+    cut = make_proposal(ComputePlan(data=8, tensor=2, micro_batch=1, accumulation=8))
+    nominal = read_log(log_of(tmp_path, printed.format(128) + deepspeed_lines(32.0)))
+    assert measured(cut, nominal).metrics["step_time"].value == 4.0
+    with pytest.raises(UsageError, match="global batch is 128"):
+        measured(make_proposal(PLAN), nominal)
+
+
 def test_the_command_remembers_and_the_next_forecast_uses_it(tmp_path: Path) -> None:
     def datahall(*arguments: str) -> Said:
         return called(*arguments, DATAHALL_HOME=str(tmp_path / "home"))

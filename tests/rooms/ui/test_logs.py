@@ -195,6 +195,39 @@ def test_llm_foundry_as_json(tmp_path: Path) -> None:
     assert (log.program, log.steps[1].seconds, log.steps[1].global_batch) == ("llm-foundry", 2.0, 64)
 
 
+@pytest.mark.parametrize("label", ["[default7]:", "[rank63]:", "63: ", " 0: ", "[1,3]<stdout>:"])
+def test_what_launchers_put_before_a_line_hides_nothing(tmp_path: Path, label: str) -> None:
+    labelled = "".join(f"{label}{line}\n" for line in megatron_lines().splitlines())
+    assert read(tmp_path, labelled) == read(tmp_path, megatron_lines())
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_logs_of_windows(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "train.log"
+    path.write_bytes(torchtitan_lines().replace("\n", "\r\n").encode(encoding))
+    assert read_log(path) == read(tmp_path, torchtitan_lines())
+
+
+def test_validation_is_no_step_of_training(tmp_path: Path) -> None:
+    line = "[titan] 2026-03-01 10:00:59 - root - INFO - \x1b[33mvalidate step: {n:2}  \x1b[32mloss:  7.1  "
+    line += "\x1b[38;2;54;234;195mmemory: 38.50GiB(81.10%)  \x1b[34mtps: 20,000\x1b[39m\n"
+    assert read(tmp_path, torchtitan_lines() + line.format(n=10) * 30) == read(tmp_path, torchtitan_lines())
+
+
+def test_other_bars_of_the_trainer_are_no_training(tmp_path: Path) -> None:
+    data = "".join(f"\rMap:  {n}%|█ | {n}000/100000 [01:{n % 60:02}<01:00, 512.1 examples/s]" for n in range(101))
+    data += "".join(f"\rMap:  {n}%|█ | {n}000/100000 [59:{n % 60:02}<01:00, 512.1 examples/s]" for n in range(60))
+    judged = "".join(f"\r {n}%|█ | {n}/500 [{n // 60:02}:{n % 60:02}<05:00,  1.00s/it]" for n in range(200))
+    assert read(tmp_path, data + "\n" + trainer_lines() + judged) == read(tmp_path, trainer_lines())
+
+
+def test_deepspeeds_rates_are_of_its_own_batch(tmp_path: Path) -> None:
+    """With two tensor ranks it counts 128 sequences where 64 were trained on, in the batch and in the rate alike."""
+    printed = "[2026-03-01 10:00:00,000] [INFO] [config.py:1000:print]   train_batch_size ............. 128\n"
+    step = read(tmp_path, printed + deepspeed_lines(32.0)).steps[2]
+    assert (step.seconds, step.global_batch) == (4.0, 128)
+
+
 def test_a_log_of_nobody_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no training step"):
         read(tmp_path, "hello\nstep by step\n{}\n{'a': 1}\n")

@@ -1,6 +1,7 @@
 """DeepSpeed's log: its throughput lines and, with wall_clock_breakdown, its timers.
 
-Timers are milliseconds of one step (or one micro-step, then named so); `step` in them is the optimiser's.
+Timers are milliseconds of one step (or one micro-step, then named so); `step` in them is the optimiser's.  Its rates
+count its own batch, in which tensor ranks have one each: where the log prints that batch, they become seconds by it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ _RATE = re.compile(
     r"(?:global_step=(?P<step>\d+)|stop\]\s*\d+/(?P<old>\d+)),\s*RunningAvgSamplesPerSec=(?P<mean>[\d.]+),"
     r"\s*CurrSamplesPerSec=(?P<now>[\d.]+)(?:.*?MaxMemAllocated=(?P<gib>[\d.]+)GB)?"
 )
+_BATCH = re.compile(r"\btrain_batch_size \.+ (?P<batch>\d+)\s*$")
 _TIMES = re.compile(r"time \(ms\)\s*\|(?P<times>.*)")
 _TIME = re.compile(r"(?P<name>[a-z_]+):\s*(?P<ms>[\d.]+)")
 _PARTS = {
@@ -34,12 +36,16 @@ def read(lines: Iterable[str]) -> TrainingLog:
     """The steps that DeepSpeed logged."""
     steps: list[LoggedStep] = []
     parts: dict[str, float] = {}
+    batch = 0
     for line in lines:
-        if (match := _TIMES.search(line)) is not None:
+        if (match := _BATCH.search(line)) is not None:
+            batch = int(match["batch"])
+        elif (match := _TIMES.search(line)) is not None:
             found = {item["name"]: float(item["ms"]) / 1000 for item in _TIME.finditer(match["times"])}
             parts |= {_PARTS[name]: seconds for name, seconds in found.items() if name in _PARTS}
         elif (step := _step(line)) is not None:
-            steps.append(replace(step, parts=_components(parts)))
+            seconds = batch / step.samples_per_s if batch and step.samples_per_s else None
+            steps.append(replace(step, seconds=seconds, global_batch=batch or None, parts=_components(parts)))
             parts = {}
     if steps and parts:
         steps[-1] = replace(steps[-1], parts=_components(parts) or steps[-1].parts)

@@ -14,7 +14,9 @@ from typing import Any
 from datahall.ui.logs.steps import LoggedStep, TrainingLog, json_record, number
 
 PROGRAM = "huggingface-trainer"
-_BAR = re.compile(r"(?P<step>\d+)/(?P<all>\d+)\s*\[(?P<elapsed>(?:\d+:)?\d+:\d+)<")
+_BAR = re.compile(  # of steps: bars of data that is fetched or prepared count examples or bytes
+    r"(?P<step>\d+)/(?P<all>\d+)\s*\[(?P<elapsed>(?:\d+:)?\d+:\d+)<[^\]\n]*?(?:s/it|it/s)"
+)
 _HINT = "Log with logging_steps, include_num_input_tokens_seen and a profiler callback to tell the components apart."
 _LEAST_STRETCH_S = 20  # bars count whole seconds: shorter stretches would be rounding
 
@@ -46,7 +48,10 @@ def _from_summary(records: list[dict[str, Any]]) -> list[LoggedStep]:
 
 
 def _stretches(text: str) -> list[tuple[int, float]]:
-    """Step and seconds per step of each stretch of at least 20 s between two bars of the longest progress bar."""
+    """Step and seconds per step of each stretch of at least 20 s of the progress bar that went on for the longest.
+
+    That is training's: those of evaluations stand still meanwhile.
+    """
     seen: dict[int, list[tuple[int, int]]] = {}
     for match in _BAR.finditer(text):
         parts = [int(part) for part in match["elapsed"].split(":")]
@@ -54,7 +59,7 @@ def _stretches(text: str) -> list[tuple[int, float]]:
         seen.setdefault(int(match["all"]), []).append((int(match["step"]), seconds))
     if not seen:
         return []
-    bars = sorted(set(max(seen.values(), key=lambda points: len(set(points)))))
+    bars = sorted(set(max(seen.values(), key=lambda points: max(seconds for _, seconds in points))))
     found: list[tuple[int, float]] = []
     start = bars[0]
     for step, seconds in bars[1:]:

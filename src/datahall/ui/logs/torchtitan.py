@@ -8,11 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from datahall.ui.logs.steps import ANSI, LoggedStep, TrainingLog, json_record, number
+from datahall.ui.logs.steps import LoggedStep, TrainingLog, json_record, number
 
 PROGRAM = "torchtitan"
 _LINE = re.compile(
-    r"step:\s*(?P<step>\d+)\s+loss:\s*(?P<loss>\S+).*?memory:\s*(?P<gib>[\d.]+)GiB.*?(?:tps|wps):\s*(?P<tps>[\d,]+)"
+    r"(?<!validate )step:\s*(?P<step>\d+)\s+loss:\s*(?P<loss>\S+).*?"
+    r"memory:\s*(?P<gib>[\d.]+)GiB.*?(?:tps|wps):\s*(?P<tps>[\d,]+)"
 )
 _HINT = "Log its metrics as JSON (time_metrics/data_loading(s)) and the wait for data is told apart."
 
@@ -24,7 +25,7 @@ def read(lines: Iterable[str]) -> TrainingLog:
 
 
 def _from_text(line: str) -> LoggedStep | None:
-    match = _LINE.search(ANSI.sub("", line))
+    match = _LINE.search(line)
     if match is None:
         return None
     return LoggedStep(
