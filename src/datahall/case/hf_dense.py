@@ -49,12 +49,17 @@ def qwen(c: Config) -> Fields:
 
 def qwen2(c: Config) -> Fields:
     """Qwen2 and Qwen2.5: biases on queries, keys and values only."""
-    return {**like_llama(c), "attention_bias": True, "output_bias": False}
+    return {**like_llama(c), "attention_bias": True, "output_bias": False, **_late_windows(c)}
 
 
 def qwen3(c: Config) -> Fields:
     """Qwen3: norms on queries and keys, heads of 128 unless stated."""
-    return like_llama({"head_dim": 128, **c}, query_key_norm=True)
+    return like_llama({"head_dim": 128, **c}, query_key_norm=True, **_late_windows(c))
+
+
+def smollm3(c: Config) -> Fields:
+    """SmolLM3: tied embeddings, windows only where they are switched on."""
+    return like_llama({"use_sliding_window": False, **c}, tied=True)
 
 
 def cohere(c: Config) -> Fields:
@@ -160,6 +165,16 @@ def starcoder2(c: Config) -> Fields:
 def nemotron(c: Config) -> Fields:
     """Nemotron-4: squared ReLU, so two matrices."""
     return like_llama(c) | {"mlp_matrices": 2, "norm_bias": True}
+
+
+def _late_windows(c: Config) -> Fields:
+    """Qwen states a window that it does not use; where it is switched on, the layers from one number on have it."""
+    if not c.get("use_sliding_window"):
+        return {"window": 0, "window_share": 0.0}
+    if c.get("layer_types"):
+        return {}
+    layers = c["num_hidden_layers"]
+    return {"window_share": max(0, layers - c.get("max_window_layers", 28)) / layers}
 
 
 def _window(c: Config) -> Fields:

@@ -12,7 +12,7 @@ FAMILIES: Mapping[str, Callable[[Config], Fields]] = {
     "mistral": hf_dense.like_llama,
     "ministral": hf_dense.like_llama,
     "granite": hf_dense.like_llama,
-    "smollm3": hf_dense.like_llama,
+    "smollm3": hf_dense.smollm3,
     "internlm3": hf_dense.like_llama,
     "phi3": hf_dense.like_llama,
     "olmo2": hf_dense.like_llama,

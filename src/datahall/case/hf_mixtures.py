@@ -35,7 +35,7 @@ def inferred(c: Config) -> Fields:
 
 
 def qwen2_moe(c: Config) -> Fields:
-    """Qwen2 MoE: one shared expert of its own width."""
+    """Qwen2 MoE: one shared expert of its own width; every layer a mixture, or some."""
     return {
         **qwen2(c),
         "ffn": c["moe_intermediate_size"],
@@ -43,19 +43,18 @@ def qwen2_moe(c: Config) -> Fields:
         "experts_per_token": c["num_experts_per_tok"],
         "shared_experts": 1,
         "shared_ffn": c["shared_expert_intermediate_size"],
+        **_dense_between(c),
     }
 
 
 def qwen3_moe(c: Config) -> Fields:
     """Qwen3 MoE: no shared expert."""
-    dense = len(c.get("mlp_only_layers") or ())
     return {
         **qwen3(c),
         "ffn": c["moe_intermediate_size"],
         "experts": c["num_experts"],
         "experts_per_token": c["num_experts_per_tok"],
-        "dense_layers": dense,
-        "dense_ffn": c.get("intermediate_size", 0),
+        **_dense_between(c),
     }
 
 
@@ -118,14 +117,28 @@ def glm4_moe(c: Config) -> Fields:
 
 
 def llama4(c: Config) -> Fields:
-    """Llama 4: one shared expert, mixtures in every layer or every other."""
+    """Llama 4: one shared expert, mixtures in every layer or every other; three of four layers attend in chunks.
+
+    The scores of a causal chunk are half of its square, as those of a sequence: chunks count as windows of their size.
+    """
     step = c.get("interleave_moe_layer_step", 1) or 1
     layers = c["num_hidden_layers"]
+    mixtures = len(c.get("moe_layers") or ()) or layers // step
+    rotary = c.get("no_rope_layers")  # 1 where there are rotary positions, and chunks
     return like_llama(c) | {
+        "window": c.get("attention_chunk_size", 8192),
+        "window_share": sum(rotary) / len(rotary) if rotary else 1 - 1 / c.get("no_rope_layer_interval", 4),
         "experts": c["num_local_experts"],
         "experts_per_token": c.get("num_experts_per_tok", 1),
         "shared_experts": 1,
         "shared_ffn": c["intermediate_size"],
-        "dense_layers": layers - layers // step,
+        "dense_layers": layers - mixtures,
         "dense_ffn": c.get("intermediate_size_mlp", 0),
     }
+
+
+def _dense_between(c: Config) -> Fields:
+    """Qwen's dense layers: those that it lists, and those between every so-manieth one."""
+    layers, step = c["num_hidden_layers"], c.get("decoder_sparse_step") or 1
+    listed = sum((layer + 1) % step == 0 for layer in set(c.get("mlp_only_layers") or ()))
+    return {"dense_layers": layers - layers // step + listed, "dense_ffn": c.get("intermediate_size", 0)}

@@ -245,3 +245,43 @@ def test_what_is_no_decoder_of_attention_layers_is_refused_and_not_read_as_one(f
 )
 def test_mlps_are_read_as_wide_as_they_are(found: dict[str, Any], published: float) -> None:
     assert from_config(found).shape.parameters() == pytest.approx(published, rel=0.002)
+
+
+LLAMA4 = config(
+    "llama4_text", 5120, 48, 40, 8, 8192, 202048, head_dim=128, num_local_experts=16, attention_chunk_size=8192
+)
+
+
+@pytest.mark.parametrize(
+    ("found", "window", "share"),
+    [
+        (config("qwen2", 3584, 28, 28, 4, 18944, 152064, sliding_window=32768), 0, 0.0),  # off unless switched on
+        (config("qwen3", 4096, 40, 32, 8, 12288, 151936, sliding_window=512, use_sliding_window=True), 512, 0.3),
+        (config("smollm3", 2048, 36, 16, 4, 11008, 128256, sliding_window=512), 0, 0.0),
+        (LLAMA4, 8192, 0.75),
+        (LLAMA4 | {"no_rope_layers": [1, 0] * 24}, 8192, 0.5),
+    ],
+)
+def test_layers_attend_as_far_as_the_family_says(found: dict[str, Any], window: int, share: float) -> None:
+    shape = from_config(found).shape
+    assert (shape.window, shape.window_share) == (window, pytest.approx(share))
+
+
+def test_a_scout_of_the_catalogue_attends_as_its_configuration_says() -> None:
+    named, read = shape_of("llama-4-scout"), from_config(LLAMA4).shape
+    assert (named.window, named.window_share) == (read.window, read.window_share)
+
+
+def test_a_family_whose_default_ties_the_head_is_read_so() -> None:
+    found = from_config(config("smollm3", 2048, 36, 16, 4, 11008, 128256))
+    assert found.shape.parameters() == pytest.approx(3.08e9, rel=0.005)
+
+
+@pytest.mark.parametrize(
+    ("more", "dense"),
+    [({}, 0), ({"mlp_only_layers": [0, 3]}, 2), ({"decoder_sparse_step": 2, "mlp_only_layers": [0, 1]}, 13)],
+)
+def test_dense_layers_between_mixtures_are_counted(more: dict[str, Any], dense: int) -> None:
+    mixture = {"num_experts": 60, "num_experts_per_tok": 4, "moe_intermediate_size": 1408}
+    data = config("qwen2_moe", 2048, 24, 16, 16, 5632, 151936, shared_expert_intermediate_size=5632, **mixture, **more)
+    assert from_config(data).shape.dense_layers == dense
