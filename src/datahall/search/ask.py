@@ -17,6 +17,7 @@ from datahall.case.question import Case, Goal
 from datahall.case.site import Site
 from datahall.compute.numbers import PlanNumbers
 from datahall.search.rank import Ranking, search
+from datahall.search.space import can_be_cut
 from datahall.virtual.calibration import Calibration
 from datahall.virtual.checkpoints import checkpoint_seconds, codec_sentence
 from datahall.virtual.failures import background_interval_s, wall_over_work, young_interval_s
@@ -24,6 +25,7 @@ from datahall.virtual.training import RESTART_S
 
 _MOST_NODES = 4096
 _TRIED = 6
+_SIZES = 12  # of a site, in one round
 _ENOUGH = 1.05  # a link is enough when an endless one would not make the step 5 % faster
 _LINK_FACTORS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 _LEAST_FACTOR = 2.0**-10  # slower links are not tried
@@ -92,15 +94,21 @@ class CheckpointAnswer:
 
 
 def smallest_site(case: Case, calibration: Calibration) -> Offer:
-    """The fewest nodes of the site's kind that hold the case and end before its deadline; NoPlan if 4,096 do not."""
+    """The fewest nodes of the site's kind that hold the case and end before its deadline; NoPlan if 4,096 do not.
+
+    Where more than a dozen numbers of nodes are in question, those between two that do not do are taken not to either.
+    """
     low, high = 0, 1
     while (found := offer_on(case, with_nodes(case.site, high), calibration)) is None:
         low, high = high, 2 * high
         if high > _MOST_NODES:
             raise _no_site(case)
-    for nodes in _between(low, high, case):
-        if (smaller := offer_on(case, with_nodes(case.site, nodes), calibration)) is not None:
-            return smaller
+    while tried := _between(low, high, case):
+        for nodes in tried:
+            if (smaller := offer_on(case, with_nodes(case.site, nodes), calibration)) is not None:
+                found, high = smaller, nodes
+                break
+            low = nodes
     return found
 
 
@@ -157,7 +165,7 @@ def checkpoint_interval(ranking: Ranking) -> CheckpointAnswer:
     written = checkpoint_seconds(case, plan.storage, numbers, hidden_s=step_s)
     write, cost = float(written.write), float(written.cost)
     best = float(background_interval_s(cost, write, between))
-    tried = [best * factor for factor in (0.1, 0.3, 1.0, 3.0, 10.0)]
+    tried = [best * factor for factor in (0.1, 0.3, 1.0, 3.0, 10.0) if best * factor >= min(write, best)]
     lost = [(interval, 1.0 - 1.0 / float(wall_over_work(interval, cost, RESTART_S, between))) for interval in tried]
     young = float(young_interval_s(cost, between))
     why = codec_sentence(case, plan.storage, numbers)
@@ -187,13 +195,6 @@ def _no_site(case: Case) -> NoPlan:
 
 
 def _between(low: int, high: int, case: Case) -> list[int]:
-    """Node counts above `low` and below `high` whose devices can share the batch, fewest first, at most a dozen."""
-    batch = case.application.global_batch
-    usable = [n for n in range(low + 1, high) if batch % _odd_part(n * case.site.devices_per_node) == 0]
-    return usable[:: max(1, len(usable) // 12)]
-
-
-def _odd_part(number: int) -> int:
-    while number % 2 == 0:
-        number //= 2
-    return number
+    """Node counts above `low` and below `high` over which the case can be cut, fewest first, at most a dozen."""
+    usable = [nodes for nodes in range(low + 1, high) if can_be_cut(case, nodes * case.site.devices_per_node)]
+    return usable[:: -(-len(usable) // _SIZES) or 1]

@@ -81,6 +81,11 @@ def space(case: Case, precision: str, devices: Sequence[int], *, wide: bool = Fa
     return Space(PlanNumbers(**columns, linear_bits=bits), precision, impossible)
 
 
+def can_be_cut(case: Case, devices: int) -> bool:
+    """Whether any plan of `case` uses all of so many devices."""
+    return next(_degrees(case, devices, Counter()), None) is not None
+
+
 def divisors(number: int) -> list[int]:
     """All divisors, ascending."""
     small = [k for k in range(1, int(number**0.5) + 1) if number % k == 0]

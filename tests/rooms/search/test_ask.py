@@ -9,10 +9,10 @@ import pytest
 
 from datahall.base.errors import Incompatible, NoPlan, UsageError
 from datahall.case import from_model_and_site
-from datahall.case.named_site import site_from_text
+from datahall.case.named_site import site_from_text, with_nodes
 from datahall.case.question import Case, Goal
 from datahall.case.site import Site
-from datahall.search.ask import checkpoint_interval, link_enough, smallest_site, sure_site
+from datahall.search.ask import checkpoint_interval, link_enough, offer_on, smallest_site, sure_site
 from datahall.search.hardware import best_sites
 from datahall.search.rank import search
 from datahall.virtual.calibration import Uncalibrated
@@ -30,6 +30,17 @@ def test_the_smallest_site_meets_the_deadline_and_one_of_half_its_nodes_does_not
     half = replace(case, site=replace(case.site, nodes=offer.site.nodes // 2))
     with pytest.raises(NoPlan):
         search(half)
+
+
+def test_no_smaller_site_meets_the_deadline_whatever_its_number_of_nodes_divides() -> None:
+    """Twelve nodes share 128 sequences by three pipeline stages; only numbers that divide the batch were tried."""
+    case = from_model_and_site("llama-3.1-8b", "dgx-h100", tokens=15e9, global_batch=128)
+    twelve = offer_on(case, with_nodes(case.site, 12), Uncalibrated())
+    assert twelve is not None
+    bounded = replace(case, goal=Goal(deadline_s=1.001 * twelve.total_s))
+    found = smallest_site(bounded, Uncalibrated()).site.nodes
+    assert 8 < found <= 12
+    assert all(offer_on(bounded, with_nodes(case.site, fewer), Uncalibrated()) is None for fewer in range(1, found))
 
 
 def test_without_a_deadline_the_smallest_site_is_the_smallest_that_holds_the_case() -> None:
@@ -120,6 +131,13 @@ def test_the_interval_of_checkpoints_loses_the_least() -> None:
     silent = replace(ranking, case=replace(ranking.case, site=replace(ranking.case.site, failures_per_device_s=0.0)))
     with pytest.raises(UsageError, match="how often devices fail"):
         checkpoint_interval(silent)
+
+
+def test_no_interval_is_shown_that_ends_before_its_checkpoint_is_written() -> None:
+    found = checkpoint_interval(search(from_model_and_site("llama-3.1-405b", "llama3-h100", tokens=1e12)))
+    assert found.daly_s == found.write_s > found.young_s
+    assert min(interval for interval, _ in found.lost_shares) == found.daly_s
+    assert [share for _, share in found.lost_shares] == sorted(share for _, share in found.lost_shares)
 
 
 def test_an_unknown_price_is_not_zero_dollars() -> None:
