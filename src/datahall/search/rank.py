@@ -25,12 +25,15 @@ from datahall.search.space import Space, divisors, space
 from datahall.storage.plan import StoragePlan
 from datahall.virtual.calibration import Calibration
 from datahall.virtual.checkpoints import on_one_disk
+from datahall.virtual.training import RESTART_S
 from datahall.virtual.transferred import default_calibration
 
 GOALS = ("time", "cost", "energy")
 _TRAINING_PRECISIONS = ("bf16", "fp16", "fp32")
 _SMALL_SITE = 64
 _FROZEN_BYTES = 2  # of a parameter beside adapters
+_ENDLESS = 100.0  # a run that takes so many times its steps is not one that ends
+_FAILING = f"fails so often that less than 1/{_ENDLESS:.0f} of its time would be steps"
 _KEEP = StoragePlan().keep  # committed checkpoints, of what `whole_plan` writes
 
 
@@ -176,6 +179,7 @@ def _met(case: Case, plans: Space, prices: Prices) -> tuple[NDArray[np.bool_], C
     goal = case.goal
     fits = np.isfinite(prices.step_s)
     keeps = on_one_disk(case, plans.numbers.devices, _KEEP) <= case.site.disk.capacity_bytes
+    ends = _ends(case, prices)
     in_time = prices.total_s <= goal.deadline_s
     in_budget = prices.cost_usd <= goal.budget_usd
     memory = human(case.site.accelerator.memory_bytes, "bytes")
@@ -183,11 +187,17 @@ def _met(case: Case, plans: Space, prices: Prices) -> tuple[NDArray[np.bool_], C
         {
             f"needs more than the {memory} of one {case.site.accelerator.name}": int((~fits).sum()),
             _full(case): int((fits & ~keeps).sum()),
-            f"takes longer than {human_time(goal.deadline_s)}": int((fits & keeps & ~in_time).sum()),
-            f"costs more than {human(goal.budget_usd, 'usd')}": int((fits & keeps & in_time & ~in_budget).sum()),
+            _FAILING: int((fits & keeps & ~ends).sum()),
+            f"takes longer than {human_time(goal.deadline_s)}": int((fits & keeps & ends & ~in_time).sum()),
+            f"costs more than {human(goal.budget_usd, 'usd')}": int((fits & keeps & ends & in_time & ~in_budget).sum()),
         }
     )
-    return fits & keeps & in_time & in_budget, +reasons
+    return fits & keeps & ends & in_time & in_budget, +reasons
+
+
+def _ends(case: Case, prices: Prices) -> NDArray[np.bool_]:
+    """Whether failures leave a run the time to get on."""
+    return prices.total_s <= _ENDLESS * (case.application.steps * prices.step_s + RESTART_S)
 
 
 def _full(case: Case) -> str:
@@ -249,6 +259,9 @@ def _no_plan(case: Case, prices: Prices, reasons: Counter[str]) -> NoPlan:
     if reasons.get(_full(case), 0) == np.isfinite(prices.step_s).sum():
         what = f"{_KEEP + 1} checkpoints of {case.model.name} do not fit on the disks of {case.site.name}."
         return NoPlan(what, reasons=dict(reasons), hint="State a disk with a larger capacity, or a shared one.")
+    if not np.any(np.isfinite(prices.step_s) & _ends(case, prices)):
+        what = f"no run on {case.site.name} would end: devices fail before they get anywhere."
+        return NoPlan(what, reasons=dict(reasons), hint="Check site.mtbf_per_device.")
     best = human_time(float(np.nanmin(prices.total_s)))
     cheapest = human(float(np.nanmin(prices.cost_usd)), "usd")
     what = f"no plan meets the goal: the fastest takes {best}, the cheapest costs {cheapest}."

@@ -26,6 +26,7 @@ def scaling_answer(case: Case, calibration: Calibration) -> tuple[dict[str, Any]
     seen = fitted_devices(case.site.accelerator.name)
     beyond = [seen is not None and not seen[0] <= size.site.devices <= seen[1] for size in found.sizes]
     table = plain_table("Devices", "a step", "90 % interval", "tokens/s", "kept", "cost", "split", "lost to")
+    table.columns[6].no_wrap = False  # on many devices splits are long: they take a second line, and figures stay whole
     for size, marked in zip(found.sizes, beyond, strict=True):
         step, rate, cost = _shown(size)
         table.add_row(

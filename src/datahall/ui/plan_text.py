@@ -17,7 +17,7 @@ from datahall.compute.plan import ComputePlan
 from datahall.decisions.choice import SAME_SHARE
 from datahall.report.terminal import plain_table
 from datahall.report.words import percent
-from datahall.search.rank import Ranking
+from datahall.search.rank import Ranking, goal_values
 from datahall.search.why import Flip, Loss, bargain, memory_items, step_items
 from datahall.ui.export_request import percentile_90
 
@@ -33,7 +33,7 @@ _STEP_ITEMS = (
     ("recomputation", "recompute"),
     ("kernel launches", "launch"),
     ("exposed transfers", "transfer"),
-    ("pipeline fill and drain", "waiting"),
+    ("waiting for others", "waiting"),
     ("input", "input"),
     ("optimiser", "optimiser"),
     ("fixed", "fixed"),
@@ -173,11 +173,13 @@ def _front_tables(ranking: Ranking) -> list[RenderableType]:
 def _why(ranking: Ranking, loss: Loss) -> str:
     if loss.place == 0:
         return "the choice"
+    goal, devices = ranking.case.goal.minimise, loss.plan.devices
+    if goal != "time" and devices != ranking.compute(0).devices:  # their steps do not compare
+        values = goal_values(ranking.case, ranking.prices)[ranking.order]
+        more = float(values[loss.place] / values[0]) - 1.0
+        return f"{percent(more)} more {goal} on {devices:,}" if more > 0 else "as good, less simple"
     base, worst = sum(loss.more_s.values()), loss.reason
-    if base <= 0:
-        simpler = ranking.compute(0).devices == loss.plan.devices
-        return "as good, less simple" if simpler else "fewer devices, longer run"
-    return f"+{human_time(loss.more_s[worst])} {worst}"
+    return f"+{human_time(loss.more_s[worst])} {worst}" if base > 0 else "as good, less simple"
 
 
 def _items_tables(ranking: Ranking) -> Table:

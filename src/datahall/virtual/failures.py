@@ -11,6 +11,8 @@ import numpy as np
 
 from datahall.base.formula import formula
 
+_MOST = 300.0  # distances of failures in one piece of work: nobody waits e^300 times as long
+
 
 @formula(
     equation="T = sqrt(2 d M)",
@@ -55,8 +57,8 @@ def wall_over_work(interval_s: Any, stall_s: Any, restart_s: Any, mean_between_f
     segment = (interval_s + stall_s) * rare
     plain = (interval_s + stall_s) / interval_s
     grown = (
-        np.exp(np.minimum(restart_s * rare, 700.0))
-        * np.expm1(np.minimum(segment, 700.0))
+        np.exp(np.minimum(restart_s * rare, _MOST))
+        * np.expm1(np.minimum(segment, _MOST))
         / np.maximum(rare * interval_s, 1e-300)
     )
     return np.where(rare > 1e-300, grown, plain)

@@ -143,6 +143,16 @@ def test_no_plan_lists_what_stood_in_the_way() -> None:
         search(replace(case, goal=Goal("beauty")))
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("between_s", [1.0, 60.0])
+def test_a_run_that_failures_never_let_end_is_no_plan(between_s: float) -> None:
+    case = a_case()
+    failing = replace(case, site=replace(case.site, failures_per_device_s=1.0 / between_s))
+    with pytest.raises(NoPlan, match="no run on 8xA40 would end") as refused:
+        search(failing)
+    assert any("less than 1/100 of its time" in reason for reason in refused.value.reasons)
+
+
 def test_adapters_are_advised_only_where_a_frozen_model_fits() -> None:
     for model, advised in (("llama-3.1-70b", True), ("llama-3.1-405b", False)):
         with pytest.raises(NoPlan, match="does not fit") as refused:

@@ -41,6 +41,20 @@ def test_the_answer_fits_a_hundred_columns_and_begins_with_the_answer() -> None:
         assert said in text, said
 
 
+def test_a_plan_on_other_devices_lost_by_what_the_goal_makes_small() -> None:
+    """Steps of different numbers of devices do not compare, and copies alone have no pipeline to fill."""
+    text = datahall("plan", "--model", "gpt2", "--site", "4x8xH100-SXM", "--set", "goal.minimise=energy").stdout
+    others = text.split("Best splits")[1].split("\n\n")[0].splitlines()[2:]
+    assert any(re.search(r"[\d.]+ % more energy on \d+$", line) for line in others), others
+    assert "waiting for others" in datahall("plan", "--model", "gpt2", "--site", "8xA40").stdout
+
+
+def test_figures_of_the_largest_sites_are_whole() -> None:
+    text = datahall("plan", "--model", "llama-3.1-405b", "--site", "llama3-h100", "--ask", "scaling").stdout
+    assert "262,144*" in text
+    assert "…" not in text
+
+
 def test_json_has_what_its_readers_need(tmp_path: Path) -> None:
     done = datahall("plan", *SITE, "--json", "--out", str(tmp_path / "plan.json"))
     answer: dict[str, Any] = json.loads(done.stdout)
