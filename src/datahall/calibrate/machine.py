@@ -133,6 +133,7 @@ class Machine:
             weight_bytes=4.0 + narrow,
             gradient_bytes=4.0,  # DDP reduces gradients where they are (gradient_as_bucket_view)
             optimiser_bytes=8.0 + full,
+            logit_bytes=12.0,  # scores, their logarithms and gradients
             fragmentation_share=0.0,
             activation_passes=passes,
             working_layers=_WORKING_LAYERS,

@@ -16,6 +16,10 @@ from datahall.compute.counts import ShapeCounts
 from datahall.compute.numbers import PlanNumbers
 
 _RESERVED_BYTES = 1.5 * 2**30  # context, libraries' workspaces, communicators
+# Counted at PyTorch's allocator on two and four stages: of a micro-batch that waits, beside what its forward pass kept.
+_GRADIENTS_PUT_OFF = 0.6  # gradients of what products and norms gave, as a share of what they kept
+_SCORES_KEPT = 0.5  # of what the scores of the head take at work: no gradients
+_SCORES_PUT_OFF = 0.25  # their gradient alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,8 @@ class MemoryBytes:
 @formula(
     equation="states = P (w + g + o), each divided by the ranks that ZeRO shards it over",
     source="ZeRO (arXiv 1910.02054), section 3.1; activations as Korthikanti et al. 2022 (arXiv 2205.05198)",
-    holds="fused attention (no stored scores); 1F1B keeps min(m, p) micro-batches, GPipe m",
+    holds="fused attention (no stored scores); of m micro-batches 1F1B keeps min(m, p) on the first of p stages and one "
+    "on the last, GPipe m on each, zero-bubble min(m, p) on each",
 )
 def memory(
     counts: ShapeCounts,
@@ -132,7 +137,7 @@ def _parameters(counts: ShapeCounts, plan: PlanNumbers) -> tuple[tuple[Any, Any]
 def _activations(
     counts: ShapeCounts, sequence: Any, plan: PlanNumbers, habits: MemoryHabits, word: Any, adapters: AdapterNumbers
 ) -> Any:
-    """Bytes kept for the backward pass, at the first stage's peak, and the logits where there is one stage."""
+    """Bytes kept for the backward pass at the peak of the stage that holds most, the head's scores among them."""
     tokens = plan.micro_batch * sequence / plan.context
     split = np.where(np.asarray(plan.sequence_parallel) > 0, plan.tensor, 1.0)
     own = np.ceil(counts.layers / plan.pipeline)
@@ -154,11 +159,25 @@ def _activations(
     inputs = np.select([recompute >= 4, recompute >= 3], [attended, projected], inputs)
     kept = np.where(recompute >= 2, inputs, np.where(recompute >= 1, habits.selective_kept * layer, layer))
     alive = np.where(recompute >= 2, layer, (1.0 - habits.selective_kept) * layer * (recompute >= 1))
-    warm = 1.0 + np.where(
-        np.asarray(plan.virtual_stages) > 1, (plan.pipeline - 1.0) / (plan.pipeline * plan.virtual_stages), 0.0
-    )
-    most = np.where(np.asarray(plan.keeps_all) > 0, plan.accumulation, plan.pipeline * warm)
-    flight = np.where(np.asarray(plan.pipeline) > 1, np.minimum(plan.accumulation, most), 1.0)
-    logits = np.where(np.asarray(plan.pipeline) > 1, 0.0, habits.logit_bytes * tokens * counts.vocab / plan.tensor)
+    logits = habits.logit_bytes * tokens * counts.vocab / plan.tensor
     gathered = np.where(np.asarray(plan.tensor) > 1, habits.gathered_copies * word * tokens * counts.hidden, 0.0)
-    return own * flight * kept + alive + habits.working_layers * layer + logits + gathered
+    held = _in_flight(own * kept, logits, plan)
+    return held + alive + habits.working_layers * layer + gathered
+
+
+def _in_flight(kept: Any, logits: Any, plan: PlanNumbers) -> Any:
+    """Bytes of micro-batches between their passes, on the first or the last stage, whichever holds more.
+
+    `kept` is what one leaves on a stage, `logits` what the head's scores take while they are worked on.  The first
+    stage has begun most micro-batches, the last one has the head; where gradients of weights are put off (zero-bubble),
+    its micro-batches wait longest, with the gradients of what their products gave.
+    """
+    stages, batches, chunks = np.asarray(plan.pipeline), np.asarray(plan.accumulation), np.asarray(plan.virtual_stages)
+    every, put_off = np.asarray(plan.keeps_all) > 0, plan.puts_off
+    apart = np.where(put_off, 0.0, (stages - 1.0) / chunks)  # what the first stage has begun more, and the last less
+    first = np.minimum(batches, np.where(every, batches, stages + np.where(chunks > 1, apart, 0.0)))
+    last = np.minimum(batches, np.where(every, batches, stages - apart))
+    waiting = np.where(put_off, np.minimum(batches, stages), 0.0)
+    scores = 1.0 + np.where(every, _SCORES_KEPT * (batches - 1.0), _SCORES_PUT_OFF * np.maximum(0.0, waiting - 1.0))
+    at_last = kept * (last + _GRADIENTS_PUT_OFF * waiting / chunks) + scores * logits
+    return np.where(stages > 1, np.maximum(first * kept, at_last), kept + logits)

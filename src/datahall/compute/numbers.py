@@ -76,6 +76,11 @@ class PlanNumbers:
         return np.maximum(1.0, self.shards / self.expert)
 
     @property
+    def puts_off(self) -> Any:
+        """Whether gradients of weights wait until the pipeline drains (zero-bubble)."""
+        return np.asarray(self.bubble_share) < 0.5
+
+    @property
     def fill_share(self) -> Any:
         """Fill and drain of the pipeline as a share of 1F1B's with one stage a worker.
 

@@ -51,14 +51,22 @@ _OLD_MEGATRON = StackTraits(
     sequence_parallel=False,
 )
 _BEFORE_FUSED_ATTENTION = r"pascal|volta|turing|ampere"
-_CORE = StackTraits("megatron-bridge", "fused", recent_attention=1.0, overlap=1.0, weighs_inside=1.0, interleaves=True)
+_CORE = StackTraits(
+    "megatron-bridge",
+    "fused",
+    recent_attention=1.0,
+    overlap=1.0,
+    weighs_inside=1.0,
+    fused_loss=1.0,  # its recipes take Transformer Engine's
+    interleaves=True,
+)
 _FOUNDRY = StackTraits("llm-foundry", "eager", early_attention=1.0, short_gradients=1.0, fused_loss=1.0)
 _STACKS: tuple[tuple[str, StackTraits], ...] = (
     (r"neuron", StackTraits("xla", "xla")),  # whatever it is a port of
     (r"auto.?model", replace(_TORCH, family="automodel", recent_attention=1.0, interleaves=True)),
     (r"megatron-deepspeed", replace(_OLD_MEGATRON, family="megatron-deepspeed")),
     (r"megatron.?bridge|nemo|megatron.?core|megatron.?fsdp|mbridge", _CORE),
-    (r"primus|mindspeed|megascale", replace(_CORE, family="megatron-core")),
+    (r"primus|mindspeed|megascale", replace(_CORE, family="megatron-core", fused_loss=0.0)),
     (r"megatron", _OLD_MEGATRON),
     (r"torchtitan", StackTraits("torchtitan", "compiled", local_batch_in_pipeline=True)),
     (r"maxtext|t5x|pathways|jax|pax|axlearn|easylm|levanter", StackTraits("xla", "xla")),
