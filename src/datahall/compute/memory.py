@@ -61,8 +61,8 @@ class MemoryBytes:
 @formula(
     equation="states = P (w + g + o), each divided by the ranks that ZeRO shards it over",
     source="ZeRO (arXiv 1910.02054), section 3.1; activations as Korthikanti et al. 2022 (arXiv 2205.05198)",
-    holds="fused attention (no stored scores); of m micro-batches 1F1B keeps min(m, p) on the first of p stages and one "
-    "on the last, GPipe m on each, zero-bubble min(m, p) on each",
+    holds="fused attention (no stored scores); of m micro-batches 1F1B keeps min(m, p) on the first of p stages and "
+    "one on the last, GPipe m on each, zero-bubble min(m, p) on each",
 )
 def memory(
     counts: ShapeCounts,
