@@ -25,6 +25,11 @@ from datahall.virtual.traits import StackTraits, traits_of
 
 _COLUMNS = {"model", "accelerator", "n_devices"}
 _NUMBERS = ("n_devices", "seq_len", "global_batch", "step_time_s", "tokens_per_s_per_device")
+_UNITS = (  # what a cell may state in a unit that would be taken for the column's
+    ("step_time_s", r"\d\s*(?:ms|m?illi|us|µs|micro|min|h\b|hours?)", "seconds"),
+    ("global_batch", r"\btok", "sequences"),
+)
+_MOST_ROUNDED = 0.05  # of a batch that its ranks do not share out evenly
 _USUAL_RANK = 16  # of adapters where nobody states it; a step hardly depends on it
 
 
@@ -81,7 +86,8 @@ def read_rows(path: Path) -> tuple[Mapping[str, str], ...]:
                 {str(name).strip().lower(): text for name, text in row.items() if name} for row in csv.DictReader(file)
             )
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"this file of measurements cannot be read: {error}.", where=str(path)) from error
+        saved = "Save it as CSV in UTF-8." if isinstance(error, UnicodeDecodeError) else ""
+        raise UsageError(f"this file of measurements cannot be read: {error}.", where=str(path), hint=saved) from error
     hint = "One row a run, commas between cells, columns as in docs/accuracy.md."
     if not rows:
         raise UsageError("this file has no row of measurements.", where=str(path), hint=hint)
@@ -119,6 +125,7 @@ def _run(cells: Cells, index: int) -> PublishedRun:
     figures = link_figures(card, cells.text("interconnect"), devices, int(cells.number("devices_per_node") or 0))
     variants = variants_of(cells, shape, devices, precision, traits, figures)
     batch = variants[0].plan.global_batch
+    _check_batch(cells.number("global_batch"), batch, variants[0].plan)
     seconds, metric = _measured(cells, shape, sequence, batch, devices)
     _check_held(shape, sequence, [variant.plan for variant in variants], card, remark + cells.text("recompute"))
     adapters = _adapters(cells)
@@ -146,10 +153,22 @@ def _run(cells: Cells, index: int) -> PublishedRun:
 
 
 def _check_readable(cells: Cells) -> None:
-    """Refuse a count or a measurement that is stated and is no number above zero."""
+    """Refuse a count or a measurement that is stated and is no number above zero, or one of another unit."""
     for name in _NUMBERS:
         if cells.text(name) and cells.number(name) is None:
             raise UsageError(f'{name} is "{cells.text(name)}", which is no number above zero.')
+    for name, other, unit in _UNITS:
+        if re.search(other, cells.text(name), re.IGNORECASE):
+            raise UsageError(f'{name} is "{cells.text(name)}"; it is read in {unit}.')
+
+
+def _check_batch(stated: float | None, planned: int, plan: ComputePlan) -> None:
+    """Refuse a batch that is far from what its ranks and micro-batches can make up."""
+    if stated and abs(planned / stated - 1.0) > _MOST_ROUNDED:
+        raise UsageError(
+            f"a batch of {stated:.0f} sequences is no whole number of micro-batches of {plan.micro_batch} on each of"
+            f" {plan.data} data-parallel ranks."
+        )
 
 
 def _adapters(cells: Cells) -> Adapters | None:

@@ -67,13 +67,25 @@ def _degrees(cells: Cells, shape: ModelShape, devices: int, traits: StackTraits)
     if shape.experts and expert > shape.experts:
         raise UsageError(f"{expert} expert ranks for {shape.experts} experts.")
     inner = tensor * pipeline * context
-    data = cells.count("dp", devices // inner)
-    if data * inner != devices and data * inner * expert != devices:
-        data = devices // inner
-    if data < 1 or data * inner != devices:
+    data = devices // inner
+    if data * inner != devices:
         raise UsageError(f"{tensor} x {pipeline} x {context} ranks do not divide {devices} devices.")
+    _check_data(cells, data, expert, f"{tensor} x {pipeline} x {context} ranks", devices)
     expert = min(expert, data * context * tensor)
     return {"data": data, "tensor": tensor, "pipeline": pipeline, "context": context, "expert": expert}
+
+
+def _check_data(cells: Cells, data: int, expert: int, others: str, devices: int) -> None:
+    """Refuse a stated `dp` that is not the data-parallel ranks which the devices leave.
+
+    It may leave out those that spread experts, or count copies where a row says that each is sharded over several
+    ranks ("2 pods of FSDP"; one copy where it is sharded over all).
+    """
+    stated, sharding = cells.count("dp", data), cells.text("sharding").lower()
+    copies = re.search(r"2d|hsdp|hybrid|replica|\bpods?\b|slice|within|in node", sharding)
+    sharded = copies or (stated == 1 and re.search(r"fsdp|full.?shard|zero\D{0,7}3", sharding))
+    if stated != data and stated * expert != data and not (sharded and data % stated == 0):
+        raise UsageError(f"dp {stated} with {others} does not fill {devices} devices, which leave {data} for it.")
 
 
 def _sharding(text: str, figures: LinkFigures, tensor: int) -> tuple[int, int]:
@@ -111,7 +123,9 @@ def _batches(cells: Cells, data: int, pipeline: int, traits: StackTraits) -> lis
         if pipeline > 1 and traits.local_batch_in_pipeline and micro >= local:
             sizes = [size for size in (1, 2, 4) if size <= max(1, local // pipeline)]
             return [(size, max(1, local // size), 1 / len(sizes)) for size in sizes]
-        size = max(1, min(int(micro), local))
+        if micro > local:
+            raise UsageError(f"micro-batches of {micro:.0f} sequences where each data-parallel rank has {local}.")
+        size = max(1, int(micro))
         return [(size, max(1, round(local / max(micro, 1))), 1.0)]
     if whole_batch:
         local = max(1, round(whole_batch / data))

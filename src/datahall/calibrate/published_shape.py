@@ -16,6 +16,9 @@ from datahall.case.model import LatentAttention, ModelShape
 from datahall.case.named_model import shape_of
 
 _USUAL_VOCABULARY = 64000
+_NUMBER = re.compile(  # thousands apart by commas or lines; "2,1" is none, since nobody knows what it means
+    r"(\d{1,3}(?:[,_]\d{3})+(?:\.\d*)?|\d+(?:\.\d*)?(?:e[-+]?\d+)?|\.\d+)(k\b)?(?![\w.]|[,_]\d)", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +35,9 @@ class Cells:
 
     def number(self, name: str) -> float | None:
         """The positive number that the cell begins with ("1,024", "8k", "16 (2 nodes)"), or None."""
-        found = re.match(r"(\d[\d,_]*(?:\.\d*)?(?:e[-+]?\d+)?|\.\d+)(k\b)?(?![\w.])", self.text(name), re.IGNORECASE)
-        value = float(re.sub(r"[,_]", "", found[1])) * (1024 if found[2] else 1) if found else 0.0
+        found = _NUMBER.match(self.text(name))
+        thousand = 1000 if "per_s" in name or name.startswith("model_tflops") else 1024  # of a rate, else of a count
+        value = float(re.sub(r"[,_]", "", found[1])) * (thousand if found[2] else 1) if found else 0.0
         return value if math.isfinite(value) and value > 0 else None
 
     def count(self, name: str, otherwise: int = 1) -> int:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from datahall.calibrate.forecasting import forecast_runs
+from datahall.calibrate.forecasting import forecast_runs, relevant
 from datahall.calibrate.holdout import accelerator_of, group_of, left_out_forecasts
 from datahall.calibrate.judge import Judgement
 from datahall.calibrate.published import PublishedRun, Refusal, read_rows, read_runs
@@ -34,29 +34,44 @@ def judge_rows(file: Path | None, few: Path | None = None, leave_out: str = "", 
         found = left_out_forecasts(scored, train, _KEYS[leave_out], trained.factors, start=start, seen=seen)
     else:
         found = forecast_runs(trained, scored, seen)
-    return Judgement(tuple(scored), found, tuple(refused), _notes(scored, seen, unread, leave_out))
+    notes = (*_notes(scored, leave_out), *_learnt(scored, shown, seen, len(runs) - len(scored)), *_unread(unread))
+    return Judgement(tuple(scored), found, tuple(refused), notes)
 
 
-def _notes(
-    scored: Sequence[PublishedRun], seen: Sequence[PublishedRun], unread: Sequence[Refusal], leave_out: str
-) -> tuple[str, ...]:
-    """What had been seen of the rows before they were forecast."""
-    notes: list[str] = []
+def _notes(scored: Sequence[PublishedRun], leave_out: str) -> tuple[str, ...]:
+    """What the fit had seen of the rows before they were forecast."""
     if leave_out:
-        notes.append(f"Cross-validated: the {leave_out} of each row was left out of the fit that forecast it.")
-    else:
-        fitted = {_measurement(run) for run in shipped_runs()[0]}
-        known = sum(_measurement(run) in fitted for run in scored)
-        if known:
-            notes.append(
-                f"{known} of {len(scored)} rows are among the runs that the shipped constants were fitted to: their "
-                "errors are in-sample. --leave-out group gives errors to quote."
-            )
-    if seen:
-        notes.append(f"Learnt from {len(seen)} measured rows first.")
-    if unread:
-        notes.append(f"{len(unread)} rows to learn from cannot be read; the first: {unread[0].reason}")
+        return (f"Cross-validated: the {leave_out} of each row was left out of the fit that forecast it.",)
+    fitted = {_measurement(run) for run in shipped_runs()[0]}
+    known = sum(_measurement(run) in fitted for run in scored)
+    if not known:
+        return ()
+    return (
+        f"{known} of {len(scored)} rows are among the runs that the shipped constants were fitted to: their "
+        "errors are in-sample. --leave-out group gives errors to quote.",
+    )
+
+
+def _learnt(
+    scored: Sequence[PublishedRun], shown: Sequence[PublishedRun], seen: Sequence[PublishedRun], shared: int
+) -> tuple[str, ...]:
+    """What was learnt of the rows that were shown, and of which scored ones; `shared` rows are in both files."""
+    if not seen:
+        return ()
+    notes = [f"Learnt from {len(seen)} measured rows first."]
+    if len(shown) > len(seen):
+        notes.append(f"{len(shown) - len(seen)} more were not used: at most {MOST_ROWS} of each group are.")
+    if shared:
+        notes.append(f"{shared} rows are among those and are not scored.")
+    if len(scored) and not relevant(scored, seen).any():
+        notes.append("No scored row is of their group, or of their stack and accelerator: they correct little.")
     return tuple(notes)
+
+
+def _unread(unread: Sequence[Refusal]) -> tuple[str, ...]:
+    if not unread:
+        return ()
+    return (f"{len(unread)} rows to learn from cannot be read; the first: {unread[0].reason}",)
 
 
 def _measurement(run: PublishedRun) -> tuple[object, ...]:
