@@ -137,7 +137,7 @@ def _checkpoint(case: Case, calibration: Calibration) -> Answer:
     text.append(f"Every {human_time(found.daly_s)} ({found.daly_steps:,} steps)", style="bold")
     text.append(
         f": a checkpoint takes {human_time(found.write_s)} to write, beside training, which it holds for"
-        f" {human_time(found.stall_s)}\nand slows by {human_time(found.slowed_s)};"
+        f" {human_time(found.stall_s)} and slows by {human_time(found.slowed_s)};"
         f" some device fails every {human_time(found.between_failures_s)}"
         f" ({by}; Young says {human_time(found.young_s)}).\n"
         f"{found.codec_why}\n"

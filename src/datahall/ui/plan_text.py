@@ -133,6 +133,7 @@ def _run_table(forecast: Result, tokens: float) -> Table:
 def _splits_table(ranking: Ranking, others: Sequence[Loss]) -> Table:
     table = plain_table("Best splits", "micro", "recompute", "memory", "step", "whole run", "why it lost")
     table.columns[-1].justify = "left"
+    table.columns[0].no_wrap = False  # a long split takes a second line, so that figures and reasons stay whole
     for loss in others:
         step, total = loss.forecast.metrics["step_time"], loss.forecast.metrics["total_time"]
         style = "bold" if loss.place == 0 else ""

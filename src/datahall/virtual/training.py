@@ -35,6 +35,7 @@ from datahall.virtual.reading import Waited, read_beside
 from datahall.virtual.run_counts import run_counts
 from datahall.virtual.step_time import StepInputs, StepSeconds, step_time
 from datahall.virtual.transferred import default_calibration
+from datahall.virtual.unstated import NETWORK_NOTE, network_unstated, unsure_of_network
 
 RESTART_S = 300.0  # reschedule, load, first step: used only where failures are stated
 _IDLE_POWER_SHARE = 0.3  # of the device's power limit, while it waits
@@ -90,10 +91,11 @@ def forecast(
     if own is None:
         values |= _mfu(case, plan, inputs, float(seconds.total))
     label = _label(case, calibration)
-    metrics = _metrics(case, values, calibration, label)
-    metrics["goodput"] = _goodput(run, calibration, label)
+    spread = unsure_of_network(case, plan.compute, calibration, inputs, seconds)
+    metrics = _metrics(case, values, spread, label)
+    metrics["goodput"] = _goodput(run, spread, label)
     metrics |= _busiest(plan, float(inputs.habits.expert_wait), label)
-    notes = _notes(case, plan, run, inputs, own, calibration.label)
+    notes = _notes(case, plan, run, inputs, own, calibration)
     counts = run_counts(case, plan, own)
     result = Result("virtual", MappingProxyType(metrics), MappingProxyType(counts), notes)
     if read is None:
@@ -263,11 +265,13 @@ def _busiest(plan: Plan, more: float, label: Label) -> dict[str, Metric]:
 
 
 def _notes(
-    case: Case, plan: Plan, run: RunSeconds, inputs: StepInputs, own: Anatomy | None, label: Label
+    case: Case, plan: Plan, run: RunSeconds, inputs: StepInputs, own: Anatomy | None, calibration: Calibration
 ) -> tuple[str, ...]:
     notes: list[str] = []
-    if label is Label.CATALOGUE:
+    if calibration.label is Label.CATALOGUE:
         notes.append(f"No measured run on a {case.site.accelerator.name} or its like stands behind these seconds.")
+    if network_unstated(case, calibration):
+        notes.append(NETWORK_NOTE)
     if not is_plain(plan.network):
         notes.append("A lossy or rarer exchange may need more steps to the same loss: see `datahall exchange`.")
     if plan.storage.interval_steps:

@@ -134,7 +134,7 @@ def test_a_processor_of_the_catalogue_says_that_no_run_stands_behind_it() -> Non
     assert any("No measured run on a Xeon-8480" in note for note in processor.notes)
     assert not any("No measured run" in note for note in card.notes)
     step = processor.metrics["step_time"]
-    assert step.high == pytest.approx(3 * step.value)
+    assert step.high > 3 * step.value  # and what an unstated network between eight nodes adds
     assert processor.metrics["mfu"].low < 0.2  # what processors are known to reach is inside
 
 

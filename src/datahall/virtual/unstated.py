@@ -1,0 +1,69 @@
+"""What nobody stated widens the interval: the network between nodes, of which a site then has what is usual for it.
+
+The forecast itself stays with the usual network.  Recomputation and chunks of published runs are `calibrate`'s.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from datahall.base.label import Label
+from datahall.case.question import Case
+from datahall.compute.numbers import PlanNumbers
+from datahall.compute.plan import ComputePlan
+from datahall.virtual.calibration import Calibration
+from datahall.virtual.step_time import StepInputs, StepSeconds, step_time
+
+# Of the shipped runs on several nodes of GPUs that state their network, four groups have the usual one, vtrain-multi
+# half of it, MaxText on H100 and BLOOM a quarter; none has more.
+_POOR = 0.25
+_WHOLE: tuple[str, ...] = ("step_time", "total_time", "tokens_per_s", "mfu", "energy", "cost")
+NETWORK_NOTE = (
+    "Nobody stated the network between nodes: the forecast has the usual one, and its interval reaches to a quarter of"
+    " that rate (`site.link`)."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Unsure:
+    """A calibration whose intervals also reach so many times further up, by component and as logarithms."""
+
+    calibration: Calibration
+    longer: Mapping[str, float]
+
+    @property
+    def label(self) -> Label:
+        """That of the calibration."""
+        return self.calibration.label
+
+    def inputs(self, case: Case, plan: ComputePlan) -> StepInputs:
+        """Those of the calibration: what was not stated widens and moves nothing."""
+        return self.calibration.inputs(case, plan)
+
+    def spread(self, component: str) -> tuple[float, float]:
+        """The calibration's, the upper end joined with what a poor network would add, as if both erred apart."""
+        low, high = self.calibration.spread(component)
+        return low, math.exp(math.hypot(math.log(high), self.longer.get(component, 0.0)))
+
+
+def network_unstated(case: Case, calibration: Calibration) -> bool:
+    """Whether devices meet over a network that is only what is usual, and no run here taught the calibration more."""
+    learnt = calibration.label in (Label.MEASURED, Label.CALIBRATED)
+    used = case.site.devices > case.site.scale_up_domain
+    return used and case.site.label("scale_out") is Label.ASSUMED and not learnt
+
+
+def unsure_of_network(
+    case: Case, plan: ComputePlan, calibration: Calibration, inputs: StepInputs, seconds: StepSeconds
+) -> Calibration:
+    """`calibration`, wider by what a quarter of the usual network would do to this plan where nobody stated one."""
+    if not network_unstated(case, calibration):
+        return calibration
+    links = replace(inputs.links, out_bytes_per_s=_POOR * inputs.links.out_bytes_per_s)
+    poor = step_time(replace(inputs, links=links), PlanNumbers.of(plan))
+    longer: dict[str, float] = dict.fromkeys(_WHOLE, math.log(float(poor.total) / float(seconds.total)))
+    if float(seconds.transfer) > 0:
+        longer["transfer"] = math.log(float(poor.transfer) / float(seconds.transfer))
+    return Unsure(calibration, longer)
