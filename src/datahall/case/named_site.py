@@ -148,7 +148,7 @@ def with_nodes(site: Site, nodes: int) -> Site:
 def _times(name: str, nodes: int, own: int) -> str:
     """How a site of so many nodes is called, `own` being those of the named one."""
     if nodes % own:
-        return f"{nodes} nodes of {name}"
+        return f"{nodes} node{'s' if nodes > 1 else ''} of {name}"
     return name if nodes == own else f"{nodes // own}x{name}"
 
 

@@ -24,6 +24,7 @@ TOKENS_PER_PARAMETER = 20
 LONGEST_DEFAULT_SEQUENCE = 8192
 LARGEST_DEFAULT_BATCH_TOKENS = 16 * 2**20
 USUAL_LORA_RANK = 16
+_UNASKED = ("bf16", "fp16", "fp32")
 
 
 def from_model_and_site(
@@ -121,16 +122,18 @@ def training_defaults(
 
 
 def check_precision(precision: str, site: Site, where: str = "") -> None:
-    """Raise Incompatible, at `where`, if the site's accelerator does not compute in `precision`; empty passes."""
+    """Raise Incompatible, at `where`, if the site's accelerator does not compute in `precision` under the site's stack.
+
+    An empty one is the first of those that training takes unasked.
+    """
     card = site.accelerator
-    if not precision:
-        return
+    wanted = precision or next((name for name in _UNASKED if name in card.peak_flops_per_s), "")
     try:
-        if card.architecture:
-            compatibility.check(card.name, precision)
+        if card.architecture and wanted:
+            compatibility.check(card.name, wanted, compatibility.framework_of(site.stack, card.kind))
     except UsageError as error:
         raise Incompatible(error.what, where=where, hint=error.hint) from error
-    if precision not in card.peak_flops_per_s:
+    if precision and precision not in card.peak_flops_per_s:
         has = ", ".join(card.peak_flops_per_s)
         raise Incompatible(f"{card.name} has no rate for {precision}.", where=where, hint=f"It has {has}.")
 

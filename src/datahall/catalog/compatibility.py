@@ -6,6 +6,7 @@ computing in a larger one is another decision and not this table's.
 
 from __future__ import annotations
 
+import re
 from functools import cache
 
 from datahall.base.errors import Incompatible, UnknownName
@@ -13,6 +14,17 @@ from datahall.catalog import tables
 from datahall.catalog.accelerators import PRECISIONS, AcceleratorEntry, accelerator
 
 FRAMEWORKS = ("pytorch", "jax", "tensorflow")
+_STACKS = (
+    ("jax", r"jax|maxtext|t5x|pathways|pax|axlearn|easylm|levanter"),
+    ("tensorflow", r"tensorflow|keras"),
+    ("pytorch", "."),
+)
+
+
+def framework_of(stack: str, kind: str) -> str:
+    """The framework of a software stack by its name; where none is named, JAX on a "tpu", else PyTorch."""
+    named = next((framework for framework, pattern in _STACKS if re.search(pattern, stack.lower())), "")
+    return named or ("jax" if kind == "tpu" else "pytorch")
 
 
 def check(accelerator_name: str, precision: str, framework: str = "pytorch") -> None:

@@ -250,3 +250,17 @@ def test_an_optimiser_that_is_not_counted_is_refused() -> None:
         loads(GOOD, ["application.optimiser=adafactor"])
     own = loads(GOOD, ["application.optimiser=sgd", "application.entry=mine:build"])
     assert own.application.optimiser == "sgd"
+
+
+@pytest.mark.parametrize(
+    ("site", "more", "says"),
+    [
+        ("{catalog: gaudi2-node, stack: MaxText}", "", "Gaudi2 does not compute in bf16 with jax: no JAX"),
+        ("{catalog: trn1-32xlarge, stack: jax 0.6}", ", precision: fp8", "does not compute in fp8 with jax"),
+        ("{catalog: dgx-h100, stack: TensorFlow}", ", precision: fp8", "does not compute in fp8 with tensorflow"),
+    ],
+)
+def test_what_the_frameworks_of_a_stack_lack_is_refused(site: str, more: str, says: str) -> None:
+    with pytest.raises(Incompatible, match=says):
+        loads(f"model: gpt2\napplication: {{kind: training{more}}}\nsite: {site}\n")
+    assert loads(f"model: gpt2\napplication: {{kind: training{more}}}\nsite: {site.split(',')[0]}}}\n")

@@ -193,3 +193,18 @@ def test_a_fact_carries_its_source() -> None:
         card.fact("peak.fp4")
     with pytest.raises(KeyError):
         accelerators.accelerator("A800").fact("price_mid_usd_per_h")
+
+
+@pytest.mark.parametrize(
+    ("stack", "kind", "framework"),
+    [
+        ("", "gpu", "pytorch"),
+        ("", "tpu", "jax"),
+        ("MaxText 2025.1", "gpu", "jax"),
+        ("torch-xla", "tpu", "pytorch"),
+        ("TensorFlow 2.16", "gpu", "tensorflow"),
+        ("megatron-bridge 26.04", "gpu", "pytorch"),
+    ],
+)
+def test_a_stack_has_its_framework(stack: str, kind: str, framework: str) -> None:
+    assert compatibility.framework_of(stack, kind) == framework
