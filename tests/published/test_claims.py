@@ -52,6 +52,21 @@ def test_half_the_time_on_tpus_holds_against_older_chips_and_no_published_run_on
     assert said["same_devices_at_mfu"]["high"] < said["published_mfu"][0]
 
 
+@pytest.mark.parametrize(("case", "claimed"), [("a100-megatron.yaml", "-30%"), ("tpu-v5p.yaml", "-50%")])
+def test_the_page_says_what_the_command_says(case: str, claimed: str):
+    said = answer(case, f"--training-time={claimed}")
+    page = " ".join((CASES.parent / "docs" / "claims.md").read_text().split())
+    days, mfu, same = said["total_time"], said["mfu"], said["same_devices_at_mfu"]
+    run = " to ".join(f"{days[end] / 86400:.1f}" for end in ("low", "high"))
+    assert f"The run takes {days['value'] / 86400:.1f} days ({run}) at {100 * mfu['value']:.0f} % MFU" in page
+    shares = {end: f"{100 * same[end]:.0f}" for end in ("low", "value", "high")}
+    assert f"baseline at {shares['value']} % MFU ({shares['low']} to {shares['high']})" in page
+    for one in said["baselines"]:  # of those that the page gives with an interval
+        ratio = [1 - one[end] for end in ("saved", "saved_high", "saved_low")]
+        if f"({ratio[0]:.2f}, " in page:
+            assert "({:.2f}, {:.2f} to {:.2f})".format(*ratio) in page, one["site"]
+
+
 def test_a_longer_run_is_told_as_a_ratio():
     done = CliRunner().invoke(claim_command, [str(CASES / "a100-megatron.yaml"), "--against", "H100-SXM"])
     assert re.search(r"1024 x H100-SXM +\S+ days +2\.\d\d \(1\.\d\d to 3\.\d\d\)", done.stdout), done.stdout

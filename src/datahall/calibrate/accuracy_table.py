@@ -6,12 +6,15 @@ What is held out was written by `refit`; only the runs collected after the fit a
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from datahall.calibrate.shipped import shipped_runs
 from datahall.calibrate.validate import judge_rows
 from datahall.catalog import calibrations
+from datahall.catalog.accelerators import accelerator_described
 
 _NAME = "training"
 _SCORES = ("median_ape", "mean_ape", "p90_ape")
@@ -24,7 +27,7 @@ def main() -> int:
     tables = Path(sys.argv[1]) / "docs" / "tables"
     tables.mkdir(parents=True, exist_ok=True)
     held_out = calibrations.calibration(_NAME)["held_out"]
-    text = markdown(held_out, rivals(tables / "rivals.md"))
+    text = markdown(held_out, rivals(tables / "rivals.md"), refusals())
     (tables / "training-accuracy.md").write_text(text, encoding="utf-8")
     asked = bars(held_out, judge_rows(None, unseen=True).to_json())
     (tables / "training-bars.md").write_text(asked, encoding="utf-8")
@@ -42,10 +45,16 @@ def rivals(page: Path) -> dict[str, str]:
     return found
 
 
-def markdown(held_out: Mapping[str, Any], beside: Mapping[str, str]) -> str:
+def refusals() -> Counter[str]:
+    """How many shipped runs are refused, by family and by accelerator."""
+    refused = shipped_runs()[1]
+    return Counter([*(one.group for one in refused), *(accelerator_described(one.accelerator).name for one in refused)])
+
+
+def markdown(held_out: Mapping[str, Any], beside: Mapping[str, str], refused: Mapping[str, int]) -> str:
     """Two tables: families left out, accelerators left out; each zero-shot and ten-shot, with intervals.
 
-    `beside` are the errors of rivals by family.
+    `beside` are the errors of rivals by family, `refused` the runs that are not forecast by family and accelerator.
     """
     lines: list[str] = []
     for what, title in (("group", "family left out"), ("accelerator", "accelerator left out")):
@@ -57,11 +66,15 @@ def markdown(held_out: Mapping[str, Any], beside: Mapping[str, str]) -> str:
             f"|---|---:|---:|---:|---:|---:|{'---|' if what == 'group' else ''}",
         ]
         lines += [
-            f"| {name} | {found['n_scored']} | {_cells(found)} | {_cells(ten.get(name))} |{rival[name]}"
+            f"| {name} | {_runs(found, refused.get(name))} | {_cells(found)} | {_cells(ten.get(name))} |{rival[name]}"
             for name, found in zero.items()
         ]
         lines.append("")
     return "\n".join(lines)
+
+
+def _runs(found: Mapping[str, Any], refused: int | None) -> str:
+    return f"{found['n_scored']}{f' + {refused} refused' if refused else ''}"
 
 
 def bars(held_out: Mapping[str, Any], unseen: Mapping[str, Any]) -> str:

@@ -134,6 +134,9 @@ def _print_rows(console: Any, data: Mapping[str, Any]) -> None:
             numbers = (f"{row['measured_step_s']:.4g}", f"{row['forecast_step_s']:.4g}", interval)
             table.add_row(row["id"], row["model"], row["accelerator"], *numbers, _percent(row["error_share"]))
     console.print(table)
+    for row in data["rows"]:
+        if not row["scored"]:
+            console.print(f"refused {row['id']} ({row['accelerator']}): {row['reason']}", markup=False)
     console.print()
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from datahall.calibrate.accuracy_table import markdown, rivals
+from datahall.calibrate.accuracy_table import markdown, refusals, rivals
 from datahall.calibrate.fit import fit
 from datahall.calibrate.forecasting import forecast_runs
 from datahall.calibrate.holdout import few_of, trained_on
@@ -158,7 +159,9 @@ def test_the_first_table_lays_rivals_beside_the_same_families(tmp_path):
     )
     found = rivals(page)
     assert found["sc21"] == "llm-analysis 18.8 (10 runs)"
-    table = markdown(load_held_out(), found)
+    table = markdown(load_held_out(), found, refusals())
+    assert len(re.findall(r"^\| (?:maxtext|TPU-v6e) \| \d+ \+ 1 refused \|", table, re.MULTILINE)) == 2
+    assert table.count("refused") == 2
     assert next(line for line in table.splitlines() if line.startswith("| sc21")).endswith(f"| {found['sc21']} |")
     assert rivals(tmp_path / "absent.md")["korthikanti"] == "Calculon 3.65"
 

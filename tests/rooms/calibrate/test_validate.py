@@ -85,6 +85,14 @@ def test_the_table_is_for_people(tmp_path: Path) -> None:
     assert max(len(line) for line in text.splitlines()) <= 100
 
 
+def test_every_row_is_told_the_refused_ones_with_their_reasons(tmp_path: Path) -> None:
+    rows = shipped_rows("korthikanti")
+    wrong = {**rows[0], "id": "mine [1]", "accelerator": "Cerebras"}
+    text = " ".join(ran(written(tmp_path / "some.csv", [*rows, wrong]), "--rows").stdout.split())
+    assert all(row["id"] in text for row in rows)
+    assert 'refused mine [1] (Cerebras): "Cerebras" is not an accelerator' in text
+
+
 def test_a_left_out_family_is_forecast_without_its_rows(tmp_path: Path) -> None:
     file = written(tmp_path / "some.csv", shipped_rows("korthikanti"))
     data = json.loads(ran(file, "--leave-out", "group", "--json").stdout)
