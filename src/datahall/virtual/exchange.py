@@ -33,7 +33,8 @@ _ATTENTION_TENSORS = 4.0  # of a layer: a projection in, one out, two norms
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """Exposed seconds per micro-step by kind; `gradient` is the whole exchange once a step, not yet hidden."""
+    """Exposed seconds per micro-step by kind; `gradient` and `parameters` are whole exchanges once a step, not yet
+    hidden: of gradients, and of new parameters where each rank updates its share of them."""
 
     tensor: Any
     context: Any
@@ -41,6 +42,7 @@ class Exchange:
     shard: Any
     pipeline: Any
     gradient: Any
+    parameters: Any
 
     @property
     def per_micro_step(self) -> Any:
@@ -70,7 +72,7 @@ def exchange_s(
     mixture = layers * counts.moe_layers / counts.layers
     again = 1.0 + 0.25 * (1.0 + habits.last_repeated) * np.where(np.asarray(plan.recompute) >= 2, 1.0, 0.0)
     expert = np.where(again > 1.0, 1.5, 1.0) * _expert_s(counts, tokens, mixture, links, word_bytes, plan)
-    shard, gradient = _state_s(counts, links, habits, word_bytes, plan, one, trainable_share)
+    shard, gradient, parameters = _state_s(counts, links, habits, word_bytes, plan, one, trainable_share)
     return Exchange(
         tensor=habits.tensor_exposed * again * _tensor_s(counts, tokens, layers, mixture, links, word_bytes, plan)
         + habits.expert_updates * trainable_share * _alike_s(counts, links, plan),
@@ -81,6 +83,7 @@ def exchange_s(
         shard=shard,
         pipeline=_pipeline_s(counts, tokens, links, habits, word_bytes, plan),
         gradient=gradient,
+        parameters=parameters,
     )
 
 
@@ -158,8 +161,8 @@ def _state_s(
     plan: PlanNumbers,
     one: MicroStep,
     trainable_share: Any,
-) -> tuple[Any, Any]:
-    """Parameters gathered and gradients scattered every micro-step (stage 3), and once a step."""
+) -> tuple[Any, Any, Any]:
+    """Parameters gathered and gradients scattered every micro-step (stage 3); gradients, and new parameters, once."""
     shards = plan.shards
     every = plan.data * plan.context
     dense, experts = held_parameters(counts, plan)
@@ -185,8 +188,11 @@ def _state_s(
     forward = hidden_s(once * gathered, one.forward, habits.shard_exposed)
     again = np.where(zero >= 3, gathered, 0.0)  # stage 2 keeps what it gathered for the forward pass
     backward = hidden_s(again + once * reduced, one.backward, habits.shard_exposed)
-    return np.where(sharded, forward + backward, 0.0), across + np.where(
-        sharded, 0.0, trainable_share * gathered + reduced
+    shared = np.where(zero == 0, 0.0, trainable_share * gathered)
+    return (
+        np.where(sharded, forward + backward, 0.0),
+        across + np.where(sharded, 0.0, trainable_share * gathered - shared + reduced),
+        np.where(sharded, 0.0, shared),
     )
 
 

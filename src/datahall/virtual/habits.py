@@ -30,6 +30,7 @@ class StackHabits:
     )
     gradient_exposed: Any = 0.3
     gradient_cover: Any = 0.7  # of the last micro-step's backward that gradient exchange can run beside
+    parameters_ahead: Any = 0.0  # 1 where new parameters (ZeRO-1, 2) are gathered beside the next forward pass
     transfer_cores: Any = 0.0  # that a worker's hidden transfers take, in times of what its arithmetic takes
     pipeline_exposed: Any = 0.5
     sends_wait: Any = (

@@ -219,6 +219,7 @@ def _habits(at: Setting, c: Mapping[str, Any]) -> StackHabits:
         shard_exposed=np.minimum(1.0, c["shard_exposed"]),
         gradient_exposed=np.where(later > 0, np.minimum(1.0, c["gradient_exposed"]), 1.0),
         gradient_cover=np.where(later > 0, 0.7, 0.0),
+        parameters_ahead=np.where(np.asarray(at.issue) == _ISSUES["fused"], 1.0, 0.0),
         pipeline_exposed=(1.0 - at.dual_pipe) * np.minimum(1.0, c["pipeline_exposed"]),
         selective_linear=at.repeats_products * np.minimum(1.0, c["selective_linear"]),
         selective_core=1.0 - at.repeats_products,

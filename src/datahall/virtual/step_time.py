@@ -19,7 +19,7 @@ from datahall.compute.estimate import DeviceRates, issued_s
 from datahall.compute.memory import MemoryHabits, held_parameters, sharded
 from datahall.compute.numbers import PlanNumbers
 from datahall.storage.choice import CodecRate
-from datahall.virtual.exchange import Exchange, exchange_s, hidden_s
+from datahall.virtual.exchange import Exchange, exchange_s
 from datahall.virtual.habits import StackHabits
 from datahall.virtual.links import LinkRates
 from datahall.virtual.micro_step import MicroStep, micro_step
@@ -139,9 +139,9 @@ def step_time(inputs: StepInputs, plan: PlanNumbers) -> StepSeconds:
     waiting = idle * (steady - np.where(crowd > 1.0, 0.0, head)) + jitter * stretch
     waiting = waiting + inputs.habits.straggler_share * np.log2(plan.devices) * steps * steady
     inside, between = _at_meetings(inputs, plan, steps * issued, steps * issued * (stretch - 1.0))
-    plain = _gradient_exposed(inputs.habits, sent, cover)
+    plain = _gradient_exposed(inputs.habits, sent, cover, plan)
     gradient = crowd * np.where(np.isnan(inputs.gradient_s), plain, inputs.gradient_s)
-    hidden = np.where(np.isnan(inputs.gradient_s), sent.gradient - plain, 0.0)
+    hidden = np.where(np.isnan(inputs.gradient_s), sent.gradient + sent.parameters - plain, 0.0)
     beside = crowd * slowed_s(hidden, plan.devices, inputs.cores, inputs.habits.transfer_cores)
     return StepSeconds(
         compute=steps * issued * stretch + beside - inside - between,
@@ -213,9 +213,28 @@ def _cover(one: MicroStep, idle: Any, plan: PlanNumbers) -> MicroStep:
     )
 
 
-def _gradient_exposed(habits: StackHabits, sent: Exchange, cover: MicroStep) -> Any:
-    """What of the gradient exchange the last micro-step's backward does not hide."""
-    return hidden_s(sent.gradient, habits.gradient_cover * cover.backward, habits.gradient_exposed)
+def _gradient_exposed(habits: StackHabits, sent: Exchange, cover: MicroStep, plan: PlanNumbers) -> Any:
+    """What of the gradient exchange the last micro-steps' backward does not hide, and of new parameters the forward.
+
+    Where a stack does not gather new parameters beside the next forward pass, they wait with the gradients.
+    """
+    ahead = habits.parameters_ahead * sent.parameters
+    gradients = sent.gradient + sent.parameters - ahead
+    return _by_chunks(gradients, cover.backward, habits, plan) + _by_chunks(ahead, cover.forward, habits, plan)
+
+
+def _by_chunks(transfer: Any, passes: Any, habits: StackHabits, plan: PlanNumbers) -> Any:
+    """Exposed seconds of a transfer that each chunk of an interleaved pipeline begins as soon as its passes are done.
+
+    `passes` are those of all chunks for one micro-batch.  The last chunk can hide behind part of its last pass; the
+    others have the passes of the chunks after them too, of as many micro-batches as there are stages.
+    """
+    chunks, batches = np.asarray(plan.virtual_stages), np.minimum(plan.pipeline, plan.accumulation)
+    beside = habits.gradient_cover * passes / chunks
+    before = np.where(np.asarray(habits.gradient_cover) > 0, (1.0 - 1.0 / chunks) * batches * passes, 0.0)
+    rest = (1.0 - habits.gradient_exposed) * transfer
+    left = np.maximum(rest / chunks - beside, rest - beside - before)
+    return habits.gradient_exposed * transfer + np.maximum(0.0, left)
 
 
 def _update_s(inputs: StepInputs, plan: PlanNumbers) -> Any:

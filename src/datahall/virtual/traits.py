@@ -110,6 +110,10 @@ def traits_of(framework: str, kind: str, note: str = "", architecture: str = "")
         found = replace(found, overlap=1.0)
     if re.search(r"token[- ]?drop", remark):
         found = replace(found, token_drop=1.0)
+    if re.search(r"attention not fused|unfused attention|no (?:fused|flash) ?attention", remark):
+        found = replace(found, fused_attention=0.0)
+    if re.search(r"gradients in (?:bf16|fp16|16 bits)|grad_sync_dtype\W+bf16|grad_reduce_in_fp32\W+false", remark):
+        found = replace(found, short_gradients=1.0)
     if found.family == "xla" and kind != "tpu":
         found = replace(found, family="xla-gpu", recent_attention=0.5)
     return found
@@ -120,6 +124,9 @@ def recompute_of(text: str, traits: StackTraits, mixture: bool) -> list[tuple[st
     low = text.lower()
     if "or none" in low:
         return [("selective", 0.5), ("none", 0.5)]
+    if part := re.search(r"(\d+) of (\d+) layers", low):
+        share = min(1.0, int(part[1]) / max(1, int(part[2])))
+        return [("full", share), ("none", 1.0 - share)]
     for pattern, kind in _RECOMPUTES:
         if re.match(pattern, low):
             return [(kind, 1.0)]

@@ -22,7 +22,7 @@ from datahall.calibrate.shot import correct
 from datahall.catalog import published_runs
 from datahall.catalog.accelerators import accelerator_described
 from datahall.ui.validate import validate
-from datahall.virtual.traits import traits_of
+from datahall.virtual.traits import recompute_of, traits_of
 
 KEYS = {
     "n_rows", "n_scored", "n_refused", "refused_reasons", "median_ape", "mean_ape", "p90_ape", "macro_median_ape",
@@ -376,3 +376,18 @@ def test_held_out_errors_ship_with_the_constants() -> None:
     assert np.mean([held["group_zero_shot"][group]["mean_ape"] for group in groups]) < 0.20
     assert np.mean([held["group_ten_shot"][group]["median_ape"] for group in groups]) < 0.07
     assert np.mean([held["group_ten_shot"][group]["mean_ape"] for group in groups]) < 0.11
+
+
+def test_notes_tell_how_gradients_travel_and_whether_attention_is_fused() -> None:
+    plain = traits_of("MaxText", "gpu")
+    assert (plain.fused_attention, plain.short_gradients) == (1.0, 0.0)
+    assert traits_of("MaxText", "gpu", "plain XLA, attention not fused").fused_attention == 0.0
+    assert traits_of("MaxText", "gpu", "unfused attention").fused_attention == 0.0
+    for note in ("gradients in bf16", "grad_sync_dtype: bf16", "grad_reduce_in_fp32=False"):
+        assert traits_of("NeMo 24.04", "gpu", note).short_gradients == 1.0
+
+
+def test_some_of_the_layers_recomputed_is_between_all_and_none() -> None:
+    traits = traits_of("NeMo 25.04", "gpu")
+    assert recompute_of("full (block: 21 of 80 layers)", traits, False) == [("full", 21 / 80), ("none", 59 / 80)]
+    assert recompute_of("full (80 of 80 layers)", traits, False)[0] == ("full", 1.0)

@@ -192,3 +192,28 @@ def test_an_all_reduce_over_two_domains_sends_half_of_what_a_ring_does_between_t
     sent = step_time(inputs, plan).tensor_exchange
     assert sent[0] / sent[1] == pytest.approx((1 / 2) / (15 / 16), rel=1e-6)
     assert sent[2] == pytest.approx(sent[3])
+
+
+def test_gradients_of_a_pipeline_s_first_chunks_to_finish_hide_behind_the_others() -> None:
+    exposed = expected()["gradient_exposed"]
+
+    def seconds(stack: str, **split: int) -> float:
+        here = replace(setting("H100-SXM", stack), out_bytes_per_s=2e9)  # more than one pass can hide
+        inputs = step_inputs(ShapeCounts.of(shape_of("llama-3.1-70b")), 4096, here, expected())
+        step = step_time(inputs, PlanNumbers(data=64, tensor=8, pipeline=4, accumulation=8, zero_stage=1, **split))
+        return float(step.gradient_exchange)
+
+    one, four = (seconds("Megatron-Bridge 26.02", virtual_stages=chunks) for chunks in (1, 4))
+    whole = seconds("Megatron-Bridge 26.02", virtual_stages=20) / exposed  # all that can be hidden is
+    assert exposed * whole < four < one < whole
+    assert seconds("Megatron-LM", virtual_stages=1) == seconds("Megatron-LM", virtual_stages=4)  # sums at the end
+
+
+def test_new_parameters_hide_behind_the_next_forward_pass_where_the_stack_gathers_them_there() -> None:
+    here = replace(setting("H100-SXM", "torchtitan"), out_bytes_per_s=2e9)
+    inputs = step_inputs(ShapeCounts.of(shape_of("llama-3.1-70b")), 4096, here, expected())
+    ahead = replace(inputs, habits=replace(inputs.habits, parameters_ahead=1.0))
+    for stage in (0, 1, 3):  # with neither there are none: an all-reduce, or gathered in every pass
+        plan = PlanNumbers(data=64, tensor=8, accumulation=8, zero_stage=stage)
+        behind, beside = (float(step_time(one, plan).gradient_exchange) for one in (inputs, ahead))
+        assert (beside < behind) == (stage == 1)
