@@ -41,9 +41,10 @@ class ComparedRow(Protocol):
 class Bottleneck:
     """What binds and what deviates.
 
-    `binding` is the component with the most measured seconds a step and `binding_share` its share of them.  `deviating`
-    is the component above its forecast and `cause` what that looks like; both are empty when nothing is.
-    `excess_s` is seconds a step above the interval, `excess_share` the same as a share of the measured step.
+    `binding` is the component with the most measured seconds a step and `binding_share` its share of them; it is empty
+    where more of the step is not told apart (a log of another program may tell its input alone).  `deviating` is the
+    component above its forecast and `cause` what that looks like; both are empty when nothing is.  `excess_s` is
+    seconds a step above the interval, `excess_share` the same as a share of the measured step.
     """
 
     binding: str
@@ -55,21 +56,26 @@ class Bottleneck:
 
     @property
     def sentence(self) -> str:
-        """The finding in words; empty where no component was measured."""
+        """The finding in words; empty where too little was measured."""
         if not self.binding:
-            return ""
+            return f"{self._above}: {self.cause}" if self.deviating else ""
         binds = f"{self.binding} binds, with {100 * self.binding_share:.0f} % of the step"
         if not self.deviating:
             return f"{binds}; nothing is above its interval by {100 * MATTERS_SHARE:.0f} % of the step"
-        above = f"{self.deviating} is above its forecast by {100 * self.excess_share:.0f} % of the step"
-        return f"{binds}; {above}: {self.cause}"
+        return f"{binds}; {self._above}: {self.cause}"
+
+    @property
+    def _above(self) -> str:
+        return f"{self.deviating} is above its forecast by {100 * self.excess_share:.0f} % of the step"
 
 
 def find_bottleneck(rows: Iterable[ComparedRow], checkpoint_every_steps: int = 0) -> Bottleneck:
     """The bottleneck of a compared run.  A checkpoint's seconds are spread over the steps between two of them."""
     seconds: dict[str, float] = {}
     excess: dict[str, float] = {}
+    whole_s = 0.0
     for row in rows:
+        whole_s = row.measured if row.name == "step_time" else whole_s
         share = _per_step(row.name, checkpoint_every_steps)
         if share > 0:
             seconds[row.name] = row.measured * share
@@ -78,11 +84,14 @@ def find_bottleneck(rows: Iterable[ComparedRow], checkpoint_every_steps: int = 0
     if step_s <= 0:
         return Bottleneck("", 0.0)
     binding = max(seconds, key=seconds.__getitem__)
+    binding_s = seconds[binding]
+    if whole_s - step_s > binding_s:
+        binding, binding_s, step_s = "", 0.0, whole_s
     found = {name: value for name, value in excess.items() if value >= MATTERS_SHARE * step_s}
     if not found:
-        return Bottleneck(binding, seconds[binding] / step_s)
+        return Bottleneck(binding, binding_s / step_s)
     name = _explain(found)
-    return Bottleneck(binding, seconds[binding] / step_s, name, CAUSES[name], found[name], found[name] / step_s)
+    return Bottleneck(binding, binding_s / step_s, name, CAUSES[name], found[name], found[name] / step_s)
 
 
 def _per_step(name: str, checkpoint_every_steps: int) -> float:

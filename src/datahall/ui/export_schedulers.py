@@ -71,7 +71,8 @@ def slurm_script(proposal: Proposal, request: Request, started: Started) -> str:
         *(f"#SBATCH {directive}" for directive in directives),
         *_about(proposal, request, started),
         "set -euo pipefail",
-        'export HEAD=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
+        'HEAD=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
+        "export HEAD",
         *_exports(proposal, started),
         # since Slurm 22.05 srun takes one core a task unless it is told again
         f"srun --cpus-per-task={request.cores_per_node} --kill-on-bad-exit=1 "

@@ -44,6 +44,16 @@ def test_the_component_that_differs_is_named(make_proposal: Make, tmp_path: Path
     assert named(compared).startswith("compute differs most: 18 % of the step more")
 
 
+def test_a_log_that_tells_only_its_input_does_not_say_that_input_binds(make_proposal: Make, tmp_path: Path) -> None:
+    record = {"throughput(tps)": 3277.0, "time_metrics/end_to_end(s)": 5.0, "time_metrics/data_loading(s)": 1.2}
+    log = read_log(log_of(tmp_path, "".join(json.dumps({"step": n, **record}) + "\n" for n in range(20))))
+    proposal = make_proposal(PLAN)  # 4 s a step, at most 0.2 s of input
+    found = compare(proposal.forecast, measured(proposal, log), 0.02).bottleneck
+    assert (found.binding, found.deviating) == ("", "input")
+    assert 0.15 < found.excess_share < 0.24  # of the step, not of what the log tells of it
+    assert found.sentence.startswith("input is above its forecast by ")
+
+
 def test_what_a_log_times_together_is_said(make_proposal: Make, tmp_path: Path) -> None:
     log = read_log(log_of(tmp_path, megatron_lines()))
     plain = replace(PLAN, zero_stage=1)

@@ -70,6 +70,7 @@ def test_an_sbatch_script_asks_for_what_the_forecast_needs(make_proposal: Make) 
     cores = request_of(proposal).cores_per_node  # srun does not take them over from sbatch
     assert f"#SBATCH --cpus-per-task={cores}" in text
     assert f"srun --cpus-per-task={cores} " in text
+    assert "export HEAD=" not in text  # that would hide a failure of scontrol
 
 
 @pytest.mark.parametrize("target", ["torchrun", "slurm", "torchtitan", "megatron", "deepspeed"])
