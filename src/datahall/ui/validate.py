@@ -83,9 +83,10 @@ def _print(judgement: Judgement, each: bool, title: str) -> None:
         _print_parts(console, data, by, heading)
     if each:
         _print_rows(console, data)
-    macro = f"median {_percent(data['macro_median_ape'])}, mean {_percent(data['macro_mean_ape'])}"
-    console.print(f"macro-averaged over groups (quality A): {macro}")
-    console.print(f"interval score (share of the measurement): {_number(data['interval_score'])}")
+    if data["n_scored"]:
+        macro = f"median {_percent(data['macro_median_ape'])}, mean {_percent(data['macro_mean_ape'])}"
+        console.print(f"macro-averaged over groups (quality A): {macro}")
+        console.print(f"interval score (share of the measurement): {_number(data['interval_score'])}")
     if data["regret_share"] is not None:
         console.print(
             f"picked plans were slower than the best measured ones by {_percent(data['regret_share'])} on average"

@@ -91,6 +91,9 @@ def test_every_row_is_told_the_refused_ones_with_their_reasons(tmp_path: Path) -
     text = " ".join(ran(written(tmp_path / "some.csv", [*rows, wrong]), "--rows").stdout.split())
     assert all(row["id"] in text for row in rows)
     assert 'refused mine [1] (Cerebras): "Cerebras" is not an accelerator' in text
+    alone = ran(written(tmp_path / "none.csv", [wrong])).stdout
+    assert "1 rows, 0 scored, 1 refused" in alone
+    assert "macro-averaged" not in alone  # of nothing
 
 
 def test_a_left_out_family_is_forecast_without_its_rows(tmp_path: Path) -> None:
