@@ -6,22 +6,13 @@ import numpy as np
 import pytest
 
 from datahall.calibrate.design import design
-from datahall.calibrate.published import PublishedRun
 from datahall.calibrate.shipped import shipped_runs
 from datahall.catalog import published_runs
-from datahall.compute.memory import memory
-from datahall.virtual.pricing import memory_habits
-
-
-def forecast_bytes(runs: list[PublishedRun]) -> np.ndarray:
-    arrays = design(runs)
-    items = memory(arrays.counts, arrays.sequence, arrays.plans, memory_habits(arrays.setting))
-    return arrays.mean(items.total)
 
 
 def test_memory_is_within_five_percent_of_what_torchtitan_published():
     runs = [run for run in shipped_runs()[0] if run.memory_bytes and run.group == "torchtitan" and run.quality == "A"]
-    error = np.abs(forecast_bytes(runs) / np.array([run.memory_bytes for run in runs]) - 1.0)
+    error = np.abs(design(runs).peak_bytes() / np.array([run.memory_bytes for run in runs]) - 1.0)
     assert len(runs) == 12
     assert np.mean(error) < 0.05
     assert np.max(error) < 0.08
@@ -37,7 +28,7 @@ def test_what_ran_is_forecast_to_fit(group: str, most_over: int):
         if row["recompute"] and not re.search(r"offload|some|mostly| or |modules", row["recompute"])
     }
     runs = [run for run in shipped_runs()[0] if run.group == group and run.key in clear]
-    filled = forecast_bytes(runs) / np.array([run.accelerator.memory_bytes for run in runs])
+    filled = design(runs).peak_bytes() / np.array([run.accelerator.memory_bytes for run in runs])
     assert np.sum(filled > 1.0) <= most_over
     assert np.max(filled) < 1.1
     assert np.max(filled) > 0.6  # and none of it by forecasting too little: people fill their devices

@@ -15,9 +15,10 @@ from datahall.calibrate.published import PublishedRun
 from datahall.case.named_site import accelerator_of
 from datahall.compute.adapters import AdapterNumbers, trained_parameters
 from datahall.compute.counts import ShapeCounts, stack_counts
+from datahall.compute.memory import memory
 from datahall.compute.numbers import PlanNumbers, stack_plans
 from datahall.virtual.links import LinkRates
-from datahall.virtual.pricing import Setting, setting_of, stack_settings, step_inputs
+from datahall.virtual.pricing import Setting, memory_habits, setting_of, stack_settings, step_inputs
 from datahall.virtual.step_time import StepSeconds, step_time
 
 Floats = NDArray[np.float64]
@@ -46,6 +47,10 @@ class Design:
         """Forecast of each variant, by component."""
         known = step_inputs(self.counts, self.sequence, self.setting, constants, self.trainable_share, self.adapters)
         return step_time(known, self.plans)
+
+    def peak_bytes(self) -> Floats:
+        """Forecast peak memory of a device of each run; no constant is in it."""
+        return self.mean(memory(self.counts, self.sequence, self.plans, memory_habits(self.setting)).total)
 
     def mean(self, values: Floats) -> Floats:
         """The weighted mean over each run's variants."""

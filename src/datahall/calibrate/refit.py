@@ -16,13 +16,14 @@ import numpy as np
 
 import datahall.catalog
 from datahall.calibrate.fit import fit
-from datahall.calibrate.forecasting import Trained
+from datahall.calibrate.forecasting import Trained, forecast_runs
 from datahall.calibrate.holdout import (
     accelerator_of,
     group_of,
     interval_factors,
     left_out_forecasts,
     ten_shot,
+    trained_on,
     with_factors,
 )
 from datahall.calibrate.judge import Judgement
@@ -72,7 +73,15 @@ def held_out(runs: Sequence[PublishedRun], trained: Trained) -> dict[str, Any]:
             scores = Judgement(tuple(judged), found, ()).to_json()
             table[f"{title}_{name}"] = _rounded(scores["by_group" if key is group_of else "by_accelerator"])
             table["summary"] |= _rounded({f"{title}_{name}": scores}, _OVERALL[name == "ten_shot" :])
+    table["others_shown"] = _rounded({"korthikanti": _others_shown(runs, trained, "korthikanti", "sc21").to_json()})
     return table
+
+
+def _others_shown(runs: Sequence[PublishedRun], trained: Trained, family: str, other: str) -> Judgement:
+    """A family left out of the fit, after all runs of another one on its stack were shown once more."""
+    rest = trained_on([run for run in runs if run.group != family], trained.factors, trained.fitted.constants)
+    own, shown = ([run for run in runs if run.group == group] for group in (family, other))
+    return Judgement(tuple(own), forecast_runs(rest, own, shown), ())
 
 
 def _rounded(table: Mapping[str, Any], wanted: Sequence[str] = _SCORES) -> dict[str, Any]:
