@@ -17,13 +17,16 @@ from datahall.ui.export_engines import (
     deepspeed_remarks,
     megatron_arguments,
     megatron_environment,
+    megatron_remarks,
     torchtitan_arguments,
+    torchtitan_remarks,
 )
 from datahall.ui.export_request import Request, request_of
 from datahall.ui.export_schedulers import Started, jobset_manifest, slurm_script, torchrun_script
 
 ENGINES = ("torchtitan", "megatron", "deepspeed")
 SCHEDULERS = ("torchrun", "slurm", "kubernetes")
+_REMARKS = {"torchtitan": torchtitan_remarks, "megatron": megatron_remarks, "deepspeed": deepspeed_remarks}
 
 
 @click.command("export")
@@ -70,10 +73,10 @@ def exported(proposal: Proposal, target: str, engine: str = "own") -> dict[str, 
 
 
 def _remarks(proposal: Proposal, engine: str, target: str) -> list[str]:
-    if engine != "deepspeed":
-        return []
-    carried = ["deepspeed.json has to lie in the image, where train.py starts."] if target == "kubernetes" else []
-    return deepspeed_remarks(proposal) + carried
+    found = _REMARKS[engine](proposal) if engine in _REMARKS else []
+    if engine == "deepspeed" and target == "kubernetes":
+        found.append("deepspeed.json has to lie in the image, where train.py starts.")
+    return found
 
 
 def _scheduled(proposal: Proposal, request: Request, started: Started, target: str) -> dict[str, str]:

@@ -86,6 +86,16 @@ def _torchtitan_stages(layers: int, compute: ComputePlan) -> dict[str, Any]:
     }
 
 
+def torchtitan_remarks(proposal: Proposal) -> list[str]:
+    """Where torchtitan does other than the forecast takes it to."""
+    compute, remarks = proposal.plan.compute, list[str]()
+    if compute.recompute == "selective" and "torchtitan" not in proposal.case.site.stack.lower():
+        remarks.append("torchtitan repeats chosen operations, not the attention core alone as in the forecast.")
+    if compute.expert > 1 and compute.tensor > 1:
+        remarks.append("torchtitan's expert ranks borrow tensor ranks: its experts are whole; the forecast cuts them.")
+    return remarks
+
+
 def megatron_arguments(proposal: Proposal) -> list[str]:
     """Arguments of Megatron-LM's pretrain_gpt.py: the model's shape, degrees, batch, recomputation."""
     compute, application = proposal.plan.compute, proposal.case.application
@@ -122,6 +132,14 @@ def megatron_arguments(proposal: Proposal) -> list[str]:
     for name, value in arguments.items():
         flags += [f"--{name}"] if value is True else [f"--{name}", str(value)]
     return flags
+
+
+def megatron_remarks(proposal: Proposal) -> list[str]:
+    """What the forecast counts on and needs libraries of the right build."""
+    compute = proposal.plan.compute
+    if compute.tensor == 1 or not compute.sequence_parallel:
+        return []
+    return ["The forecast of Megatron-Core hides tensor transfers: add --tp-comm-overlap where Transformer Engine can."]
 
 
 def megatron_environment(proposal: Proposal) -> dict[str, str]:

@@ -200,6 +200,15 @@ def test_what_deepspeed_leaves_to_the_program_is_said(make_proposal: Make) -> No
     assert "train.py has to" not in exported(make_proposal(ComputePlan(data=8)), "deepspeed")["deepspeed.sh"]
 
 
+def test_where_an_engine_does_other_than_the_forecast_is_said(make_proposal: Make) -> None:
+    titan = exported(make_proposal(ComputePlan(data=8, recompute="selective")), "slurm", "torchtitan")["job.sbatch"]
+    assert "# torchtitan repeats chosen operations" in titan
+    megatron = exported(make_proposal(ComputePlan(data=4, tensor=2)), "megatron")["megatron.sh"]
+    assert "--tp-comm-overlap" in next(line for line in megatron.splitlines() if line.startswith("# The forecast"))
+    for engine in ("torchtitan", "megatron"):
+        assert "forecast" not in exported(make_proposal(ComputePlan(data=8)), engine)[f"{engine}.sh"].split("set -e")[1]
+
+
 def test_torchtitan_gets_as_many_stages_as_were_planned(make_proposal: Make) -> None:
     """Its own count takes the embedding and the head for a layer each, and then ends the run."""
     plan = ComputePlan(data=2, pipeline=4, virtual_stages=2, zero_stage=2, accumulation=8)
