@@ -55,7 +55,8 @@ def test_the_same_from_python(tmp_path):
 
 def test_a_folder_without_a_measurement_is_refused(tmp_path):
     case = small_case()
-    plan = Plan(ComputePlan(precision="fp32"), StoragePlan(), NetworkPlan(), case.hash())
+    compute = ComputePlan(micro_batch=case.application.global_batch, precision="fp32")
+    plan = Plan(compute, StoragePlan(), NetworkPlan(), case.hash())
     Proposal(case, plan, forecast(case, plan, Uncalibrated())).save(tmp_path / "plan.json")
     done = CliRunner().invoke(compare_log, ["--log", str(tmp_path), str(tmp_path / "plan.json")])
     assert "not a folder of datahall.meter" in str(done.exception)

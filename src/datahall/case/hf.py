@@ -83,7 +83,7 @@ def from_config(config: Mapping[str, Any], *, where: str = "config.json", name: 
     note = (
         "" if reader else f'architecture "{kind or "unnamed"}" is not known; its shape was read from the usual fields'
     )
-    return HfModel(shape, hf_dense.sequence_of(inner), note)
+    return HfModel(shape, hf_dense.sequence_of(inner) or hf_families.LONGEST.get(kind, 0), note)
 
 
 def _text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:

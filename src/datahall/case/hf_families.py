@@ -49,3 +49,6 @@ FAMILIES: Mapping[str, Callable[[Config], Fields]] = {
     "starcoder2": hf_dense.starcoder2,
     "nemotron": hf_dense.nemotron,
 }
+
+# Tokens of the longest sequence where a family's files leave out what equals its default.
+LONGEST: Mapping[str, int] = {"gemma3": 131072, "gemma3_text": 131072}

@@ -17,6 +17,7 @@ from datahall.base.errors import UsageError
 from datahall.base.label import Label, weakest
 from datahall.base.metric import Metric
 from datahall.base.result import Result
+from datahall.base.units import human
 from datahall.case.question import Case
 from datahall.case.site import Accelerator, Site
 from datahall.compute.adapters import adapter_parameters
@@ -24,6 +25,7 @@ from datahall.compute.anatomy import Anatomy
 from datahall.compute.memory import MemoryBytes, memory
 from datahall.compute.mfu import step_mfu
 from datahall.compute.numbers import PlanNumbers
+from datahall.compute.possible import check_possible
 from datahall.decisions.plan import Plan
 from datahall.storage.reading import ReadCosts
 from datahall.virtual.calibration import Calibration, peak_flops_per_s
@@ -74,11 +76,13 @@ def forecast(
     """What playing `plan` for `case` will give, each metric with a 90 % interval and the weakest label of its inputs.
 
     `own` is the anatomy of a model that the case brings with it; its calibration knows what a step of it takes.
-    `costs` are of a shard of the case's data, where somebody measured them.  Raises UsageError where the plan does not
-    belong to the case or needs other devices than the site has (where its calibration does not know how workers share
-    them), Incompatible where the accelerator lacks the precision.
+    `costs` are of a shard of the case's data, where somebody measured them.  Raises UsageError (Refused for pieces of a
+    sequence) where the plan does not belong to the case, cannot exist for it or needs other devices than the site has
+    (where its calibration does not know how workers share them), Incompatible where the precision is lacking.
     """
     plan.check_belongs_to(case)
+    if own is None:
+        check_possible(plan.compute, case.model, case.application.sequence, case.application.global_batch)
     calibration = calibration or default_calibration(case)
     inputs = with_exchange(case, plan, calibration.inputs(case, plan.compute), own)
     _check_devices(case, plan, inputs)
@@ -270,6 +274,9 @@ def _notes(
     notes: list[str] = []
     if calibration.label is Label.CATALOGUE:
         notes.append(f"No measured run on a {case.site.accelerator.name} or its like stands behind these seconds.")
+    held, room = float(held_bytes(inputs, PlanNumbers.of(plan.compute)).total), case.site.accelerator.memory_bytes
+    if held > room and case.site.accelerator.kind != "cpu":
+        notes.append(f"It does not fit: it needs {human(held, 'bytes')} of the {human(room, 'bytes')} of a device.")
     if network_unstated(case, calibration):
         notes.append(NETWORK_NOTE)
     if not is_plain(plan.network):

@@ -180,6 +180,7 @@ def test_nested_text_config_is_read() -> None:
         {"model_type": "gemma3", "vocab_size": 262144, "text_config": text, "vision_config": {"hidden_size": 9}}
     )
     assert found.shape.parameters() == 999885952
+    assert found.sequence == 131072  # released files leave it out, since it is the family's default
 
 
 def test_an_unknown_architecture_is_inferred_or_refused() -> None:
