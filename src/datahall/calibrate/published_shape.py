@@ -59,7 +59,7 @@ def shape_of_row(cells: Cells) -> ModelShape:
     """
     shape = _whole_samples(cells)
     packed = re.search(r"examples of (?:about )?(\d+) tokens", cells.text("note"))
-    return replace(shape, window=int(packed[1]), window_share=1.0) if packed else shape
+    return replace(shape, window=int(packed[1]), window_share=1.0, chunked=True) if packed else shape
 
 
 def _whole_samples(cells: Cells) -> ModelShape:

@@ -117,16 +117,14 @@ def glm4_moe(c: Config) -> Fields:
 
 
 def llama4(c: Config) -> Fields:
-    """Llama 4: one shared expert, mixtures in every layer or every other; three of four layers attend in chunks.
-
-    The scores of a causal chunk are half of its square, as those of a sequence: chunks count as windows of their size.
-    """
+    """Llama 4: one shared expert, mixtures in every layer or every other; three of four layers attend in chunks."""
     step = c.get("interleave_moe_layer_step", 1) or 1
     layers = c["num_hidden_layers"]
     mixtures = len(c.get("moe_layers") or ()) or layers // step
     rotary = c.get("no_rope_layers")  # 1 where there are rotary positions, and chunks
     return like_llama(c) | {
         "window": c.get("attention_chunk_size", 8192),
+        "chunked": True,
         "window_share": sum(rotary) / len(rotary) if rotary else 1 - 1 / c.get("no_rope_layer_interval", 4),
         "experts": c["num_local_experts"],
         "experts_per_token": c.get("num_experts_per_tok", 1),

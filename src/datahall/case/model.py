@@ -55,6 +55,7 @@ class ModelShape:
     learned_positions: int = 0  # rows of a learned position table
     window: int = 0
     window_share: float = 0.0
+    chunked: bool = False  # windows are chunks of the sequence, beyond which none of their tokens attends
     router_balance: bool = False  # of each expert a bias that only choosing sees, learnt from its load
 
     @property

@@ -118,6 +118,7 @@ class ShapeForm(Form):
     learned_positions: Whole = 0
     window: Whole = 0
     window_share: Share = 0.0
+    chunked: bool = False
 
 
 class FileModelForm(Form):

@@ -16,7 +16,7 @@ _COUNTS = (
     "layers", "hidden", "heads", "kv_heads", "head_dim", "ffn", "vocab", "mlp_matrices", "experts", "experts_per_token",
     "shared_experts", "shared_ffn", "dense_layers", "dense_ffn", "norms_per_layer", "learned_positions", "window",
 )  # fmt: skip
-_FLAGS = ("tied_embeddings", "attention_bias", "output_bias", "mlp_bias", "norm_bias", "query_key_norm")
+_FLAGS = ("tied_embeddings", "attention_bias", "output_bias", "mlp_bias", "norm_bias", "query_key_norm", "chunked")
 
 
 @dataclass(frozen=True, slots=True)

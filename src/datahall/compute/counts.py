@@ -48,6 +48,7 @@ class ShapeCounts:
     mlp_matrices: Any
     window: Any
     window_share: Any
+    chunked: Any
     embedding_parameters: Any  # tables, positions, an untied head
     head_weights: Any  # hidden x vocab
     other_parameters: Any  # norms, biases and routers of all layers
@@ -73,6 +74,7 @@ class ShapeCounts:
             mlp_matrices=shape.mlp_matrices,
             window=shape.window,
             window_share=shape.window_share,
+            chunked=shape.chunked,
             embedding_parameters=embedding,
             head_weights=head,
             other_parameters=shape.parameters() - counted,
@@ -82,9 +84,14 @@ class ShapeCounts:
         )
 
     def keys(self, sequence: Any) -> Any:
-        """Keys that one query of a full (not causal) attention is compared with, on average over the layers."""
+        """Keys that one query of a full (not causal) attention is compared with, on average over the layers.
+
+        A window of w of S tokens reaches w keys back, and fewer for the first ones: w (2 - w / S) where it reaches
+        ahead as well, of which causal attention takes half.  In a chunk it is as in a sequence of that length.
+        """
         reach = np.minimum(sequence, np.where(np.asarray(self.window) > 0, self.window, sequence))
-        return (1.0 - self.window_share) * sequence + self.window_share * reach
+        seen = np.where(np.asarray(self.chunked) > 0, reach, reach * (2.0 - reach / sequence))
+        return (1.0 - self.window_share) * sequence + self.window_share * seen
 
     @property
     def router_weights(self) -> Any:

@@ -164,8 +164,7 @@ def _last_weights(counts: ShapeCounts, plan: ComputePlan, adapters: Adapters | N
 
 def _attention_core(work: _Work, fused: bool) -> list[Row]:
     counts, plan, sequence = work.counts, work.plan, work.sequence
-    windowed = round(work.layers * counts.window_share)
-    keys = (work.layers - windowed) * sequence + windowed * min(sequence, counts.window or sequence)
+    keys = round(work.layers * float(counts.keys(sequence)))
     keys = keys * (plan.context + 1)  # of context ranks a worker's queries see their own keys, and half of each other's
     scores = 2 * work.tokens * keys * counts.score_width // plan.tensor // (2 * plan.context)
     values = scores if fused else 2 * work.tokens * keys * counts.value_width // plan.tensor // (2 * plan.context)

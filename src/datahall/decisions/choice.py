@@ -15,15 +15,15 @@ from datahall.compute.numbers import PlanNumbers
 SAME_SHARE = 0.02  # plans closer than this are one to the forecast: the simpler is taken
 
 
-def preferred(values: Any, plans: PlanNumbers, narrow: Any = 0) -> NDArray[np.int64]:
+def preferred(values: Any, plans: PlanNumbers, narrow: Any = 0, seconds: Any = 1.0) -> NDArray[np.int64]:
     """Indices of plans, the one to take first.
 
     `values` is what the goal makes small (seconds, dollars, joules), in steps of `SAME_SHARE` from the least; `plans`
-    are as many; `narrow` is 1 where memory may not suffice, which loses among equals.
+    are as many; `narrow` is 1 where memory may not suffice, which loses among equals.  Where the goal is not time,
+    `seconds` tell which of equals is sooner done: thrice the devices for a third of the time cost the same.
     """
-    values = np.maximum(values, 1e-12)
-    steps = np.floor(np.log(values / values.min()) / np.log1p(SAME_SHARE))
-    return np.lexsort(np.broadcast_arrays(values, complexity(plans), narrow, steps))
+    columns = (values, complexity(plans), _steps(seconds), narrow, _steps(values))
+    return np.lexsort(np.broadcast_arrays(*columns))
 
 
 def complexity(plans: PlanNumbers) -> Any:
@@ -31,3 +31,9 @@ def complexity(plans: PlanNumbers) -> Any:
     degrees = np.log2(plans.tensor) + np.log2(plans.context) + np.log2(plans.expert)
     pipeline = 1.5 * np.log2(plans.pipeline) + 0.5 * np.log2(plans.virtual_stages)
     return degrees + pipeline + 0.3 * (plans.zero_stage > 0) + 0.2 * (plans.shard_group > 0) + 0.1 * plans.recompute
+
+
+def _steps(values: Any) -> Any:
+    """How many times `SAME_SHARE` above the least."""
+    values = np.maximum(values, 1e-12)
+    return np.floor(np.log(values / values.min()) / np.log1p(SAME_SHARE))

@@ -208,10 +208,10 @@ def _full(case: Case) -> str:
 def _ordered(
     case: Case, plans: Space, prices: Prices, met: NDArray[np.bool_], calibration: Calibration
 ) -> NDArray[np.int64]:
-    """By the goal in steps of what the forecast can tell apart, then what surely fits, then the simpler plan."""
+    """By the goal in steps of what the forecast can tell apart, then what surely fits, is sooner done, is simpler."""
     chosen = np.flatnonzero(met)
     narrow = _narrow(case, calibration, prices.memory_bytes[chosen])
-    return chosen[preferred(goal_values(case, prices)[chosen], plans.part(chosen), narrow)]
+    return chosen[preferred(goal_values(case, prices)[chosen], plans.part(chosen), narrow, prices.total_s[chosen])]
 
 
 def _narrow(case: Case, calibration: Calibration, memory_bytes: Any) -> Any:

@@ -23,6 +23,11 @@ def test_of_equals_one_that_may_not_fit_comes_last() -> None:
     assert preferred([1.0, 1.0], stack_plans([DATA, TENSOR]), np.array([1, 0])).tolist() == [1, 0]
 
 
+def test_of_equals_in_cost_the_one_that_is_sooner_done_is_taken() -> None:
+    cost, seconds = [788.0, 793.0, 1000.0], [63 * 3600.0, 16 * 3600.0, 3600.0]
+    assert preferred(cost, stack_plans([DATA, TENSOR, STAGES]), 0, seconds).tolist() == [1, 0, 2]
+
+
 def test_each_kind_of_parallelism_and_recomputation_is_more_to_set_up() -> None:
     more = [DATA, ComputePlan(data=8, recompute="full"), ComputePlan(data=8, zero_stage=3), TENSOR, STAGES]
     assert np.all(np.diff(complexity(stack_plans(more))) > 0)
