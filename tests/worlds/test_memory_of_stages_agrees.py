@@ -22,6 +22,7 @@ from datahall.compute.counts import ShapeCounts
 from datahall.compute.memory import MemoryHabits, memory
 from datahall.compute.numbers import PlanNumbers
 from datahall.compute.plan import ComputePlan
+from datahall.real.group import leave_together
 from datahall.workloads import entry
 
 SHAPE = ModelShape("stages", layers=4, hidden=192, heads=6, kv_heads=6, head_dim=32, ffn=512, vocab=256)
@@ -96,4 +97,4 @@ def _work(rank: int, plan: ComputePlan, vocab: int, meeting: Path, found: Queue[
             held += event.nbytes()
             peak = max(peak, held)
     found.put(peak - max(0, held))
-    dist.destroy_process_group()
+    leave_together()

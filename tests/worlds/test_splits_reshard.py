@@ -13,6 +13,7 @@ from small_cases import SHAPE, small_case
 
 from datahall.compute import execute
 from datahall.compute.plan import ComputePlan
+from datahall.real.group import leave_together
 from datahall.storage.execute import load, save
 from datahall.workloads import entry
 
@@ -86,7 +87,7 @@ def _work(rank: int, split: str, meeting: Path, source: Path | None, target: Pat
         load(source, state)
         executor.restore(state)
     save(target, 1, executor.tensors())
-    dist.destroy_process_group()
+    leave_together()
 
 
 def _whole(path: Path) -> dict[str, torch.Tensor]:
