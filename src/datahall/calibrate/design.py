@@ -15,11 +15,12 @@ from datahall.calibrate.published import PublishedRun
 from datahall.case.named_site import accelerator_of
 from datahall.compute.adapters import AdapterNumbers, trained_parameters
 from datahall.compute.counts import ShapeCounts, stack_counts
-from datahall.compute.memory import memory
 from datahall.compute.numbers import PlanNumbers, stack_plans
+from datahall.virtual.constants import expected
 from datahall.virtual.links import LinkRates
-from datahall.virtual.pricing import Setting, memory_habits, setting_of, stack_settings, step_inputs
-from datahall.virtual.step_time import StepSeconds, step_time
+from datahall.virtual.pricing import Setting, setting_of, stack_settings, step_inputs
+from datahall.virtual.step_time import StepInputs, StepSeconds, step_time
+from datahall.virtual.training import held_bytes
 
 Floats = NDArray[np.float64]
 
@@ -45,12 +46,11 @@ class Design:
 
     def steps(self, constants: Mapping[str, float]) -> StepSeconds:
         """Forecast of each variant, by component."""
-        known = step_inputs(self.counts, self.sequence, self.setting, constants, self.trainable_share, self.adapters)
-        return step_time(known, self.plans)
+        return step_time(self._inputs(constants), self.plans)
 
     def peak_bytes(self) -> Floats:
-        """Forecast peak memory of a device of each run; no constant is in it."""
-        return self.mean(memory(self.counts, self.sequence, self.plans, memory_habits(self.setting)).total)
+        """Forecast peak memory of a device of each run; no constant moves it."""
+        return self.mean(held_bytes(self._inputs(expected()), self.plans).total)
 
     def mean(self, values: Floats) -> Floats:
         """The weighted mean over each run's variants."""
@@ -62,6 +62,9 @@ class Design:
         np.minimum.at(low, self.owner, np.log(values))
         np.maximum.at(high, self.owner, np.log(values))
         return 0.5 * (high - low)
+
+    def _inputs(self, constants: Mapping[str, float]) -> StepInputs:
+        return step_inputs(self.counts, self.sequence, self.setting, constants, self.trainable_share, self.adapters)
 
 
 def design(runs: Sequence[PublishedRun]) -> Design:

@@ -24,7 +24,7 @@ Key = Callable[[PublishedRun], str]
 
 _COVERAGE = 0.90  # what the intervals say of themselves
 _FOLDS = 4
-DRAWS = 16  # of the rows that are shown: with four, half-width over median error is 2.5 to 3.3 by the draw
+_DRAWS = 16  # of the rows that are shown: with four, half-width over median error is 2.5 to 3.3 by the draw
 
 
 def group_of(run: PublishedRun) -> str:
@@ -125,7 +125,7 @@ def few_of(indices: Sequence[int], draw: int) -> list[int]:
 def ten_shot(
     runs: Sequence[PublishedRun], key: Key, factors: Mapping[str, float], start: Mapping[str, float] | None = None
 ) -> tuple[list[PublishedRun], Forecasts]:
-    """The other runs of each left-out part after at most ten of its rows were seen, in `DRAWS` draws of them."""
+    """The other runs of each left-out part after at most ten of its rows were seen, in `_DRAWS` draws of them."""
     judged: list[PublishedRun] = []
     parts: list[Forecasts] = []
     for name in dict.fromkeys(key(run) for run in runs):
@@ -133,7 +133,7 @@ def ten_shot(
         if len(inside) < 4:
             continue
         trained = trained_on([run for run in runs if key(run) != name], factors, start)
-        for draw in range(DRAWS):
+        for draw in range(_DRAWS):
             few = few_of(inside, draw)
             rest = [runs[index] for index in inside if index not in few]
             judged += rest

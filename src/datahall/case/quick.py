@@ -24,7 +24,6 @@ TOKENS_PER_PARAMETER = 20
 LONGEST_DEFAULT_SEQUENCE = 8192
 LARGEST_DEFAULT_BATCH_TOKENS = 16 * 2**20
 USUAL_LORA_RANK = 16
-_UNASKED = ("bf16", "fp16", "fp32")
 
 
 def from_model_and_site(
@@ -127,7 +126,7 @@ def check_precision(precision: str, site: Site, where: str = "") -> None:
     An empty one is the first of those that training takes unasked.
     """
     card = site.accelerator
-    wanted = precision or next((name for name in _UNASKED if name in card.peak_flops_per_s), "")
+    wanted = precision or next((name for name in compatibility.UNASKED if name in card.peak_flops_per_s), "")
     try:
         if card.architecture and wanted:
             compatibility.check(card.name, wanted, compatibility.framework_of(site.stack, card.kind))

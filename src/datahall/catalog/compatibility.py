@@ -14,8 +14,10 @@ from datahall.catalog import tables
 from datahall.catalog.accelerators import PRECISIONS, AcceleratorEntry, accelerator
 
 FRAMEWORKS = ("pytorch", "jax", "tensorflow")
+UNASKED = ("bf16", "fp16", "fp32")  # precisions that training takes unless it is told, the best first
+JAX_STACKS = r"maxtext|t5x|pathways|jax|pax|axlearn|easylm|levanter"
 _STACKS = (
-    ("jax", r"jax|maxtext|t5x|pathways|pax|axlearn|easylm|levanter"),
+    ("jax", JAX_STACKS),
     ("tensorflow", r"tensorflow|keras"),
     ("pytorch", "."),
 )

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from datahall.base.errors import Incompatible, NoPlan, UsageError
 from datahall.base.units import human, human_time
 from datahall.case.question import Case
+from datahall.catalog.compatibility import UNASKED
 from datahall.compute.plan import ComputePlan
 from datahall.decisions.choice import SAME_SHARE, preferred
 from datahall.decisions.plan import Plan
@@ -29,7 +30,6 @@ from datahall.virtual.training import RESTART_S
 from datahall.virtual.transferred import default_calibration
 
 GOALS = ("time", "cost", "energy")
-_TRAINING_PRECISIONS = ("bf16", "fp16", "fp32")
 _SMALL_SITE = 64
 _FROZEN_BYTES = 2  # of a parameter beside adapters
 _ENDLESS = 100.0  # a run that takes so many times its steps is not one that ends
@@ -135,7 +135,7 @@ def precision_of(case: Case) -> str:
                 hint=f"It has {', '.join(sorted(peaks))}.",
             )
         return wanted
-    for name in _TRAINING_PRECISIONS:
+    for name in UNASKED:
         if name in peaks:
             return name
     raise Incompatible(f"{accelerator.name} states no rate for bf16, fp16 or fp32.", where="site.accelerator")

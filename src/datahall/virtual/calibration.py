@@ -20,6 +20,8 @@ from datahall.virtual.habits import StackHabits
 from datahall.virtual.links import LinkRates
 from datahall.virtual.step_time import StepInputs
 
+# Metrics of a whole step or run: one width for all of them, where parts have their own.
+WHOLE = ("step_time", "total_time", "tokens_per_s", "mfu", "energy", "cost")
 # Best measured matrix product over the dense peak, median of the accelerators for which both are known.
 _REACHED_SHARES = {"bf16": 0.80, "fp16": 0.80, "fp8": 0.72, "fp4": 0.55}
 _LINK_SHARE = 0.8  # what collectives reach of a link's rate, in published collective timings

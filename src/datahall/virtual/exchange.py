@@ -188,12 +188,9 @@ def _state_s(
     forward = hidden_s(once * gathered, one.forward, habits.shard_exposed)
     again = np.where(zero >= 3, gathered, 0.0)  # stage 2 keeps what it gathered for the forward pass
     backward = hidden_s(again + once * reduced, one.backward, habits.shard_exposed)
-    shared = np.where(zero == 0, 0.0, trainable_share * gathered)
-    return (
-        np.where(sharded, forward + backward, 0.0),
-        across + np.where(sharded, 0.0, trainable_share * gathered - shared + reduced),
-        np.where(sharded, 0.0, shared),
-    )
+    returned = np.where(sharded, 0.0, trainable_share * gathered)  # new parameters, or an all-reduce's way back
+    summed = np.where(sharded, 0.0, reduced) + np.where(zero == 0, returned, 0.0)
+    return np.where(sharded, forward + backward, 0.0), across + summed, np.where(zero == 0, 0.0, returned)
 
 
 def _pipeline_s(

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
+from datahall.catalog.compatibility import JAX_STACKS
+
 
 @dataclass(frozen=True, slots=True)
 class StackTraits:
@@ -69,7 +71,7 @@ _STACKS: tuple[tuple[str, StackTraits], ...] = (
     (r"primus|mindspeed|megascale", replace(_CORE, family="megatron-core", fused_loss=0.0)),
     (r"megatron", _OLD_MEGATRON),
     (r"torchtitan", StackTraits("torchtitan", "compiled", local_batch_in_pipeline=True)),
-    (r"maxtext|t5x|pathways|jax|pax|axlearn|easylm|levanter", StackTraits("xla", "xla")),
+    (JAX_STACKS, StackTraits("xla", "xla")),
     (r"foundry|composer|mosaic", _FOUNDRY),
     (r"hai-llm|dualpipe", replace(_CORE, family="hai-llm", dual_pipe=1.0)),
     (r"llama3 4d|meta llama", replace(_TORCH, family="meta", recent_attention=0.5, overlap=0.3, interleaves=True)),

@@ -21,14 +21,13 @@ from datahall.catalog.calibrations import calibration
 from datahall.compute.adapters import adapters_of
 from datahall.compute.counts import ShapeCounts
 from datahall.compute.plan import ComputePlan
-from datahall.virtual.calibration import Calibration, Uncalibrated, adapter_numbers, trainable_share
+from datahall.virtual.calibration import WHOLE, Calibration, Uncalibrated, adapter_numbers, trainable_share
 from datahall.virtual.links import LinkRates
 from datahall.virtual.pricing import setting_of, step_inputs
 from datahall.virtual.step_time import StepInputs
 from datahall.virtual.traits import StackTraits, traits_of
 
 ADAPTERS_LOG_SD = 0.45  # of a step that trains adapters beside a frozen model: no such run is fitted; six were scored
-_WHOLE = {"step_time", "tokens_per_s", "mfu", "total_time", "energy", "cost"}
 _NEW_ACCELERATOR_WIDER = 1.3  # of which no published run was fitted, under a stack that is not stated either
 _NEW_MAKER_WIDER = 2.0  # the same, of a maker without any fitted run
 _PARTS_WIDER = 2.0  # times the width of the whole: published runs say little about their parts
@@ -72,7 +71,7 @@ class Transferred:
         """From left-out published runs; parts of a step are twice as uncertain as the whole."""
         if component == "peak_memory":
             return _MEMORY
-        half = self.half_width * (1.0 if component in _WHOLE else _PARTS_WIDER)
+        half = self.half_width * (1.0 if component in WHOLE else _PARTS_WIDER)
         return math.exp(-half), math.exp(half)
 
 

@@ -13,13 +13,12 @@ from datahall.base.label import Label
 from datahall.case.question import Case
 from datahall.compute.numbers import PlanNumbers
 from datahall.compute.plan import ComputePlan
-from datahall.virtual.calibration import Calibration
+from datahall.virtual.calibration import WHOLE, Calibration
 from datahall.virtual.step_time import StepInputs, StepSeconds, step_time
 
 # Of the shipped runs on several nodes of GPUs that state their network, four groups have the usual one, vtrain-multi
 # half of it, MaxText on H100 and BLOOM a quarter; none has more.
 _POOR = 0.25
-_WHOLE: tuple[str, ...] = ("step_time", "total_time", "tokens_per_s", "mfu", "energy", "cost")
 NETWORK_NOTE = (
     "Nobody stated the network between nodes: the forecast has the usual one, and its interval reaches to a quarter of"
     " that rate (`site.link`)."
@@ -63,7 +62,7 @@ def unsure_of_network(
         return calibration
     links = replace(inputs.links, out_bytes_per_s=_POOR * inputs.links.out_bytes_per_s)
     poor = step_time(replace(inputs, links=links), PlanNumbers.of(plan))
-    longer: dict[str, float] = dict.fromkeys(_WHOLE, math.log(float(poor.total) / float(seconds.total)))
+    longer: dict[str, float] = dict.fromkeys(WHOLE, math.log(float(poor.total) / float(seconds.total)))
     if float(seconds.transfer) > 0:
         longer["transfer"] = math.log(float(poor.transfer) / float(seconds.transfer))
     return Unsure(calibration, longer)
