@@ -12,6 +12,7 @@ import click
 
 from datahall.base.whole_file import write_text
 from datahall.decisions.proposal import Proposal, load_proposal
+from datahall.ui.export_devices import check_torchrun, device_remarks
 from datahall.ui.export_engines import (
     deepspeed_config,
     deepspeed_remarks,
@@ -76,7 +77,7 @@ def _remarks(proposal: Proposal, engine: str, target: str) -> list[str]:
     found = _REMARKS[engine](proposal) if engine in _REMARKS else []
     if engine == "deepspeed" and target == "kubernetes":
         found.append("deepspeed.json has to lie in the image, where train.py starts.")
-    return found
+    return found + device_remarks(proposal.case.site.accelerator, target)
 
 
 def _scheduled(proposal: Proposal, request: Request, started: Started, target: str) -> dict[str, str]:
@@ -84,6 +85,7 @@ def _scheduled(proposal: Proposal, request: Request, started: Started, target: s
         return {"job.sbatch": slurm_script(proposal, request, started)}
     if target == "kubernetes":
         return {"jobset.yaml": jobset_manifest(proposal, request, started)}
+    check_torchrun(proposal.case.site.accelerator)
     return {"run.sh": torchrun_script(proposal, request, started)}
 
 

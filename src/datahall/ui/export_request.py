@@ -33,7 +33,6 @@ class Request:
     median_s: float
     host_memory_bytes: int
     device_memory_bytes: int
-    accelerated: bool
 
     @property
     def devices(self) -> int:
@@ -61,7 +60,6 @@ def request_of(proposal: Proposal) -> Request:
         median_s=total.value,
         host_memory_bytes=math.ceil(per_node * host_per_process),
         device_memory_bytes=math.ceil(percentile_90(memory)),
-        accelerated=accelerated,
     )
 
 

@@ -15,20 +15,11 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from datahall.base.units import human, human_time
-from datahall.case.site import Accelerator
 from datahall.decisions.proposal import Proposal
+from datahall.ui.export_devices import kubernetes_devices, node_selector, one_process_a_host, slurm_devices
 from datahall.ui.export_request import Request
 
 _PORT = 29500
-_RESOURCE = {  # what the makers' device plugins call one device
-    ("nvidia", "gpu"): "nvidia.com/gpu",
-    ("amd", "gpu"): "amd.com/gpu",
-    ("google", "tpu"): "google.com/tpu",
-    ("intel", "gpu"): "gpu.intel.com/xe",
-    ("intel", "other"): "habana.ai/gaudi",
-    ("aws", "other"): "aws.amazon.com/neuron",
-    ("huawei", "other"): "huawei.com/Ascend910",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,19 +39,19 @@ def torchrun_script(proposal: Proposal, request: Request, started: Started) -> s
         f"# Start it on each of the {request.nodes} node(s), HEAD being the name of the first.",
         "set -eu",
         *_exports(proposal, started),
-        "exec " + _launched(request, started.command, '"${HEAD:-localhost}"', _name(proposal)),
+        "exec " + _launched(proposal, request, started.command, '"${HEAD:-localhost}"', _name(proposal)),
     ]
     return "\n".join(lines) + "\n"
 
 
 def slurm_script(proposal: Proposal, request: Request, started: Started) -> str:
-    """An sbatch script: one task a node, which starts one process a device."""
+    """An sbatch script: one task a node, which starts one process a device (on TPUs it has them all)."""
     directives = [
         f"--job-name={_name(proposal)}",
         f"--nodes={request.nodes}",
         "--ntasks-per-node=1",
         f"--cpus-per-task={request.cores_per_node}",
-        *([f"--gpus-per-node={request.devices_per_node}"] if request.accelerated else []),
+        *slurm_devices(proposal.case.site.accelerator, request.devices_per_node),
         f"--mem={-(-request.host_memory_bytes // 2**20)}M",
         f"--time={slurm_time(request.time_s)}",
         "--requeue",
@@ -76,7 +67,7 @@ def slurm_script(proposal: Proposal, request: Request, started: Started) -> str:
         *_exports(proposal, started),
         # since Slurm 22.05 srun takes one core a task unless it is told again
         f"srun --cpus-per-task={request.cores_per_node} --kill-on-bad-exit=1 "
-        + _launched(request, started.command, '"$HEAD"', '"$SLURM_JOB_ID"'),
+        + _launched(proposal, request, started.command, '"$HEAD"', '"$SLURM_JOB_ID"'),
     ]
     return "\n".join(lines) + "\n"
 
@@ -84,9 +75,11 @@ def slurm_script(proposal: Proposal, request: Request, started: Started) -> str:
 def jobset_manifest(proposal: Proposal, request: Request, started: Started) -> str:
     """A JobSet (jobset.x-k8s.io/v1alpha2) that Kueue admits as a gang, as YAML text."""
     name = _name(proposal)
-    words = shlex.split(_launched(request, started.command, f"{name}-workers-0-0.{name}", name))
+    words = shlex.split(_launched(proposal, request, started.command, f"{name}-workers-0-0.{name}", name))
+    selector = node_selector(proposal.case.site.accelerator)
     pod = {
         "restartPolicy": "Never",
+        **({"nodeSelector": dict(selector)} if selector else {}),
         "containers": [_container(proposal, request, words, _environment(proposal, started))],
         "volumes": [{"name": "shared-memory", "emptyDir": {"medium": "Memory"}}],
     }
@@ -142,8 +135,7 @@ def _container(
     proposal: Proposal, request: Request, words: list[str], environment: Mapping[str, str]
 ) -> dict[str, object]:
     resources = {"cpu": str(request.cores_per_node), "memory": f"{-(-request.host_memory_bytes // 2**20)}Mi"}
-    if request.accelerated:
-        resources[_resource(proposal.case.site.accelerator)] = str(request.devices_per_node)
+    resources |= kubernetes_devices(proposal.case.site.accelerator, request.devices_per_node)
     return {
         "name": "train",
         "image": "IMAGE",
@@ -155,7 +147,9 @@ def _container(
     }
 
 
-def _launched(request: Request, command: list[str], head: str, run: str) -> str:
+def _launched(proposal: Proposal, request: Request, command: list[str], head: str, run: str) -> str:
+    if one_process_a_host(proposal.case.site.accelerator):
+        return " ".join(["python", *command])
     start = [
         "torchrun",
         f"--nnodes={request.nodes}",
@@ -172,11 +166,6 @@ def _name(proposal: Proposal) -> str:
     """A name that Slurm takes and that Kubernetes takes for a service: letters, digits and dashes, a letter first."""
     kept = "-".join(re.findall(r"[a-z0-9]+", proposal.case.name.lower()))[:40].strip("-")
     return kept if kept[:1].isalpha() else f"datahall-{kept}".rstrip("-")
-
-
-def _resource(accelerator: Accelerator) -> str:
-    vendor, kind = accelerator.vendor.lower(), accelerator.kind
-    return _RESOURCE.get((vendor, kind), f"{vendor or 'vendor'}.com/{kind}")
 
 
 def _yaml(document: dict[str, Any]) -> str:

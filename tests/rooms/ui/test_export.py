@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import stat
 import subprocess
@@ -19,6 +20,7 @@ from datahall.base.errors import Incompatible
 from datahall.base.label import Label
 from datahall.base.metric import Metric
 from datahall.case import from_model_and_site
+from datahall.case.named_site import site_from_text
 from datahall.compute.plan import ComputePlan
 from datahall.decisions.proposal import Proposal
 from datahall.search.rank import search
@@ -231,11 +233,74 @@ def test_megatron_trains_the_model_that_was_forecast(make_proposal: Make) -> Non
         exported(odd, "megatron")
 
 
+def on_site(made: Proposal, site: str) -> Proposal:
+    """The same plan on devices of the catalogue's `site`."""
+    elsewhere, _ = site_from_text(site)
+    card = elsewhere.accelerator
+    return replace(made, case=replace(made.case, site=replace(made.case.site, accelerator=card)))
+
+
+@pytest.mark.parametrize(
+    ("site", "asked", "resource"),
+    [
+        ("8xA40", "--gpus-per-node=8", "nvidia.com/gpu"),
+        ("8xMI300X", "--gpus-per-node=8", "amd.com/gpu"),
+        ("8xGaudi3", "--gpus-per-node=8", "habana.ai/gaudi"),
+        ("8xTPU-v6e", "--gres=tpu:8", "google.com/tpu"),
+        ("16xTrainium2", "--exclusive", "aws.amazon.com/neuron"),
+        ("8xAscend-910B", "--gres=npu:8", "huawei.com/Ascend910"),
+        ("Xeon-8480-2S", "", ""),
+    ],
+)
+def test_each_maker_s_devices_are_asked_for_by_their_name(
+    make_proposal: Make, site: str, asked: str, resource: str
+) -> None:
+    made = on_site(make_proposal(ComputePlan(data=8)), site)
+    script = exported(made, "slurm")["job.sbatch"]
+    directives = [line.removeprefix("#SBATCH ") for line in script.splitlines() if line.startswith("#SBATCH")]
+    assert [line for line in directives if re.match("--g(pus|res)|--exclusive", line)] == [asked] * bool(asked)
+    pod = YAML(typ="safe").load(exported(made, "kubernetes")["jobset.yaml"])["spec"]["replicatedJobs"][0]
+    limits = pod["template"]["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]
+    assert {name: count for name, count in limits.items() if name not in ("cpu", "memory")} == (
+        {resource: "8"} if resource else {}
+    )
+
+
+def test_devices_that_slurm_has_no_name_for_are_left_to_the_user(make_proposal: Make) -> None:
+    made = make_proposal(ComputePlan(data=8))
+    card = replace(made.case.site.accelerator, name="own chip", kind="other", vendor="")
+    script = exported(replace(made, case=replace(made.case, site=replace(made.case.site, accelerator=card))), "slurm")
+    assert "#SBATCH --gres=DEVICE:8" in script["job.sbatch"]
+    assert "# DEVICE is what your Slurm calls" in script["job.sbatch"]
+
+
+def test_on_tpus_one_process_a_host_has_all_its_devices(make_proposal: Make) -> None:
+    made = on_site(make_proposal(ComputePlan(data=8)), "8xTPU-v6e")
+    script = exported(made, "slurm")["job.sbatch"]
+    assert "torchrun" not in script
+    assert re.search(r"^srun .* python train\.py --data=8", script, re.MULTILINE)
+    manifest = exported(made, "kubernetes")["jobset.yaml"]
+    pod = YAML(typ="safe").load(manifest)["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+    assert pod["containers"][0]["command"][:2] == ["python", "train.py"]
+    assert set(pod["nodeSelector"]) == {
+        "cloud.google.com/gke-tpu-accelerator",
+        "cloud.google.com/gke-tpu-topology",
+    }
+    assert "# TPU and TOPOLOGY are" in manifest
+    with pytest.raises(Incompatible, match="one process a host"):
+        exported(made, "torchrun")
+
+
+def test_a_chip_of_several_cores_is_said(make_proposal: Make) -> None:
+    made = on_site(make_proposal(ComputePlan(data=8)), "16xTrainium2")
+    for target, file in (("torchrun", "run.sh"), ("slurm", "job.sbatch"), ("kubernetes", "jobset.yaml")):
+        assert "one process a NeuronCore" in exported(made, target)[file]
+    assert "NeuronCore" not in exported(make_proposal(PLAN), "slurm")["job.sbatch"]
+
+
 @pytest.mark.parametrize("engine", ["torchtitan", "megatron", "deepspeed"])
 def test_engines_for_gpus_are_not_told_to_run_on_tpus(make_proposal: Make, engine: str) -> None:
-    made = make_proposal(ComputePlan(data=8))
-    card = replace(made.case.site.accelerator, name="TPU-v5p", kind="tpu", vendor="Google")
-    elsewhere = replace(made, case=replace(made.case, site=replace(made.case.site, accelerator=card)))
+    elsewhere = on_site(make_proposal(ComputePlan(data=8)), "8xTPU-v5p")
     with pytest.raises(Incompatible, match="TPU"):
         exported(elsewhere, engine)
     assert "google.com/tpu" in exported(elsewhere, "kubernetes")["jobset.yaml"]
