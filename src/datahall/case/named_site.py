@@ -46,6 +46,11 @@ def is_counted(text: str) -> bool:
     return _COUNTED.fullmatch(text) is not None
 
 
+def is_file(text: str) -> bool:
+    """Whether `text` is the path of a site's file, which `site_file` reads, and no name."""
+    return text.strip().endswith((".yaml", ".yml"))
+
+
 def named_site(name: str, nodes: int | None = None) -> tuple[Site, Mapping[str, str]]:
     """The catalogue's site `name` with `nodes` nodes (None: as many as the catalogue says)."""
     entry = sites.site(name)

@@ -15,7 +15,7 @@ from datahall.base.label import Label
 from datahall.case import hf
 from datahall.case.model import ModelShape
 from datahall.case.named_model import sequence_of, shape_of
-from datahall.case.named_site import site_from_text
+from datahall.case.named_site import is_file, site_from_text
 from datahall.case.question import Case, Goal, Training
 from datahall.case.site import Site
 from datahall.catalog import compatibility
@@ -144,7 +144,7 @@ def labels(site: Site, why: Mapping[str, str]) -> Mapping[str, Label]:
 
 
 def _site_from_text(text: str) -> tuple[Site, Mapping[str, str]]:
-    if text != "local" and not text.endswith((".yaml", ".yml")):
+    if text != "local" and not is_file(text):
         return site_from_text(text)
     from datahall.case import local, site_file  # only here: they need a YAML reader, which takes time to import
 

@@ -55,10 +55,10 @@ def read_site(path: Path) -> Site:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise CaseError(
-            f"the site cannot be read: {reason}.", where=str(path), hint="Write one with `datahall probe`."
-        ) from error
+        missing = isinstance(error, FileNotFoundError)
+        reason = "there is no such file" if missing else getattr(error, "strerror", None) or "it is not UTF-8 text"
+        hint = f'Write it with `datahall probe --out {path}`, or name a site like "8xA40".'
+        raise CaseError(f"the site cannot be read: {reason}.", where=str(path), hint=hint) from error
     return site_from_yaml(text, str(path))
 
 

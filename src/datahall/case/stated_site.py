@@ -23,6 +23,7 @@ from datahall.case.named_site import (
     counted_site,
     disk_of,
     is_counted,
+    is_file,
     named_site,
     site_from_text,
     with_nodes,
@@ -40,21 +41,23 @@ def site_of(data: Any, document: Document, folder: Path) -> SitePair:
     `folder` is where relative paths start.  Raises CaseError or UnknownName with the line.
     """
     if isinstance(data, str):
-        return _word(data, document)
+        return _word(data, document, folder)
     form = check(SiteForm, data, document, ("site",))
     _one_origin(form, document)
     if form.catalog:
-        site, why = _at(document, ("site", "catalog"), lambda: _catalogue_site(form))
+        site, why = _at(document, ("site", "catalog"), lambda: _catalogue_site(form, folder))
     elif form.file:
-        site, why = _at(document, ("site", "file"), lambda: _file_site(form, folder))
+        site, why = _at(document, ("site", "file"), lambda: _file_site(form.file, form.nodes, folder))
     else:
         site, why = _inline(form, document)
     return _override(site, why, form, document)
 
 
-def _word(text: str, document: Document) -> SitePair:
+def _word(text: str, document: Document, folder: Path) -> SitePair:
     if text == "local":
         return local.local_site()
+    if is_file(text):
+        return _at(document, ("site",), lambda: _file_site(text, None, folder))
     return _at(document, ("site",), lambda: site_from_text(text))
 
 
@@ -69,9 +72,11 @@ def _one_origin(form: SiteForm, document: Document) -> None:
         )
 
 
-def _catalogue_site(form: SiteForm) -> SitePair:
+def _catalogue_site(form: SiteForm, folder: Path) -> SitePair:
     if form.catalog == "local":
         return local.local_site()
+    if is_file(form.catalog):  # a word that a setting reached into
+        return _file_site(form.catalog, form.nodes, folder)
     if form.nodes is None:
         return site_from_text(form.catalog)
     if is_counted(form.catalog):
@@ -80,9 +85,9 @@ def _catalogue_site(form: SiteForm) -> SitePair:
     return named_site(form.catalog, nodes=form.nodes)
 
 
-def _file_site(form: SiteForm, folder: Path) -> SitePair:
-    site = site_file.read_site(folder / Path(form.file).expanduser())
-    return (with_nodes(site, form.nodes) if form.nodes else site), {}
+def _file_site(path: str, nodes: int | None, folder: Path) -> SitePair:
+    site = site_file.read_site(folder / Path(path.strip()).expanduser())
+    return (with_nodes(site, nodes) if nodes else site), {}
 
 
 def _inline(form: SiteForm, document: Document) -> SitePair:

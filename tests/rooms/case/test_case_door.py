@@ -201,6 +201,18 @@ def test_a_quick_case_takes_a_site_file_or_this_machine(tmp_path: Path, monkeypa
     assert from_model_and_site("gpt2", "local").site.name == "4xA10"
 
 
+def test_a_word_that_is_a_site_file_is_read(tmp_path: Path) -> None:
+    site, _ = site_from_text("4xA10")
+    write_site(site, tmp_path / "mine.yaml")
+    text = "model: gpt2\napplication: {kind: training}\nsite: mine.yaml\n"
+    assert loads(text, folder=tmp_path).site == site
+    assert loads(text, ["site.nodes=2"], folder=tmp_path).site.devices == 8
+    for sets in ([], ["site.nodes=2"]):
+        with pytest.raises(CaseError, match=r"none\.yaml: .*no such file.*datahall probe --out") as missing:
+            loads(text.replace("mine", "none"), sets, folder=tmp_path)
+        assert "accelerator" not in str(missing.value)
+
+
 def test_an_alias_bomb_is_refused() -> None:
     bomb = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
         f"{new}: &{new} [{','.join(['*' + old] * 10)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)

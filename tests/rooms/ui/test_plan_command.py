@@ -96,6 +96,7 @@ def test_a_case_file_does_what_its_parts_do(tmp_path: Path) -> None:
         ),
         (("--model", "lama", "--site", "8xA40"), 2, "lama"),
         (("--model", "llama-3.1-8b", "--site", "8xA41"), 2, "A41"),
+        (("--model", "llama-3.1-8b", "--site", "none.yaml"), 2, "none.yaml: the site cannot be read: there is no such"),
         ((*SITE, "--set", "application.tokns=3"), 2, "tokns"),
         ((*SITE, "--set", "goal.deadline=soon"), 2, "soon"),
         ((*SITE, "--set", "application.precision=fp8"), 2, "A40 does not compute in fp8"),
