@@ -39,7 +39,7 @@ from datahall.case.stated_site import site_of
 
 NOT_YET = ("serving", "cluster", "stages")
 _KEPT = (
-    "optimiser", "engine", "entry", "dataset", "seed", "lora_alpha", "lora_targets", "weights", "lossy_checkpoint",
+    "optimiser", "engine", "entry", "dataset", "seed", "lora_targets", "weights", "lossy_checkpoint",
 )  # fmt: skip
 
 
@@ -179,7 +179,8 @@ def _training(
     if form.lora_rank:
         why.pop("application.lora_rank", None)
     kept = {name: getattr(form, name) for name in _KEPT}
-    return dataclasses.replace(training, lora_rank=form.lora_rank or training.lora_rank, **kept), why
+    rank, alpha = form.lora_rank or training.lora_rank, form.lora_alpha or 0
+    return dataclasses.replace(training, lora_rank=rank, lora_alpha=alpha, **kept), why
 
 
 def _data(form: DataForm | None, model: ModelShape, document: Document, folder: Path) -> Data | None:
@@ -232,6 +233,12 @@ def _check_method(form: TrainingForm, model: ModelShape, document: Document) -> 
     for key in ("lora_rank", "lora_alpha"):
         if getattr(form, key) and form.method != "lora":
             raise CaseError(f"application.{key} needs LoRA.", where=where, hint='Write "method: lora".')
+        if getattr(form, key) == 0:  # PEFT refuses a rank of 0 too; left out, each has a usual value
+            raise CaseError(
+                f"application.{key} is 0: such adapters add nothing to the model.",
+                where=document.where(("application", key)),
+                hint='Write "method: full" to train everything, a number from 1, or leave it out for the usual one.',
+            )
     if form.lora_targets == "all" and model.experts:
         raise CaseError(
             "adapters beside every matrix are not counted for mixtures of experts.",

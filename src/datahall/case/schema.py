@@ -192,8 +192,8 @@ class TrainingForm(Form):
     precision: Precision = ""
     optimiser: Literal["adamw", "adam", "sgd", "adafactor"] = "adamw"
     method: Literal["full", "lora"] = "full"
-    lora_rank: Whole = 0
-    lora_alpha: Whole = 0
+    lora_rank: Whole | None = None
+    lora_alpha: Whole | None = None
     lora_targets: Literal["attention", "all"] = "attention"
     weights: str = ""
     lossy_checkpoint: Literal["", "bf16", "int8"] = ""

@@ -249,6 +249,15 @@ def test_a_setting_reaches_into_a_site_that_is_named_by_a_word() -> None:
         loads(text, ["site.link=400 GB/s"])
 
 
+@pytest.mark.parametrize("key", ["lora_rank", "lora_alpha"])
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_adapters_of_nothing_are_refused_and_unstated_ones_usual(key: str, method: str) -> None:
+    text = f"model: gpt2\napplication: {{kind: fine-tuning, tokens: 1e8, method: {method}}}\nsite: 8xA40\n"
+    assert loads(text).application.lora_rank == (16 if method == "lora" else 0)
+    with pytest.raises(CaseError, match=rf"application\.{key} is 0.*method: full.*leave it out"):
+        loads(text, [f"application.{key}=0"])
+
+
 def test_two_of_a_rack_are_two_racks() -> None:
     assert site_from_text("2xgb200-nvl72")[0].devices == 144
     assert site_from_text("2xgb200-nvl72")[0].name == "2xgb200-nvl72"
