@@ -121,15 +121,17 @@ def training_defaults(
 
 
 def check_precision(precision: str, site: Site, where: str = "") -> None:
-    """Raise Incompatible, at `where`, if the site's accelerator does not compute in `precision` under the site's stack.
+    """Raise Incompatible, at `where`, if the site's stack does not train in `precision` on the site's accelerator.
 
     An empty one is the first of those that training takes unasked.
     """
     card = site.accelerator
     wanted = precision or next((name for name in compatibility.UNASKED if name in card.peak_flops_per_s), "")
+    framework = compatibility.framework_of(site.stack, card.kind)
     try:
+        compatibility.check_trained(wanted, framework)
         if card.architecture and wanted:
-            compatibility.check(card.name, wanted, compatibility.framework_of(site.stack, card.kind))
+            compatibility.check(card.name, wanted, framework)
     except UsageError as error:
         raise Incompatible(error.what, where=where, hint=error.hint) from error
     if precision and precision not in card.peak_flops_per_s:

@@ -14,6 +14,7 @@ from datahall.catalog import tables
 from datahall.catalog.accelerators import PRECISIONS, AcceleratorEntry, accelerator
 
 FRAMEWORKS = ("pytorch", "jax", "tensorflow")
+_INT8_TRAINERS = ("jax",)  # AQT and Qwix, which MaxText trains with; torchao's int8 training is a prototype
 UNASKED = ("bf16", "fp16", "fp32")  # precisions that training takes unless it is told, the best first
 JAX_STACKS = r"maxtext|t5x|pathways|jax|pax|axlearn|easylm|levanter"
 _STACKS = (
@@ -50,6 +51,18 @@ def check(accelerator_name: str, precision: str, framework: str = "pytorch") -> 
     raise Incompatible(
         f"{entry.name} does not compute in {precision} with {framework}: {reason}.", hint=f"It has {usable}."
     )
+
+
+def check_trained(precision: str, framework: str) -> None:
+    """Return if trainers of `framework` train in `precision` where the accelerator computes in it; else Incompatible.
+
+    Products in int8 are what inference has them for: gradients do not survive it without work of their own.
+    """
+    if precision == "int8" and framework not in _INT8_TRAINERS:
+        raise Incompatible(
+            f"nothing that is forecast here trains in int8 with {framework}: int8 is for inference.",
+            hint="Write bf16, or fp8 where the accelerator has it; JAX trains in int8 (AQT): `site.stack: MaxText`.",
+        )
 
 
 def works(accelerator_name: str, precision: str, framework: str = "pytorch") -> bool:

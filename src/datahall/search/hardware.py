@@ -11,6 +11,7 @@ from dataclasses import replace
 from datahall.base.errors import DatahallError, NoPlan
 from datahall.case.named_site import site_from_text
 from datahall.case.question import Case
+from datahall.case.quick import check_precision
 from datahall.case.site import Site
 from datahall.catalog import accelerators
 from datahall.search.ask import Offer, offer_on
@@ -34,7 +35,9 @@ def catalogue_sites(case: Case) -> tuple[list[Sequence[Site]], int]:
             refused += 1
             continue
         try:
-            sites.append([site_from_text(f"{count * case.site.devices}x{name}")[0] for count in times])
+            sizes = [site_from_text(f"{count * case.site.devices}x{name}")[0] for count in times]
+            check_precision(case.application.precision, sizes[0])
+            sites.append(sizes)
         except DatahallError:
             refused += 1
     return sites, refused

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from datahall.base.errors import Incompatible, NoPlan, UsageError
 from datahall.base.units import human, human_time
 from datahall.case.question import Case
-from datahall.catalog.compatibility import UNASKED
+from datahall.catalog.compatibility import UNASKED, check_trained, framework_of
 from datahall.compute.plan import ComputePlan
 from datahall.decisions.choice import SAME_SHARE, preferred
 from datahall.decisions.plan import Plan
@@ -134,6 +134,7 @@ def precision_of(case: Case) -> str:
                 where="application.precision",
                 hint=f"It has {', '.join(sorted(peaks))}.",
             )
+        check_trained(wanted, framework_of(case.site.stack, accelerator.kind))
         return wanted
     for name in UNASKED:
         if name in peaks:

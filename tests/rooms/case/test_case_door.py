@@ -249,6 +249,18 @@ def test_a_setting_reaches_into_a_site_that_is_named_by_a_word() -> None:
         loads(text, ["site.link=400 GB/s"])
 
 
+def test_int8_is_trained_in_only_where_a_framework_does() -> None:
+    """MaxText trains with products in int8 (AQT); torchao's is a prototype, and inference is no training."""
+    text = "model: gpt2\napplication: {kind: training, precision: int8}\nsite: {catalog: SITE}\n"
+    for site in ("8xA100-80GB-SXM", "8xMI300X", "8xH100-SXM, stack: TensorFlow"):
+        with pytest.raises(Incompatible, match=r"case:2.*int8 is for inference.*bf16"):
+            loads(text.replace("SITE", site))
+    with pytest.raises(Incompatible, match="int8 is for inference"):
+        from_model_and_site("gpt2", "8xA40", precision="int8")
+    for site in ("8xTPU-v5e", "8xH100-SXM, stack: MaxText"):
+        assert loads(text.replace("SITE", site)).application.precision == "int8"
+
+
 @pytest.mark.parametrize("key", ["lora_rank", "lora_alpha"])
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_adapters_of_nothing_are_refused_and_unstated_ones_usual(key: str, method: str) -> None:

@@ -13,7 +13,7 @@ from datahall.case.named_site import site_from_text, with_nodes
 from datahall.case.question import Case, Goal
 from datahall.case.site import Site
 from datahall.search.ask import checkpoint_interval, link_enough, offer_on, smallest_site, sure_site
-from datahall.search.hardware import best_sites
+from datahall.search.hardware import best_sites, catalogue_sites
 from datahall.search.rank import search
 from datahall.virtual.calibration import Uncalibrated
 from datahall.virtual.failures import wall_over_work
@@ -55,6 +55,16 @@ def test_a_deadline_can_be_too_short() -> None:
     case = from_model_and_site("llama-3.1-8b", "8xA40", tokens=15e9)
     with pytest.raises(NoPlan, match="not even"):
         smallest_site(replace(case, goal=Goal(deadline_s=30.0)), Uncalibrated())
+
+
+def test_hardware_whose_framework_does_not_train_in_the_precision_is_not_tried() -> None:
+    case = from_model_and_site("gpt2", "8xTPU-v5e", precision="int8")
+    sites, refused = catalogue_sites(case)
+    assert {sizes[0].accelerator.kind for sizes in sites} == {"tpu"}
+    assert refused > 40
+    gpu = replace(case, site=site_from_text("8xH100-SXM")[0])
+    with pytest.raises(Incompatible, match="int8 is for inference"):
+        search(gpu, Uncalibrated())
 
 
 def test_sites_are_ordered_by_the_goal_and_kept_within_the_budget() -> None:
