@@ -82,9 +82,9 @@ def read_rows(path: Path) -> tuple[Mapping[str, str], ...]:
     """The rows of a CSV file as text; UsageError where it cannot be read or lacks the columns."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = tuple(
-                {str(name).strip().lower(): text for name, text in row.items() if name} for row in csv.DictReader(file)
-            )
+            reader = csv.DictReader(file)
+            _check_columns(reader.fieldnames or (), path)
+            rows = tuple({str(name).strip().lower(): text for name, text in row.items() if name} for row in reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         saved = "Save it as CSV in UTF-8." if isinstance(error, UnicodeDecodeError) else ""
         raise UsageError(f"this file of measurements cannot be read: {error}.", where=str(path), hint=saved) from error
@@ -94,6 +94,21 @@ def read_rows(path: Path) -> tuple[Mapping[str, str], ...]:
     if lacking := _COLUMNS - set(rows[0]):
         raise UsageError(f"this file lacks the columns {', '.join(sorted(lacking))}.", where=str(path), hint=hint)
     return rows
+
+
+def _check_columns(names: Sequence[str], path: Path) -> None:
+    """Refuse a column that stands twice: a row has one value of each, and the last would hide the others."""
+    places: dict[str, list[int]] = {}
+    for place, name in enumerate(names, start=1):
+        places.setdefault(name.strip().lower(), []).append(place)
+    for name, found in places.items():
+        if name and len(found) > 1:
+            which = ", ".join(map(str, found))
+            raise UsageError(
+                f"the column {name} stands {len(found)} times (columns {which}), and a row can have only one of them.",
+                where=f"{path}:1",
+                hint="Keep the right one, or give the others names of their own.",
+            )
 
 
 def read_runs(rows: Sequence[Mapping[str, str]]) -> tuple[list[PublishedRun], list[Refusal]]:

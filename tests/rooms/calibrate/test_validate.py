@@ -198,6 +198,18 @@ def test_a_file_without_rows_is_told_from_one_without_columns(tmp_path: Path, te
     assert said in str(refused.value)
 
 
+@pytest.mark.parametrize("again", ["tp", " TP "])
+def test_a_column_that_stands_twice_is_refused(tmp_path: Path, again: str) -> None:
+    """The last one was taken, and nobody was told."""
+    file = tmp_path / "some.csv"
+    file.write_text(f"model,tp,accelerator,n_devices,,{again},\ngpt2,1,A100,8,,8,\n")
+    with pytest.raises(UsageError, match=r"the column tp stands 2 times \(columns 2, 6\)") as refused:
+        read_rows(file)
+    assert refused.value.where == f"{file}:1"
+    file.write_text("model,tp,accelerator,n_devices,,,\ngpt2,1,A100,8,,,\n")
+    assert read_rows(file)[0]["tp"] == "1"  # columns without a name are of no one's
+
+
 def test_a_split_that_cannot_hold_the_model_is_refused_unless_the_host_or_more_ranks_do() -> None:
     [row] = [row for row in shipped_rows("maxtext") if row["model"] == "Llama-3.1-405B" and "v6e" in row["accelerator"]]
     assert 0.98 * accelerator_described("TPU v6e").memory_bytes < 2 * 126 * 8192 * 16384  # layers' inputs alone
