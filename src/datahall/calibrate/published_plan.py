@@ -18,6 +18,12 @@ from datahall.case.model import ModelShape
 from datahall.compute.plan import ComputePlan
 from datahall.virtual.traits import StackTraits, recompute_of
 
+_ZERO_STAGE = r"zero[-_ (:=]*(?:stage)?[-_ :=]*([0-3])(?!\d)"
+_UNSHARDED = r"(?:no|not|non|without)[-_ ]+(?:zero|[fh]sdp|shard\w*)|unsharded"
+_MEANT_SHARDED = (  # what says so of itself; other words ("ddp", "data parallel") are copies
+    r"\bzero(?!.?bubble)|sdp\d?\b|\bmics\b|\bshard(?:ed|ing)?\W+(?:dp|data|opt|grad|param|weight|state)"
+    r"|(?:optim\w*|grad\w*|param\w*|weights?|states?)\W+(?:are )?shard"
+)
 _MOST_TOKENS = 1e9  # of one step: several times the largest batch that anybody trains with
 
 
@@ -34,7 +40,7 @@ def variants_of(
 ) -> tuple[Variant, ...]:
     """The readings of a row's plan; UsageError where it states an impossible one."""
     degrees = _degrees(cells, shape, devices, traits)
-    zero, shard_group = _sharding(cells.text("sharding") or cells.text("framework"), figures, degrees["tensor"])
+    zero, shard_group = _sharding(cells, figures, degrees["tensor"])
     data, pipeline = degrees["data"], degrees["pipeline"]
     known = ComputePlan(
         **degrees,
@@ -88,16 +94,22 @@ def _check_data(cells: Cells, data: int, expert: int, others: str, devices: int)
         raise UsageError(f"dp {stated} with {others} does not fill {devices} devices, which leave {data} for it.")
 
 
-def _sharding(text: str, figures: LinkFigures, tensor: int) -> tuple[int, int]:
-    """The ZeRO stage and the devices that share one copy (0: all of them)."""
-    low = text.lower()
+def _sharding(cells: Cells, figures: LinkFigures, tensor: int) -> tuple[int, int]:
+    """The ZeRO stage and the devices that share one copy (0: all of them), which the framework may name instead.
+
+    UsageError where a row means a sharding that is none of those known.
+    """
+    stated = cells.text("sharding")
+    low = (stated or cells.text("framework")).lower()
+    if re.fullmatch(_UNSHARDED, low):
+        return 0, 0
     if "2d" in low or "within slice" in low:
         return 3, max(1, figures.domain // tensor)
     if "in node" in low:
         return 3, 8
     within = re.search(r"within (\d+)", low)
     group = int(within[1]) if within else 0
-    stage = re.search(r"zero(?:[-_ ]?stage)?[-_ ]?([0-3])", low)
+    stage = re.search(_ZERO_STAGE, low)
     if re.search(r"hsdp|hybrid[-_ ]?shard", low):
         return 3, max(1, figures.domain // tensor)
     if (stage and stage[1] == "2") or re.search(r"no reshard|shard[-_ ]?grad[-_ ]?op", low):
@@ -106,6 +118,8 @@ def _sharding(text: str, figures: LinkFigures, tensor: int) -> tuple[int, int]:
         return 1, group
     if (stage and stage[1] == "3") or re.search(r"fsdp|full[-_ ]?shard", low):
         return 3, group
+    if stated and re.search(_MEANT_SHARDED, low) and not (stage and stage[1] == "0"):
+        raise UsageError(f'sharding is "{stated}", which is none of ZeRO-0 to ZeRO-3, FSDP, HSDP and "none".')
     return 0, 0
 
 

@@ -266,11 +266,33 @@ def test_precisions_are_read_however_they_are_written(text: str, card: str, foun
 
 @pytest.mark.parametrize(
     ("text", "stage"),
-    [("ZeRO-3", 3), ("FULL_SHARD", 3), ("HSDP", 3), ("zero_stage_2", 2), ("distributed optimizer", 1), ("ddp", 0)],
+    [
+        ("ZeRO-3", 3),
+        ("ZeRO (stage 3)", 3),
+        ("FULL_SHARD", 3),
+        ("HSDP", 3),
+        ("zero_stage_2", 2),
+        ("distributed optimizer", 1),
+        ("ZeRO-0", 0),
+        ("ddp", 0),
+        ("no FSDP", 0),
+        ("NO_SHARD", 0),
+        ("zero-bubble", 0),
+    ],
 )
 def test_sharding_is_read_however_it_is_written(text: str, stage: int) -> None:
     runs, _ = read_runs([{**shipped_rows("torchtitan")[0], "sharding": text}])
     assert runs[0].variants[0].plan.zero_stage == stage
+
+
+@pytest.mark.parametrize("text", ["ZeRO-9", "ZeRO-10", "ZeRO++", "zero", "MiCS", "SDP", "optimizer states sharded"])
+def test_a_sharding_that_is_not_known_refuses_its_row(text: str) -> None:
+    """It was read as none, or by the first of its digits."""
+    runs, refused = read_runs([{**shipped_rows("torchtitan")[0], "sharding": text}])
+    assert not runs
+    assert refused[0].reason.startswith(f'sharding is "{text}", which is none of ZeRO-0 to ZeRO-3')
+    named = {**shipped_rows("torchtitan")[0], "sharding": "", "framework": f"DeepSpeed, {text}"}
+    assert read_runs([named])[0], "a framework's name states no sharding"
 
 
 ODD = {
