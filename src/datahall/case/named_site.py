@@ -89,10 +89,9 @@ def counted_site(nodes: int, devices_per_node: int, name: str) -> tuple[Site, Ma
     scale_up, scale_out = links.link(card.scale_up_link), links.link(card.scale_out_link)
     ports = max(1, round(card.node_scale_out_links * devices_per_node / card.node_devices))
     disk_name = _usual_disk(card, nodes)
-    counts = f"{nodes}x{devices_per_node}x" if nodes > 1 else f"{devices_per_node}x"
     assumed = ("scale_up", "scale_out", "disk", "topology", "pue", "failures_per_device_s")
     site = Site(
-        name=counts + card.name,
+        name=_counted_name(nodes, devices_per_node, card.name),
         accelerator=accelerator_of(card),
         nodes=nodes,
         devices_per_node=devices_per_node,
@@ -115,6 +114,13 @@ def counted_site(nodes: int, devices_per_node: int, name: str) -> tuple[Site, Ma
     if nodes == 1:
         why["site.scale_out"] += "; not used by one node"
     return site, MappingProxyType({**why, **_failure_default()})
+
+
+def recounted(site: Site, nodes: int | None, devices_per_node: int | None) -> tuple[Site, Mapping[str, str]] | None:
+    """The site of as many nodes or devices, if `site` is one that `counted_site` made; else None."""
+    if not _is_counted(site):
+        return None
+    return counted_site(nodes or site.nodes, devices_per_node or site.devices_per_node, site.accelerator.name)
 
 
 def accelerator_of(entry: AcceleratorEntry) -> Accelerator:
@@ -147,7 +153,23 @@ def disk_of(name: str) -> Disk:
 def with_nodes(site: Site, nodes: int) -> Site:
     """The same site with another number of nodes; its name says so."""
     domain = _domain(site.scale_up_domain, nodes, site.devices_per_node)
-    return dataclasses.replace(site, nodes=nodes, scale_up_domain=domain, name=f"{nodes}x({site.name})")
+    return dataclasses.replace(site, nodes=nodes, scale_up_domain=domain, name=_name_with_nodes(site, nodes))
+
+
+def _name_with_nodes(site: Site, nodes: int) -> str:
+    if _is_counted(site):
+        return _counted_name(nodes, site.devices_per_node, site.accelerator.name)
+    nested = is_counted(site.name) and nodes % site.nodes == 0 and nodes != site.nodes
+    return _times(f"({site.name})" if nested else site.name, nodes, site.nodes)
+
+
+def _is_counted(site: Site) -> bool:
+    """Whether the site has the name that its counts make, as that of `counted_site` has."""
+    return site.name == _counted_name(site.nodes, site.devices_per_node, site.accelerator.name)
+
+
+def _counted_name(nodes: int, devices_per_node: int, card: str) -> str:
+    return f"{nodes}x{devices_per_node}x{card}" if nodes > 1 else f"{devices_per_node}x{card}"
 
 
 def _times(name: str, nodes: int, own: int) -> str:

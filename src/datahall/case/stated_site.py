@@ -25,6 +25,7 @@ from datahall.case.named_site import (
     is_counted,
     is_file,
     named_site,
+    recounted,
     site_from_text,
     with_nodes,
 )
@@ -77,10 +78,12 @@ def _catalogue_site(form: SiteForm, folder: Path) -> SitePair:
         return local.local_site()
     if is_file(form.catalog):  # a word that a setting reached into
         return _file_site(form.catalog, form.nodes, folder)
+    site, why = site_from_text(form.catalog)
+    if again := recounted(site, form.nodes, form.devices_per_node):
+        return again
     if form.nodes is None:
-        return site_from_text(form.catalog)
+        return site, why
     if is_counted(form.catalog):
-        site, why = site_from_text(form.catalog)
         return with_nodes(site, form.nodes), why
     return named_site(form.catalog, nodes=form.nodes)
 
@@ -157,7 +160,9 @@ def _override(site: Site, why: Mapping[str, str], form: SiteForm, document: Docu
     changed: dict[str, Any] = {}
     devices = form.devices_per_node or site.devices_per_node
     if devices != site.devices_per_node:
-        changed |= {"devices_per_node": devices, "scale_up_domain": min(site.scale_up_domain, devices * site.nodes)}
+        joined = devices if site.scale_up_domain <= site.devices_per_node else devices * site.nodes
+        changed |= {"devices_per_node": devices, "scale_up_domain": min(site.scale_up_domain, joined)}
+        changed["name"] = f"{site.name} with {devices} device{'s' if devices > 1 else ''} a node"
     if form.link is not None:
         port = link_of(form.link, document, ("site", "link"), "between")
         changed["scale_out"] = Link(port.bytes_per_s * form.links_per_node / devices, port.latency_s)

@@ -9,6 +9,7 @@ import json
 import re
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -113,15 +114,15 @@ def asked_case(case: Path | None, model: str | None, site: str | None, sets: tup
         missing = "--model" if not model else "--site"
         raise UsageError(f"{missing} is missing.", hint="Say `datahall plan CASE.yaml`, or --model and --site.")
     kind = "fine-tuning" if any(text.replace(" ", "") == "application.method=lora" for text in sets) else "training"
-    name = (
-        f"{Path(model).parent.name or Path(model).stem if '/' in model or model.endswith('.json') else model} on {site}"
-    )
-    document = {"name": name, "model": model, "site": site, "application": {"kind": kind}}
+    document = {"model": model, "site": site, "application": {"kind": kind}}
     try:
-        return loads(json.dumps(document), sets, file=_TYPED)
+        found = loads(json.dumps(document), sets, file=_TYPED)
     except DatahallError as error:
         error.where = re.sub(rf"^{_TYPED}(:\d+)?(: )?", "", error.where)  # there is no line to look at
         raise
+    of_file = "/" in model or model.endswith(".json")
+    name = (Path(model).parent.name or Path(model).stem) if of_file else model
+    return replace(found, name=f"{name} on {found.site.name}") if found.name == _TYPED else found
 
 
 def _warn_of_own_model(case: Case) -> None:

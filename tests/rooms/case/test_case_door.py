@@ -14,7 +14,7 @@ import pytest
 from datahall.base.errors import CaseError, DatahallError, Incompatible, UnknownName, UsageError
 from datahall.base.label import Label
 from datahall.case import from_model_and_site, load, loads, read_site, site_from_yaml, site_to_yaml, write_site
-from datahall.case.named_site import site_from_text
+from datahall.case.named_site import site_from_text, with_nodes
 from datahall.case.question import _without_empty
 from datahall.storage.shards import write_shards
 
@@ -259,6 +259,30 @@ def test_int8_is_trained_in_only_where_a_framework_does() -> None:
         from_model_and_site("gpt2", "8xA40", precision="int8")
     for site in ("8xTPU-v5e", "8xH100-SXM, stack: MaxText"):
         assert loads(text.replace("SITE", site)).application.precision == "int8"
+
+
+@pytest.mark.parametrize(
+    ("stated", "name", "devices", "joined"),
+    [
+        ("{catalog: 8xA40, devices_per_node: 4}", "4xA40", 4, 4),
+        ("{catalog: 2x8xA40, nodes: 4}", "4x8xA40", 32, 8),
+        ("{catalog: A40, devices_per_node: 2}", "2xA40", 2, 2),
+        ("{catalog: dgx-h100, nodes: 2, devices_per_node: 4}", "2xdgx-h100 with 4 devices a node", 8, 4),
+        ("{catalog: 2xdgx-h100, nodes: 4}", "2x(2xdgx-h100)", 32, 8),
+        ("{catalog: gb200-nvl72, devices_per_node: 2}", "gb200-nvl72 with 2 devices a node", 36, 36),
+        ("{catalog: dgx-h100, devices_per_node: 4, name: mine}", "mine", 4, 4),
+    ],
+)
+def test_a_site_of_other_counts_is_called_by_them(stated: str, name: str, devices: int, joined: int) -> None:
+    site = loads(f"model: gpt2\napplication: {{kind: training}}\nsite: {stated}\n").site
+    assert (site.name, site.devices, site.scale_up_domain) == (name, devices, joined)
+
+
+def test_a_counted_site_is_the_same_however_its_counts_are_stated() -> None:
+    text = "model: gpt2\napplication: {kind: training}\nsite: SITE\n"
+    by_keys = loads(text.replace("SITE", "{catalog: 4xA40, nodes: 2, devices_per_node: 8}"))
+    assert by_keys.site == loads(text.replace("SITE", "2x8xA40")).site
+    assert [with_nodes(by_keys.site, count).name for count in (1, 2, 3)] == ["8xA40", "2x8xA40", "3x8xA40"]
 
 
 @pytest.mark.parametrize("key", ["lora_rank", "lora_alpha"])

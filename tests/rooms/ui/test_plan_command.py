@@ -14,6 +14,8 @@ import pytest
 from called import Said
 from called import datahall as called
 
+from datahall.ui.plan import asked_case
+
 OWN_MODEL = str(Path(__file__).parents[3] / "cases" / "own-model.yaml")
 PYPROJECT = Path(__file__).parents[3] / "pyproject.toml"
 SITE = ("--model", "llama-3.1-8b", "--site", "8xA40")
@@ -112,6 +114,13 @@ def test_what_is_wrong_is_said_with_its_exit_code(arguments: tuple[str, ...], co
     assert said in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("sets", "name"), [((), "gpt2 on 8xA40"), (("site.devices_per_node=4",), "gpt2 on 4xA40"), (("name=mine",), "mine")]
+)
+def test_a_case_of_two_words_is_called_by_the_site_that_it_has(sets: tuple[str, ...], name: str) -> None:
+    assert asked_case(None, "gpt2", "8xA40", sets).name == name
 
 
 def test_a_plan_for_a_model_that_code_builds_says_what_it_is_a_plan_of() -> None:
