@@ -21,7 +21,7 @@ from datahall.compute.plan import ComputePlan
 from datahall.search.rank import Ranking, goal_values, search
 from datahall.virtual.calibration import Calibration
 from datahall.virtual.step_time import StepSeconds, step_time
-from datahall.virtual.training import forecast, held_bytes
+from datahall.virtual.training import forecast, held_bytes, power_w
 from datahall.virtual.transferred import Transferred, stack_note
 
 _LEARNT = ("step_time", "total_time", "tokens_per_s", "mfu", "cost", "energy")
@@ -50,6 +50,19 @@ class Bargain:
     plan: ComputePlan
     total_s: float
     price_usd_per_h: float
+
+
+@dataclass(frozen=True, slots=True)
+class LeftFree:
+    """Devices of the site that a plan does not hold, and joules that they draw over its run if nobody takes them.
+
+    `place` is of the plan that draws least if those joules are counted, `energy_j` what it then draws.
+    """
+
+    devices: int
+    idle_j: float
+    place: int
+    energy_j: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +144,18 @@ def bargain(ranking: Ranking) -> Bargain | None:
         return None
     price = case.site.accelerator.price_usd_per_h * case.goal.budget_usd / cost
     return Bargain(ranking.space.plan(index), float(prices.total_s[index]), price)
+
+
+def left_free(ranking: Ranking) -> LeftFree | None:
+    """What the chosen plan leaves to others, of which neither its dollars nor its joules count anything."""
+    site, order, prices = ranking.case.site, ranking.order, ranking.prices
+    free = np.maximum(0.0, site.devices - ranking.space.numbers.devices[order])
+    if not free[0]:
+        return None
+    idle_j = power_w(site, 0.0) * free * prices.total_s[order]
+    whole_j = prices.energy_j[order] + idle_j
+    place = int(np.argmin(whole_j))
+    return LeftFree(int(free[0]), float(idle_j[0]), place, float(whole_j[place]))
 
 
 def _flip(ranking: Ranking, what: str, changed: Case) -> Flip:

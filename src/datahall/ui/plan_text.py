@@ -18,7 +18,7 @@ from datahall.decisions.choice import SAME_SHARE
 from datahall.report.terminal import plain_table
 from datahall.report.words import percent
 from datahall.search.rank import Ranking, goal_values
-from datahall.search.why import Flip, Loss, bargain, memory_items, step_items
+from datahall.search.why import Flip, Loss, bargain, left_free, memory_items, step_items
 from datahall.ui.export_request import percentile_90
 
 _BAR = 24
@@ -219,6 +219,7 @@ def _sentences(ranking: Ranking, forecast: Result, changes: Sequence[Flip]) -> T
         pairs.append((_FLIPS, f"a price of {price}: {run}"))
     pairs.sort(key=lambda pair: pair[0] != _FLIPS)
     pairs += [("If memory is short", text) for text in _roomier(ranking)]
+    pairs += _left_free(ranking)
     pairs.append(("What to request", _request(forecast)))
     pairs.append(("How sure", _sure(forecast)))
     for reason, count in sorted(ranking.reasons.items(), key=lambda item: -item[1]):
@@ -264,6 +265,19 @@ def _roomier(ranking: Ranking) -> list[str]:
     held = human(float(prices.memory_bytes[order[place]]), "bytes")
     plan = ranking.compute(place)
     return [f"{split_text(plan)}, {_details(plan)}: {held}, {longer:.2f} times as long"]
+
+
+def _left_free(ranking: Ranking) -> list[tuple[str, str]]:
+    if (free := left_free(ranking)) is None:
+        return []
+    text = "the job does not ask for them, so that neither its dollars nor its joules count them"
+    if free.idle_j:
+        text += f"; idle they would draw {human(free.idle_j, 'joules')} meanwhile"
+    if ranking.case.goal.minimise == "energy" and free.place:
+        plan = ranking.compute(free.place)
+        text += f", and with that {split_text(plan)} on {plan.devices:,} would draw least"
+        text += f" ({human(free.energy_j, 'joules')})"
+    return [("Left free", f"{free.devices:,} of {ranking.case.site.devices:,} devices: {text}")]
 
 
 def _request(forecast: Result) -> str:

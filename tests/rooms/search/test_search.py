@@ -20,10 +20,10 @@ from datahall.decisions.proposal import Proposal
 from datahall.search.price import price, whole_plan
 from datahall.search.rank import search
 from datahall.search.space import divisors, space
-from datahall.search.why import bargain, explain, flips, losses, memory_items
+from datahall.search.why import bargain, explain, flips, left_free, losses, memory_items
 from datahall.ui.export_engines import deepspeed_config, megatron_arguments, torchtitan_arguments
 from datahall.virtual.calibration import Uncalibrated
-from datahall.virtual.training import forecast
+from datahall.virtual.training import forecast, power_w
 
 
 def a_case(model: str = "llama-3.1-8b", site: str = "8xA40", **given: object) -> Case:
@@ -127,6 +127,28 @@ def test_the_goal_decides() -> None:
     within = search(bound)
     assert within.prices.total_s[within.order].max() <= bound.goal.deadline_s
     assert "takes longer than" in " ".join(within.reasons)
+
+
+def test_devices_left_free_are_counted_apart_and_change_what_draws_least() -> None:
+    case = replace(from_model_and_site("gpt2", "4x8xH100-SXM"), goal=Goal(minimise="energy"))
+    ranking = search(case, Uncalibrated())
+    free = left_free(ranking)
+    assert free is not None
+    assert free.devices == 32 - ranking.compute(0).devices > 0
+    idle_w = power_w(case.site, 0.0)
+    card = case.site.accelerator
+    assert 0.3 * card.power_w < idle_w < 1.6 * card.power_w * case.site.pue
+    total_s = float(ranking.prices.total_s[ranking.order[0]])
+    assert free.idle_j == pytest.approx(idle_w * free.devices * total_s)
+    drawn = [
+        float(ranking.prices.energy_j[index])
+        + idle_w * (32 - ranking.compute(place).devices) * float(ranking.prices.total_s[index])
+        for place, index in enumerate(ranking.order)
+    ]
+    assert free.energy_j == pytest.approx(min(drawn))
+    assert drawn[free.place] == pytest.approx(min(drawn))
+    assert ranking.compute(free.place).devices > ranking.compute(0).devices
+    assert left_free(search(replace(case, goal=Goal()), Uncalibrated(), devices=[32])) is None
 
 
 def test_no_plan_lists_what_stood_in_the_way() -> None:

@@ -51,6 +51,18 @@ def test_a_plan_on_other_devices_lost_by_what_the_goal_makes_small() -> None:
     assert "waiting for others" in datahall("plan", "--model", "gpt2", "--site", "8xA40").stdout
 
 
+def test_what_devices_draw_that_are_left_free_is_said() -> None:
+    """Energy counts the devices that the job holds; on a site that nobody else uses that is not the whole bill."""
+    words = ("plan", "--model", "gpt2", "--site", "4x8xH100-SXM")
+    least = " ".join(datahall(*words, "--set", "goal.minimise=energy").stdout.split())
+    assert "Left free 31 of 32 devices" in least
+    assert re.search(r"idle they would draw [\d.]+ kWh meanwhile, and with that dp32 zero\d on 32 would", least)
+    cheapest = datahall(*words, "--set", "goal.minimise=cost").stdout
+    assert "Left free" in cheapest
+    assert "would draw least" not in cheapest
+    assert "Left free" not in datahall(*words).stdout
+
+
 def test_figures_of_the_largest_sites_are_whole() -> None:
     text = datahall("plan", "--model", "llama-3.1-405b", "--site", "llama3-h100", "--ask", "scaling").stdout
     assert "262,144*" in text
