@@ -67,16 +67,20 @@ def exported(proposal: Proposal, target: str, engine: str = "own") -> dict[str, 
     started_engine = target if target in ENGINES else engine
     command, files = _engine(proposal, started_engine)
     environment = megatron_environment(proposal) if started_engine == "megatron" else {}
-    started = Started(command, environment, _remarks(proposal, started_engine, target))
+    started = Started(command, environment, _remarks(proposal, request, started_engine, target))
     if target in ENGINES:
         return files | {f"{target}.sh": torchrun_script(proposal, request, started)}
     return files | _scheduled(proposal, request, started, target)
 
 
-def _remarks(proposal: Proposal, engine: str, target: str) -> list[str]:
+def _remarks(proposal: Proposal, request: Request, engine: str, target: str) -> list[str]:
     found = _REMARKS[engine](proposal) if engine in _REMARKS else []
     if engine == "deepspeed" and target == "kubernetes":
         found.append("deepspeed.json has to lie in the image, where train.py starts.")
+    whole = proposal.case.site.devices_per_node
+    if request.nodes > 1 and request.devices_per_node < whole:
+        part = request.devices_per_node
+        found.append(f"{part} of each node's {whole} devices are the plan's; the forecast fills nodes.")
     return found + device_remarks(proposal.case.site.accelerator, target)
 
 

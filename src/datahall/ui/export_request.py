@@ -44,8 +44,7 @@ def request_of(proposal: Proposal) -> Request:
     """The request that `proposal` needs; Refused when its forecast lacks a total time or a peak memory."""
     site, compute = proposal.case.site, proposal.plan.compute
     total, memory = _needed(proposal, "total_time"), _needed(proposal, "peak_memory")
-    per_node = min(site.devices_per_node, compute.devices)
-    nodes = -(-compute.devices // per_node)
+    per_node = _per_node(compute.devices, site.devices_per_node, compute.tensor)
     accelerated = site.accelerator.kind != "cpu"
     host_per_process = _HOST_BYTES_PER_PROCESS if accelerated else _HOST_BYTES_PER_PROCESS // 8 + percentile_90(memory)
     if proposal.plan.storage.asynchronous:
@@ -53,7 +52,7 @@ def request_of(proposal: Proposal) -> Request:
         checkpoint = counts.get("checkpoint_bytes", 0) // max(1, counts.get("checkpoints", 1))
         host_per_process += checkpoint // max(1, compute.devices)
     return Request(
-        nodes=nodes,
+        nodes=compute.devices // per_node,
         devices_per_node=per_node,
         cores_per_node=site.host_cores or per_node * max(1, compute.threads),
         time_s=_MINUTE_S * max(1, math.ceil(percentile_90(total) / _MINUTE_S)),
@@ -68,6 +67,15 @@ def percentile_90(metric: Metric) -> float:
     if metric.value <= 0 or metric.high <= metric.value:
         return metric.value
     return metric.value * (metric.high / metric.value) ** _TO_P90
+
+
+def _per_node(devices: int, most: int, tensor: int) -> int:
+    """Processes of a node: as many on each, so that nodes times them are the plan's, and tensor ranks side by side."""
+    return next(
+        count
+        for count in range(min(most, devices), 0, -1)
+        if devices % count == 0 and (count % tensor == 0 or tensor % count == 0)
+    )
 
 
 def _needed(proposal: Proposal, name: str) -> Metric:

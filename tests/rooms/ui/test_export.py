@@ -47,6 +47,29 @@ def test_a_request_covers_nine_runs_in_ten(make_proposal: Make) -> None:
     assert request.time_s % 60 == 0
 
 
+@pytest.mark.parametrize(
+    ("plan", "nodes", "per_node"),
+    [
+        (ComputePlan(data=12), 2, 6),
+        (ComputePlan(data=3, tensor=4), 3, 4),
+        (ComputePlan(tensor=16), 2, 8),
+        (ComputePlan(data=6), 1, 6),
+        (ComputePlan(data=24), 3, 8),
+    ],
+)
+def test_as_many_processes_are_started_as_the_plan_has(
+    make_proposal: Make, plan: ComputePlan, nodes: int, per_node: int
+) -> None:
+    """Twelve devices of nodes with eight were started as two full nodes: sixteen processes for a split of twelve."""
+    made = make_proposal(plan)
+    made = replace(made, case=replace(made.case, site=replace(made.case.site, nodes=3, devices_per_node=8)))
+    request = request_of(made)
+    assert (request.nodes, request.devices_per_node, request.devices) == (nodes, per_node, plan.devices)
+    script = exported(made, "slurm")["job.sbatch"]
+    assert f"--nnodes={nodes} --nproc-per-node={per_node} " in script
+    assert ("of each node's 8 devices are the plan's" in script) == (nodes > 1 and per_node < 8)
+
+
 def test_memory_is_asked_for_one_checkpoint_however_many_the_run_writes() -> None:
     case = from_model_and_site("llama-3.1-8b", "8xdgx-h100")
     ranking = search(case)
