@@ -20,50 +20,52 @@ import sys, time
 from datahall.case import from_model_and_site
 from datahall.search.rank import search
 from datahall.search.why import explain
-case = from_model_and_site(*sys.argv[1:3], tokens=1e12, global_batch=int(sys.argv[4]) or None)
-ranking = search(case, wide=sys.argv[3] == "wide")
+case = from_model_and_site(*sys.argv[1:3], tokens=1e12, global_batch=int(sys.argv[3]) or None)
+ranking = search(case)
 explain(ranking)
-print(len(ranking.space), len(ranking.order))
+print(len(ranking.space), ranking.qualified)
 """
 
 SEARCHES = (
-    # model, site, space, global batch in sequences (0: the usual one), bar in seconds
-    ("gpt3-175b", "64xA100-80GB-SXM", "wide", 1920, 5.0),
-    ("llama-3.1-405b", "16384xH100-SXM", "usual", 0, 3.0),
-    ("deepseek-v3", "2048xH800", "usual", 0, 5.0),
+    # model, site, global batch in sequences (0: the usual one), bar in seconds
+    ("gpt3-175b", "64xA100-80GB-SXM", 1920, 5.0),
+    ("llama-3.1-405b", "16384xH100-SXM", 0, 3.0),
+    ("deepseek-v3", "2048xH800", 0, 5.0),
 )
 
 
 def main() -> None:
     """Measure and print."""
     print(f"{'complete plans a second of a core':46} {plans_per_s():>12,.0f}   bar 300,000")
-    for model, site, kind, batch, bar in SEARCHES:
-        seconds, busy, searched, met = timed(model, site, kind, batch)
+    for model, site, batch, bar in SEARCHES:
+        seconds, busy, searched, met = timed(model, site, batch)
         took = f"{seconds:>10.2f} s ({busy:.2f} s of a core)"
         print(f"{model + ' on ' + site:46} {took}   bar {bar:.0f} s   {searched:,} plans, {met:,} fit")
+    print(f"{'most memory of a search':46} {resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024:>12,.0f} MiB")
 
 
 def plans_per_s() -> float:
     """Plans of GPT-3 175B on 64 devices, all priced whether they fit or not; the best of three."""
     from datahall.case import from_model_and_site
-    from datahall.search.price import price
+    from datahall.search.price import priced
     from datahall.search.space import space
     from datahall.virtual.transferred import default_calibration
 
     case = from_model_and_site("gpt3-175b", "64xA100-80GB-SXM", tokens=1e12)
-    plans = space(case, "bf16", [64], wide=True)
+    plans = space(case, "bf16", [64])
     best = float("inf")
     for _ in range(3):
         started = time.process_time()
-        price(case, plans, default_calibration(case), only_fitting=False)
+        found = sum(len(one.prices) for one in priced(case, plans, default_calibration(case), only_fitting=False))
+        assert found == len(plans)
         best = min(best, time.process_time() - started)
     return len(plans) / best
 
 
-def timed(model: str, site: str, kind: str, batch: int) -> tuple[float, float, int, int]:
+def timed(model: str, site: str, batch: int) -> tuple[float, float, int, int]:
     """Seconds of a whole process, start-up included, by the clock and of a core; plans searched, plans that fit."""
     started, before = time.perf_counter(), _children_s()
-    command = [sys.executable, "-c", _ONE, model, site, kind, str(batch)]
+    command = [sys.executable, "-c", _ONE, model, site, str(batch)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     searched, met = (int(word) for word in done.stdout.split())
     return time.perf_counter() - started, _children_s() - before, searched, met

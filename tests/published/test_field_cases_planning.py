@@ -23,10 +23,10 @@ def test_8b_does_not_train_in_full_on_one_a40_and_does_on_eight() -> None:
     with pytest.raises(NoPlan, match="does not fit"):
         search(from_model_and_site("llama-3.1-8b", "1xA40", tokens=1e9, sequence=2048, global_batch=64))
     ranking = search(from_model_and_site("llama-3.1-8b", "8xA40", tokens=1e9, sequence=2048, global_batch=64))
-    plans = [ranking.space.plan(int(index)) for index in ranking.order]
-    sharded = [plan for plan in plans if plan.data == 8 and plan.zero_stage == 3]
-    assert sharded, "FSDP over all eight is among the plans that fit"
-    assert not [plan for plan in plans if plan.data == 8 and plan.zero_stage == 0], "plain data parallelism is not"
+    plans = ranking.numbers()
+    copies = plans.data == 8
+    assert np.any(copies & (plans.zero_stage == 3)), "FSDP over all eight is among the plans that fit"
+    assert not np.any(copies & (plans.zero_stage == 0)), "plain data parallelism is not"
 
 
 def test_8b_with_lora_fits_where_full_fine_tuning_does_not() -> None:
@@ -74,18 +74,17 @@ def test_llama_405b_on_16384_h100s_takes_tensor_and_pipeline_or_sharding_not_cop
     )
     best = ranking.compute(0)
     assert best.tensor * best.pipeline > 1 or best.zero_stage == 3
-    numbers = ranking.space.numbers
-    copies = (numbers.tensor == 1) & (numbers.pipeline == 1) & (numbers.zero_stage == 0)
-    assert np.isnan(ranking.prices.step_s[copies]).all()
+    numbers = ranking.numbers()
+    assert not np.any((numbers.tensor == 1) & (numbers.pipeline == 1) & (numbers.zero_stage == 0))
     # Meta's own split for this stage (arXiv 2407.21783, table 4): TP 8, CP 1, PP 16, DP 128.
     meta = (numbers.tensor == 8) & (numbers.pipeline == 16) & (numbers.context == 1) & (numbers.data == 128)
-    assert np.isfinite(ranking.prices.step_s[meta]).any()
+    assert meta.any()
 
 
 def test_deepseek_v3_on_2048_h800s_spreads_its_experts() -> None:
     ranking = search(from_model_and_site("deepseek-v3", "2048xH800", tokens=14.8e12, global_batch=15360, sequence=4096))
     assert ranking.compute(0).expert > 1
-    numbers = ranking.space.numbers
+    numbers = ranking.space.part(ranking.space.cells())
     # Its report (arXiv 2412.19437, section 3.2): PP 16, EP 64, ZeRO-1, no tensor parallelism.
     own = (numbers.pipeline == 16) & (numbers.expert == 64) & (numbers.tensor == 1) & (numbers.zero_stage == 1)
     assert own.any()

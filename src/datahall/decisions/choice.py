@@ -30,6 +30,9 @@ def complexity(plans: PlanNumbers) -> Any:
     """How much there is to set up and to go wrong in plans, in doublings of a degree; only the order matters."""
     degrees = np.log2(plans.tensor) + np.log2(plans.context) + np.log2(plans.expert)
     pipeline = 1.5 * np.log2(plans.pipeline) + 0.5 * np.log2(plans.virtual_stages)
+    halves = np.asarray(plans.bubble_share) < 1.0  # of backward passes, which few engines can do
+    whole = (np.asarray(plans.tensor) > 1) & (np.asarray(plans.sequence_parallel) == 0)  # few leave that out
+    degrees = degrees + 3.0 * halves + 0.1 * whole
     return degrees + pipeline + 0.3 * (plans.zero_stage > 0) + 0.2 * (plans.shard_group > 0) + 0.1 * plans.recompute
 
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from datahall.base.errors import Incompatible, NoPlan, UsageError
 from datahall.base.formula import formula
 from datahall.case.named_site import with_nodes
@@ -116,17 +114,17 @@ def sure_site(case: Case, calibration: Calibration, offer: Offer) -> Offer | Non
     """The best plan that fits by the end of its interval too, on this site or a larger one; None: none found."""
     nodes = offer.site.nodes
     for count in (nodes, *_between(nodes, 2 * nodes, case)[:_TRIED], 2 * nodes, 4 * nodes):
-        found = offer_on(case, with_nodes(case.site, count), calibration)
+        found = offer_on(case, with_nodes(case.site, count), calibration, only_best=False)
         place = None if found is None else found.ranking.roomy()
         if found is not None and place is not None:
             return _offered(found.site, found.ranking, place)
     return None
 
 
-def offer_on(case: Case, site: Site, calibration: Calibration) -> Offer | None:
+def offer_on(case: Case, site: Site, calibration: Calibration, *, only_best: bool = True) -> Offer | None:
     """What a site gives within the deadline and the budget; None where no plan there does."""
     try:
-        ranking = search(replace(case, site=site), calibration)
+        ranking = search(replace(case, site=site), calibration, only_best=only_best)
     except (NoPlan, Incompatible):
         return None
     return _offered(site, ranking, 0)
@@ -175,8 +173,8 @@ def checkpoint_interval(ranking: Ranking) -> CheckpointAnswer:
 
 def _step_at(case: Case, bytes_per_s: float, calibration: Calibration) -> float:
     link = replace(case.site.scale_out, bytes_per_s=bytes_per_s)
-    ranking = search(replace(case, site=replace(case.site, scale_out=link), goal=Goal()), calibration)
-    return float(np.nanmin(ranking.prices.step_s))
+    ranking = search(replace(case, site=replace(case.site, scale_out=link), goal=Goal()), calibration, only_best=True)
+    return float(ranking.prices.step_s.min())
 
 
 def _offered(site: Site, ranking: Ranking, place: int) -> Offer:

@@ -88,7 +88,7 @@ class Claim:
 def claim(case: Case, names: Sequence[str]) -> Claim:
     """The baselines of `case`, planned for time: as many devices of each accelerator in `names` that can hold it."""
     case = replace(case, goal=Goal())
-    own = explain(search(case, default_calibration(case)))
+    own = explain(search(case, default_calibration(case), only_best=True))
     total = own.metrics["total_time"]
     found: list[Baseline] = []
     unable: list[str] = []
@@ -114,7 +114,7 @@ def _run_time(case: Case, name: str) -> tuple[Metric, Site] | None:
     try:
         site = site_from_text(f"{case.site.devices}x{name}")[0]
         other = replace(case, site=site, application=application)
-        return explain(search(other, default_calibration(other))).metrics["total_time"], site
+        return explain(search(other, default_calibration(other), only_best=True)).metrics["total_time"], site
     except UnknownName:
         raise
     except DatahallError:

@@ -12,59 +12,77 @@ import numpy as np
 
 from datahall.base.errors import UsageError
 from datahall.case.question import Case
-from datahall.search.space import Space
+from datahall.compute.numbers import PlanNumbers
+from datahall.compute.plan import ComputePlan
 
 ENGINES = ("torchtitan", "megatron", "deepspeed")
 _NO_ADAPTERS = ("torchtitan", "megatron")  # as their training scripts come
 
 
-def runnable(engine: str, case: Case, plans: Space) -> Any:
+def runnable(engine: str, case: Case, plans: PlanNumbers, precision: str) -> Any:
     """A mask over `plans`: which of them `engine` can run; UsageError for an engine that is not known."""
     kind = case.site.accelerator.kind
     elsewhere = kind == "tpu" if engine == "deepspeed" else kind != "gpu"
     if elsewhere or (case.application.method == "lora" and engine in _NO_ADAPTERS):
-        return np.zeros(len(plans), dtype=bool)
+        return np.zeros(1, dtype=bool)
     try:
-        return _ENGINES[engine](case, plans)
+        return _ENGINES[engine](case, plans, precision)
     except KeyError:
         raise UsageError(
             f'"{engine}" is not an engine that plans are made for.', hint=f"Use {', '.join(ENGINES)}."
         ) from None
 
 
-def _torchtitan(case: Case, plans: Space) -> Any:
+def engines_of(case: Case, plan: ComputePlan) -> list[str]:
+    """The engines that can run a plan."""
+    numbers = PlanNumbers.of(plan)
+    return [engine for engine in ENGINES if np.all(runnable(engine, case, numbers, plan.precision))]
+
+
+def _torchtitan(case: Case, plans: PlanNumbers, precision: str) -> Any:
     """It shards gradients and parameters or neither, always over context ranks, and chooses fp8 by configuration.
 
-    Its expert ranks lie among those that share one copy, and their tensor ranks.
+    Its expert ranks lie among those that share one copy, and their tensor ranks.  Its stages hold equal numbers of
+    layers but for the last; halves of backward passes (zero-bubble) are for several stages a rank, and ask a sharded
+    module for parameters that it no longer has.
     """
-    numbers = plans.numbers
-    whole = (numbers.zero_stage == 0) & (numbers.context == 1)
-    shared = np.where(numbers.zero_stage == 0, 1, numbers.shards) * numbers.tensor
-    spread = shared % numbers.expert == 0
-    return (whole | (numbers.zero_stage >= 2)) & spread & (plans.precision == "bf16")
+    whole = (plans.zero_stage == 0) & (plans.context == 1)
+    shared = np.where(plans.zero_stage == 0, 1, plans.shards) * plans.tensor
+    spread = shared % plans.expert == 0
+    stages, layers = plans.pipeline * plans.virtual_stages, case.model.layers
+    equal = np.ceil(layers / np.ceil(layers / stages)) == stages
+    halves = (plans.bubble_share == 1.0) | ((plans.virtual_stages > 1) & (plans.zero_stage == 0))
+    return (whole | (plans.zero_stage >= 2)) & spread & equal & halves & (precision == "bf16")
 
 
-def _megatron(case: Case, plans: Space) -> Any:
-    """Stages are even but for the first and the last; its FSDP knows no pipeline, its expert ranks no fp16."""
-    numbers, layers = plans.numbers, case.model.layers
-    even = layers % (numbers.pipeline * numbers.virtual_stages) == 0
-    left = layers - np.ceil(layers / numbers.pipeline) * (numbers.pipeline - 2)
-    uneven = (left >= 2) & (numbers.virtual_stages == 1)
-    sharded = (numbers.zero_stage < 2) | (numbers.pipeline == 1)
-    spread = (numbers.expert == 1) | (plans.precision != "fp16")
-    return (even | uneven) & sharded & spread & (plans.precision in ("bf16", "fp16", "fp8", "fp32"))
+def _megatron(case: Case, plans: PlanNumbers, precision: str) -> Any:
+    """Stages are even but for the first and the last; its FSDP knows no pipeline, its expert ranks no fp16.
+
+    It has no zero-bubble schedule, and tensor ranks of a mixture have to share the sequence.
+    """
+    layers = case.model.layers
+    even = layers % (plans.pipeline * plans.virtual_stages) == 0
+    left = layers - np.ceil(layers / plans.pipeline) * (plans.pipeline - 2)
+    uneven = (left >= 2) & (plans.virtual_stages == 1)
+    sharded = (plans.zero_stage < 2) | (plans.pipeline == 1)
+    spread = (plans.expert == 1) | (precision != "fp16")
+    shares = (plans.tensor == 1) | (plans.sequence_parallel == 1) | (case.model.experts == 0)
+    known = precision in ("bf16", "fp16", "fp8", "fp32")
+    return (even | uneven) & sharded & spread & shares & (plans.bubble_share == 1.0) & known
 
 
-def _deepspeed(case: Case, plans: Space) -> Any:
-    """Pipeline and expert parallelism are model code; all ranks share one copy; context ranks share heads out."""
-    numbers = plans.numbers
-    everyone = (numbers.zero_stage == 0) | (numbers.shards == numbers.data * numbers.context)
-    plain = (numbers.pipeline == 1) & (numbers.expert == 1) & ((numbers.tensor == 1) | (numbers.context == 1))
-    plain &= case.model.heads % numbers.context == 0
-    return plain & everyone & np.full(len(plans), plans.precision in ("bf16", "fp16", "fp32"))
+def _deepspeed(case: Case, plans: PlanNumbers, precision: str) -> Any:
+    """Pipeline and expert parallelism are model code; all ranks share one copy; context ranks share heads out.
+
+    Its tensor ranks all work on the whole sequence.
+    """
+    everyone = (plans.zero_stage == 0) | (plans.shards == plans.data * plans.context)
+    plain = (plans.pipeline == 1) & (plans.expert == 1) & ((plans.tensor == 1) | (plans.context == 1))
+    plain = plain & (case.model.heads % plans.context == 0) & ((plans.tensor == 1) | (plans.sequence_parallel == 0))
+    return plain & everyone & (precision in ("bf16", "fp16", "fp32"))
 
 
-_ENGINES: dict[str, Callable[[Case, Space], Any]] = {
+_ENGINES: dict[str, Callable[[Case, PlanNumbers, str], Any]] = {
     "torchtitan": _torchtitan,
     "megatron": _megatron,
     "deepspeed": _deepspeed,

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from datahall.base.errors import NoPlan
 from datahall.case.question import Case
 from datahall.compute.numbers import PlanNumbers
@@ -50,11 +52,11 @@ def exchanges(case: Case, calibration: Calibration | None = None) -> list[Exchan
 
 
 def _data_parallel(ranking: Ranking) -> Plan:
-    for place in range(len(ranking.order)):
-        compute = ranking.compute(place)
-        alone = max(compute.tensor, compute.pipeline, compute.context, compute.expert) == 1
-        if alone and compute.data > 1 and not compute.zero_stage:
-            return ranking.plan(place)
+    plans = ranking.numbers()
+    alone = (plans.tensor == 1) & (plans.pipeline == 1) & (plans.context == 1) & (plans.expert == 1)
+    places = np.flatnonzero(alone & (plans.data > 1) & (plans.zero_stage == 0))
+    if len(places):
+        return ranking.plan(int(places[0]))
     raise NoPlan(
         "no plan of data-parallel copies alone fits, and only their gradients can be compressed or exchanged rarer.",
         reasons=dict(ranking.reasons),

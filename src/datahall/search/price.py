@@ -1,11 +1,13 @@
 """What many plans of one case take: step, memory, run, dollars and joules, by the functions that explain one plan.
 
-Arrays in slices small enough for the cache.  A test holds each element equal to `virtual.training.forecast`.
+Grid by grid: what does not follow from an axis has one element along it.  A test holds each element equal to
+`virtual.training.forecast`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -16,9 +18,10 @@ from datahall.compute.counts import ShapeCounts
 from datahall.compute.memory import memory
 from datahall.compute.numbers import PlanNumbers
 from datahall.compute.plan import ComputePlan
+from datahall.decisions.choice import SAME_SHARE
 from datahall.decisions.plan import Plan
 from datahall.network.plan import NetworkPlan
-from datahall.search.space import Space
+from datahall.search.space import Grid, Space
 from datahall.storage.plan import StoragePlan
 from datahall.virtual import training
 from datahall.virtual.calibration import Calibration
@@ -28,37 +31,135 @@ from datahall.virtual.input_cache import with_reading
 from datahall.virtual.step_time import StepInputs, step_time
 
 Numbers = NDArray[np.float64]
-_SLICE = 16384
 _UNSTATED_INTERVAL_S = 3600.0  # between checkpoints where nobody stated how often devices fail
 
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """Prices of the plans of a space, one element a plan; NaN where a plan was not priced (it does not fit)."""
+    """Prices of plans, one element a plan; `cells` name them in their space, `families` those that are cut alike."""
 
+    cells: NDArray[np.int64]
+    families: NDArray[np.int64]
+    devices: Numbers
     memory_bytes: Numbers
     step_s: Numbers
     total_s: Numbers
     cost_usd: Numbers
     energy_j: Numbers
 
+    def __len__(self) -> int:
+        return len(self.cells)
+
+    def chosen(self, which: NDArray[Any]) -> Prices:
+        """Some of them, by a mask or by their places."""
+        return Prices(*(getattr(self, field.name)[which] for field in fields(self)))
+
+    @classmethod
+    def joined(cls, parts: Iterable[Prices]) -> Prices:
+        """Several, at least one, one behind the other."""
+        found = [*parts]
+        return cls(*(np.concatenate([getattr(part, field.name) for part in found]) for field in fields(cls)))
+
+
+@dataclass(frozen=True, slots=True)
+class Priced:
+    """One grid: prices of what was priced of its `plans`, and the least memory that one of them needs."""
+
+    grid: Grid
+    plans: int
+    least_bytes: float
+    prices: Prices
+    first: int  # cell of the grid
+
+    def of(self, mask: Any) -> NDArray[np.bool_]:
+        """A mask over the grid's plans, for those that were priced."""
+        return np.broadcast_to(mask, self.grid.exists.shape).ravel()[self.prices.cells - self.first]
+
 
 def price(case: Case, plans: Space, calibration: Calibration, *, only_fitting: bool = True) -> Prices:
-    """The prices of all `plans`; with `only_fitting`, time is worked out only where memory suffices."""
+    """The prices of all `plans`; with `only_fitting`, of those whose memory suffices."""
+    return Prices.joined(one.prices for one in priced(case, plans, calibration, only_fitting=only_fitting))
+
+
+def priced(case: Case, plans: Space, calibration: Calibration, *, only_fitting: bool = True) -> Iterator[Priced]:
+    """The grids of `plans` with their prices, as `price` has them, one after the other."""
     inputs = calibration.inputs(case, ComputePlan(precision=plans.precision))
-    counts = float_counts(case)
-    columns = [np.full(len(plans), np.nan) for _ in range(5)]
-    held, step, total, cost, energy = columns
-    room = case.site.accelerator.memory_bytes
-    for start in range(0, len(plans), _SLICE):
-        part = slice(start, min(start + _SLICE, len(plans)))
-        held[part] = memory_bytes(case, counts, plans.part(part), inputs)
-        chosen = part.start + np.flatnonzero(held[part] <= room) if only_fitting else part
-        numbers = plans.part(chosen)
-        if len(numbers.data):
-            run = _run(case, numbers, inputs)
-            step[chosen], total[chosen], cost[chosen], energy[chosen] = run
-    return Prices(held, step, total, cost, energy)
+    room = case.site.accelerator.memory_bytes if only_fitting else np.inf
+    for first, grid in zip(plans.starts, plans.grids, strict=False):
+        yield _priced_grid(case, grid, int(first), inputs, room)
+
+
+@dataclass(slots=True)
+class Best:
+    """What the goal makes small, of the best plan so far; whoever looks at what was priced lowers it."""
+
+    worth: float = float("inf")
+
+
+def nearest(case: Case, plans: Space, calibration: Calibration, best: Best) -> Iterator[Priced]:
+    """As `priced`, without plans that lose by more than the forecast can tell apart, whatever their transfers take."""
+    inputs = calibration.inputs(case, ComputePlan(precision=plans.precision))
+    if np.isfinite(inputs.cores):  # workers that share a processor's cores are few
+        yield from priced(case, plans, calibration)
+        return
+    floors = [_floor(case, grid.numbers, inputs) for grid in plans.grids]
+    least = np.array([floor.min() for floor in floors])
+    for index in np.argsort(least, kind="stable"):
+        bound = best.worth * (1.0 + 2.0 * SAME_SHARE)
+        if least[index] > bound:
+            return
+        grid = plans.grids[index]
+        hopeful = replace(grid, exists=grid.exists & (floors[index] <= bound))
+        yield _priced_grid(case, hopeful, int(plans.starts[index]), inputs, case.site.accelerator.memory_bytes)
+
+
+def _floor(case: Case, plan: PlanNumbers, inputs: StepInputs) -> Any:
+    """What the goal makes small, at least: with states that all ranks share at no cost, and without failures."""
+    habits = replace(inputs.habits, gather_passes=0.0, scatter_passes=0.0)
+    plan = replace(plan, zero_stage=3.0, shard_group=0.0)
+    seconds = step_time(replace(inputs, habits=habits), plan)
+    step, site = seconds.total, case.site
+    run = case.application.steps * step
+    if case.goal.minimise == "time":
+        return run
+    if case.goal.minimise == "cost":
+        return site.accelerator.price_usd_per_h / 3600.0 * plan.devices * run
+    return training.power_w(site, seconds.compute / step) * plan.devices * run
+
+
+def _priced_grid(case: Case, grid: Grid, first: int, inputs: StepInputs, room: float) -> Priced:
+    numbers, exists = _trimmed(grid.numbers, grid.exists)
+    held = np.broadcast_to(memory_bytes(case, float_counts(case), numbers, inputs), exists.shape)
+    fits = held[exists] <= room
+    chosen = np.zeros_like(exists)
+    chosen[exists] = fits
+    cells = first + np.flatnonzero(grid.exists)[fits]
+    families = np.broadcast_to(grid.family, grid.exists.shape)[grid.exists][fits]
+    needed = held[exists]
+    least = float(needed.min(initial=np.inf))
+    numbers, chosen = _trimmed(numbers, chosen)
+    runs = _run(case, numbers, inputs) if len(cells) else (np.ones(1),) * 4
+    columns = [np.broadcast_to(column, chosen.shape)[chosen] for column in (numbers.devices, *runs)]
+    return Priced(grid, len(fits), least, Prices(cells, families, columns[0], needed[fits], *columns[1:]), first)
+
+
+def _trimmed(numbers: PlanNumbers, chosen: NDArray[np.bool_]) -> tuple[PlanNumbers, NDArray[np.bool_]]:
+    """The smallest grid around what is chosen of one, and what is chosen of that."""
+    for axis in range(chosen.ndim):
+        others = tuple(other for other in range(chosen.ndim) if other != axis)
+        used = chosen.any(axis=others)
+        if used.all() or not used.any():
+            continue
+        chosen = np.compress(used, chosen, axis=axis)
+        numbers = _by_array(numbers, lambda array, used=used, axis=axis: np.compress(used, array, axis=axis), axis)
+    return numbers, chosen
+
+
+def _by_array(numbers: PlanNumbers, change: Callable[[Any], Any], axis: int) -> PlanNumbers:
+    """The numbers with those that differ along an axis changed."""
+    differ = {field.name: getattr(numbers, field.name) for field in fields(numbers)}
+    differ = {name: value for name, value in differ.items() if np.ndim(value) and np.shape(value)[axis] > 1}
+    return replace(numbers, **{name: change(value) for name, value in differ.items()})
 
 
 def memory_bytes(case: Case, counts: ShapeCounts, numbers: PlanNumbers, inputs: StepInputs) -> Any:

@@ -17,11 +17,13 @@ from datahall.base.errors import Incompatible, NoPlan, UsageError
 from datahall.base.units import human, human_time
 from datahall.case.question import Case
 from datahall.catalog.compatibility import UNASKED, check_trained, framework_of
+from datahall.compute.numbers import PlanNumbers
 from datahall.compute.plan import ComputePlan
 from datahall.decisions.choice import SAME_SHARE, preferred
 from datahall.decisions.plan import Plan
 from datahall.search.engines import runnable
-from datahall.search.price import Prices, price, whole_plan
+from datahall.search.price import Best, Priced, Prices, nearest, priced, whole_plan
+from datahall.search.shortlist import Shortlist, unbeaten
 from datahall.search.space import Space, divisors, space
 from datahall.storage.plan import StoragePlan
 from datahall.virtual.calibration import Calibration
@@ -39,24 +41,32 @@ _KEEP = StoragePlan().keep  # committed checkpoints, of what `whole_plan` writes
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """All plans of a case: `order` lists those that meet the goal, best first; `reasons` counts the others."""
+    """All plans of a case: `order` lists places in `prices` of those that meet the goal, best first.
+
+    `qualified` counts them all; of very many, `prices` has only those that can be named (`shortlist`).  `reasons`
+    counts the others.
+    """
 
     case: Case
     space: Space
     prices: Prices
     order: NDArray[np.int64]
+    qualified: int
     reasons: Mapping[str, int]
     calibration: Calibration
     engine: str = ""
 
     def compute(self, place: int) -> ComputePlan:
         """The compute plan at a place of the order (0: the best)."""
-        return self.space.plan(int(self.order[place]))
+        return self.space.plan(int(self.prices.cells[self.order[place]]))
 
     def plan(self, place: int = 0) -> Plan:
         """The whole plan at a place of the order."""
-        index = int(self.order[place])
-        return whole_plan(self.case, self.space.plan(index), float(self.prices.step_s[index]))
+        return whole_plan(self.case, self.compute(place), float(self.prices.step_s[self.order[place]]))
+
+    def numbers(self) -> PlanNumbers:
+        """The plans as columns, in order."""
+        return self.space.part(self.prices.cells[self.order])
 
     def narrow(self, place: int) -> bool:
         """Whether the memory of the plan at a place fits by its forecast, but not by the end of its interval."""
@@ -69,22 +79,12 @@ class Ranking:
 
     def families(self, most: int) -> list[int]:
         """Places of the best plan of each way to cut (degrees and ZeRO stage), best first, at most `most`."""
-        numbers, seen, places = self.space.numbers, set[tuple[float, ...]](), list[int]()
-        for place, index in enumerate(self.order):
-            key = tuple(float(getattr(numbers, name)[index]) for name in _FAMILY)
-            if key not in seen:
-                seen.add(key)
-                places.append(place)
-                if len(places) == most:
-                    break
-        return places
+        _, places = np.unique(self.prices.families[self.order], return_index=True)
+        return [int(place) for place in np.sort(places)[:most]]
 
     def front(self, most: int = 8) -> list[int]:
         """Places of the plans that no other beats in time, cost and memory at once, fastest first."""
         return _front(self, most)
-
-
-_FAMILY = ("data", "tensor", "pipeline", "context", "expert", "zero_stage")
 
 
 def search(
@@ -93,12 +93,13 @@ def search(
     *,
     devices: Sequence[int] | None = None,
     engine: str = "",
-    wide: bool = False,
     plans: Space | None = None,
+    only_best: bool = False,
 ) -> Ranking:
     """Every plan of `case`, ranked by its goal; only those that `engine` can run, where one is named.
 
     `plans` takes those of an earlier search of the same model, batch and devices, in place of working them out again.
+    With `only_best` the choice is the same, and plans that cannot be it are not looked at.
 
     Raises NoPlan with the obstacles and how many plans each stopped, Incompatible where the accelerator cannot compute
     in the case's precision or has no price or power for a goal that asks for it.
@@ -106,18 +107,29 @@ def search(
     calibration = calibration or default_calibration(case)
     _check_goal(case)
     precision = precision_of(case)
-    plans = plans or space(case, precision, devices or device_counts(case), wide=wide)
-    plans = plans.in_precision(precision)
-    prices = price(case, plans, calibration)
-    met, reasons = _met(case, plans, prices)
-    if engine:
-        able = runnable(engine, case, plans)
-        reasons[f"{engine} cannot run it"] = int((met & ~able).sum())
-        met, reasons = met & able, +reasons
-    reasons = reasons + Counter({reason: count for reason, count in plans.impossible.items() if not len(plans)})
-    if not met.any():
-        raise _no_plan(case, prices, reasons)
-    return Ranking(case, plans, prices, _ordered(case, plans, prices, met, calibration), reasons, calibration, engine)
+    plans = (plans or space(case, precision, devices or device_counts(case))).in_precision(precision)
+    found = Shortlist(
+        lambda prices: goal_values(case, prices), lambda prices: ~_narrow(case, calibration, prices.memory_bytes)
+    )
+    reasons, least, qualified, best = Counter[str](), _Least(), 0, Best()
+    for part in nearest(case, plans, calibration, best) if only_best else priced(case, plans, calibration):
+        least = least.with_part(case, part)
+        met = _met(case, part, reasons)
+        if engine:
+            able = part.of(runnable(engine, case, part.grid.numbers, precision))
+            reasons[f"{engine} cannot run it"] += int((met & ~able).sum())
+            met &= able
+        qualified += int(met.sum())
+        prices = part.prices.chosen(met)
+        best.worth = min(best.worth, goal_values(case, prices).min(initial=np.inf))
+        found.add(prices)
+    reasons = +reasons + Counter({reason: count for reason, count in plans.impossible.items() if not len(plans)})
+    if not qualified:
+        raise _no_plan(case, len(plans), least, reasons)
+    prices = found.prices()
+    return Ranking(
+        case, plans, prices, _ordered(case, plans, prices, calibration), qualified, reasons, calibration, engine
+    )
 
 
 def precision_of(case: Case) -> str:
@@ -176,24 +188,43 @@ def _check_goal(case: Case) -> None:
         )
 
 
-def _met(case: Case, plans: Space, prices: Prices) -> tuple[NDArray[np.bool_], Counter[str]]:
-    goal = case.goal
-    fits = np.isfinite(prices.step_s)
-    keeps = on_one_disk(case, plans.numbers.devices, _KEEP) <= case.site.disk.capacity_bytes
-    ends = _ends(case, prices)
-    in_time = prices.total_s <= goal.deadline_s
-    in_budget = prices.cost_usd <= goal.budget_usd
+@dataclass(frozen=True, slots=True)
+class _Least:
+    """The least that any plan needs of memory, and of those that fit: whether one ends, seconds and dollars."""
+
+    memory_bytes: float = float("inf")
+    total_s: float = float("inf")
+    cost_usd: float = float("inf")
+    fits: int = 0
+    ends: bool = False
+
+    def with_part(self, case: Case, part: Priced) -> _Least:
+        """The least of this and of a grid."""
+        prices = part.prices
+        return _Least(
+            min(self.memory_bytes, part.least_bytes),
+            min(self.total_s, prices.total_s.min(initial=np.inf)),
+            min(self.cost_usd, prices.cost_usd.min(initial=np.inf)),
+            self.fits + len(prices),
+            self.ends or bool(_ends(case, prices).any()),
+        )
+
+
+def _met(case: Case, part: Priced, reasons: Counter[str]) -> NDArray[np.bool_]:
+    """A mask over what was priced: what meets the goal; the rest is counted by the first reason that stands against."""
+    goal, prices = case.goal, part.prices
     memory = human(case.site.accelerator.memory_bytes, "bytes")
-    reasons = Counter(
-        {
-            f"needs more than the {memory} of one {case.site.accelerator.name}": int((~fits).sum()),
-            _full(case): int((fits & ~keeps).sum()),
-            _FAILING: int((fits & keeps & ~ends).sum()),
-            f"takes longer than {human_time(goal.deadline_s)}": int((fits & keeps & ends & ~in_time).sum()),
-            f"costs more than {human(goal.budget_usd, 'usd')}": int((fits & keeps & ends & in_time & ~in_budget).sum()),
-        }
-    )
-    return fits & keeps & ends & in_time & in_budget, +reasons
+    reasons[f"needs more than the {memory} of one {case.site.accelerator.name}"] += part.plans - len(prices)
+    met = np.ones(len(prices), dtype=bool)
+    for reason, passes in (
+        (_full(case), on_one_disk(case, prices.devices, _KEEP) <= case.site.disk.capacity_bytes),
+        (_FAILING, _ends(case, prices)),
+        (f"takes longer than {human_time(goal.deadline_s)}", prices.total_s <= goal.deadline_s),
+        (f"costs more than {human(goal.budget_usd, 'usd')}", prices.cost_usd <= goal.budget_usd),
+    ):
+        reasons[reason] += int(np.count_nonzero(met & ~passes))
+        met &= passes
+    return met
 
 
 def _ends(case: Case, prices: Prices) -> NDArray[np.bool_]:
@@ -206,13 +237,10 @@ def _full(case: Case) -> str:
     return f"keeps {_KEEP} checkpoints and writes one more, which a disk of {capacity} does not hold"
 
 
-def _ordered(
-    case: Case, plans: Space, prices: Prices, met: NDArray[np.bool_], calibration: Calibration
-) -> NDArray[np.int64]:
+def _ordered(case: Case, plans: Space, prices: Prices, calibration: Calibration) -> NDArray[np.int64]:
     """By the goal in steps of what the forecast can tell apart, then what surely fits, is sooner done, is simpler."""
-    chosen = np.flatnonzero(met)
-    narrow = _narrow(case, calibration, prices.memory_bytes[chosen])
-    return chosen[preferred(goal_values(case, prices)[chosen], plans.part(chosen), narrow, prices.total_s[chosen])]
+    narrow = _narrow(case, calibration, prices.memory_bytes)
+    return preferred(goal_values(case, prices), plans.part(prices.cells), narrow, prices.total_s)
 
 
 def _narrow(case: Case, calibration: Calibration, memory_bytes: Any) -> Any:
@@ -220,15 +248,13 @@ def _narrow(case: Case, calibration: Calibration, memory_bytes: Any) -> Any:
 
 
 def _front(ranking: Ranking, most: int) -> list[int]:
-    order, prices = ranking.order, ranking.prices
-    values = np.stack([prices.total_s[order], prices.cost_usd[order], prices.memory_bytes[order]], axis=1)
+    prices = ranking.prices.chosen(ranking.order)
+    candidates = np.flatnonzero(unbeaten(prices))
     front: list[int] = []
     best_cost = best_memory = np.inf
-    by_time = np.lexsort((values[:, 2], values[:, 1], values[:, 0]))
-    least = np.minimum.accumulate(values[by_time, 1:])  # of the plans so far; others cannot earn a place
-    improves = np.any(values[by_time[1:], 1:] < least[:-1], axis=1)
-    for place in by_time[np.r_[True, improves]]:
-        _, cost, memory = values[place]
+    keys = (prices.memory_bytes, prices.cost_usd, prices.total_s)
+    for place in candidates[np.lexsort(tuple(key[candidates] for key in keys))]:
+        cost, memory = prices.cost_usd[place], prices.memory_bytes[place]
         # A plan earns its place by being clearly cheaper or clearly smaller than every faster one.
         if cost < best_cost * (1 - SAME_SHARE) or memory < best_memory * 0.9:
             front.append(int(place))
@@ -238,16 +264,15 @@ def _front(ranking: Ranking, most: int) -> list[int]:
     return front
 
 
-def _no_plan(case: Case, prices: Prices, reasons: Counter[str]) -> NoPlan:
-    held = prices.memory_bytes
-    if not len(held):
+def _no_plan(case: Case, plans: int, least: _Least, reasons: Counter[str]) -> NoPlan:
+    if not plans:
         what = f"{case.model.name} cannot be cut over {case.site.devices} devices with these batches."
         return NoPlan(what, reasons=dict(reasons), hint="Choose another application.global_batch.")
-    if not np.isfinite(prices.step_s).any():
-        least = human(float(np.nanmin(held)), "bytes")
+    if not least.fits:
         what = (
-            f"{case.model.name} does not fit on {case.site.name}: the smallest of {len(held):,} plans needs {least} on"
-            f" a device with {human(case.site.accelerator.memory_bytes, 'bytes')}."
+            f"{case.model.name} does not fit on {case.site.name}: the smallest of {plans:,} plans needs"
+            f" {human(least.memory_bytes, 'bytes')} on a device with"
+            f" {human(case.site.accelerator.memory_bytes, 'bytes')}."
         )
         frozen = _FROZEN_BYTES * case.model.parameters() < case.site.devices * case.site.accelerator.memory_bytes
         adapters = ", or fine-tune with LoRA" if frozen and case.application.method == "full" else ""
@@ -257,14 +282,13 @@ def _no_plan(case: Case, prices: Prices, reasons: Counter[str]) -> NoPlan:
         return NoPlan(
             "no plan that meets the goal can be run by this engine.", reasons=dict(reasons), hint="Leave --for out."
         )
-    if reasons.get(_full(case), 0) == np.isfinite(prices.step_s).sum():
+    if reasons.get(_full(case), 0) == least.fits:
         what = f"{_KEEP + 1} checkpoints of {case.model.name} do not fit on the disks of {case.site.name}."
         return NoPlan(what, reasons=dict(reasons), hint="State a disk with a larger capacity, or a shared one.")
-    if not np.any(np.isfinite(prices.step_s) & _ends(case, prices)):
+    if not least.ends:
         what = f"no run on {case.site.name} would end: devices fail before they get anywhere."
         return NoPlan(what, reasons=dict(reasons), hint="Check site.mtbf_per_device.")
-    best = human_time(float(np.nanmin(prices.total_s)))
-    cheapest = human(float(np.nanmin(prices.cost_usd)), "usd")
+    best, cheapest = human_time(least.total_s), human(least.cost_usd, "usd")
     what = f"no plan meets the goal: the fastest takes {best}, the cheapest costs {cheapest}."
     question = "site" if case.goal.budget_usd == float("inf") else "hardware"  # more nodes do not make a run cheaper
     return NoPlan(what, reasons=dict(reasons), hint=f"Ask `datahall plan --ask {question}` what would meet it.")

@@ -25,6 +25,7 @@ from datahall.virtual.training import forecast, held_bytes, power_w
 from datahall.virtual.transferred import Transferred, stack_note
 
 _LEARNT = ("step_time", "total_time", "tokens_per_s", "mfu", "cost", "energy")
+_HALVES_NOTE = "No published run has a zero-bubble schedule: what it saves is the formula's word alone."
 COMPONENTS = ("compute", "transfer", "waiting", "input", "optimiser")
 
 
@@ -83,6 +84,8 @@ def explain(ranking: Ranking, place: int = 0) -> Result:
     result = forecast(ranking.case, ranking.plan(place), ranking.calibration)
     if isinstance(ranking.calibration, Transferred) and (unknown := stack_note(ranking.case)):
         result = replace(result, notes=(unknown, *result.notes))
+    if ranking.compute(place).schedule == "zero-bubble":
+        result = replace(result, notes=(_HALVES_NOTE, *result.notes))
     if not isinstance(ranking.calibration, LedgerCalibration):
         return result
     label = ranking.calibration.label  # whole runs on this hardware were measured, whatever its parts rest on
@@ -135,21 +138,24 @@ def flips(ranking: Ranking) -> list[Flip]:
 
 def bargain(ranking: Ranking) -> Bargain | None:
     """The fastest plan if only the budget stands against it, with the price that would let it in."""
-    case, prices = ranking.case, ranking.prices
+    case = ranking.case
     if case.goal.minimise != "time" or case.goal.budget_usd == float("inf"):
         return None
-    index = int(np.nanargmin(prices.total_s))
-    cost = float(prices.cost_usd[index])
+    free = replace(case, goal=replace(case.goal, budget_usd=float("inf")))
+    found = search(free, ranking.calibration, engine=ranking.engine, plans=ranking.space, only_best=True)
+    fastest = int(np.argmin(found.prices.total_s))
+    cost = float(found.prices.cost_usd[fastest])
     if cost <= case.goal.budget_usd:
         return None
     price = case.site.accelerator.price_usd_per_h * case.goal.budget_usd / cost
-    return Bargain(ranking.space.plan(index), float(prices.total_s[index]), price)
+    plan = ranking.space.plan(int(found.prices.cells[fastest]))
+    return Bargain(plan, float(found.prices.total_s[fastest]), price)
 
 
 def left_free(ranking: Ranking) -> LeftFree | None:
     """What the chosen plan leaves to others, of which neither its dollars nor its joules count anything."""
     site, order, prices = ranking.case.site, ranking.order, ranking.prices
-    free = np.maximum(0.0, site.devices - ranking.space.numbers.devices[order])
+    free = np.maximum(0.0, site.devices - prices.devices[order])
     if not free[0]:
         return None
     idle_j = power_w(site, 0.0) * free * prices.total_s[order]
@@ -161,7 +167,7 @@ def left_free(ranking: Ranking) -> LeftFree | None:
 def _flip(ranking: Ranking, what: str, changed: Case) -> Flip:
     before, best = _goal_value(ranking), ranking.compute(0)
     try:
-        other = search(changed, ranking.calibration, engine=ranking.engine, plans=ranking.space)
+        other = search(changed, ranking.calibration, engine=ranking.engine, plans=ranking.space, only_best=True)
     except DatahallError:
         return Flip(what, None, 0.0, False)
     plan = other.compute(0)

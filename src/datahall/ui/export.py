@@ -120,6 +120,10 @@ def _split(proposal: Proposal) -> dict[str, str | int]:
     }
     if compute.virtual_stages > 1:
         split["virtual-stages"] = compute.virtual_stages
+    if compute.schedule == "zero-bubble":
+        split["schedule"] = compute.schedule
+    if compute.tensor > 1 and not compute.sequence_parallel:
+        split["sequence-parallel"] = "false"
     if compute.zero_stage and compute.shards != compute.copies:
         split["shard-group"] = compute.shards
     if proposal.case.application.method == "lora":

@@ -77,8 +77,13 @@ def _torchtitan_stages(layers: int, compute: ComputePlan) -> dict[str, Any]:
     stages = compute.pipeline * compute.virtual_stages
     per_stage = -(-layers // stages)
     _refuse_unless(-(-layers // per_stage) == stages, "torchtitan", f"{layers} layers over {stages} stages")
+    halves, several = compute.schedule == "zero-bubble", compute.virtual_stages > 1
+    _refuse_unless(several or not halves, "torchtitan", "a zero-bubble schedule of one stage a rank")
+    whole = compute.zero_stage == 0  # half a backward pass asks for parameters that were given back
+    _refuse_unless(whole or not halves, "torchtitan", "a zero-bubble schedule with shards")
+    schedule = "InterleavedZeroBubble" if halves else "Interleaved1F1B" if several else "1F1B"
     return {
-        "parallelism.pipeline_parallel_schedule": "Interleaved1F1B" if compute.virtual_stages > 1 else "1F1B",
+        "parallelism.pipeline_parallel_schedule": schedule,
         "parallelism.pipeline_parallel_microbatch_size": compute.micro_batch,
         "parallelism.pipeline_parallel_layers_per_stage": per_stage,
         "parallelism.pipeline_parallel_first_stage_less_layers": 0,
@@ -93,6 +98,8 @@ def torchtitan_remarks(proposal: Proposal) -> list[str]:
         remarks.append("torchtitan repeats chosen operations, not the attention core alone as in the forecast.")
     if compute.expert > 1 and compute.tensor > 1:
         remarks.append("torchtitan's expert ranks borrow tensor ranks: its experts are whole; the forecast cuts them.")
+    if compute.schedule == "zero-bubble":
+        remarks.append("PyTorch's zero-bubble schedules do not run with torch.compile: leave it off.")
     return remarks
 
 
@@ -101,6 +108,9 @@ def megatron_arguments(proposal: Proposal) -> list[str]:
     compute, application = proposal.plan.compute, proposal.case.application
     _refuse_unless_gpu(proposal, "Megatron-LM")
     _refuse_unless(application.method == "full", "Megatron-LM", "LoRA in pretrain_gpt.py")
+    _refuse_unless(compute.schedule != "zero-bubble", "Megatron-LM", "a zero-bubble schedule")
+    shares = compute.tensor == 1 or compute.sequence_parallel or not proposal.case.model.experts
+    _refuse_unless(shares, "Megatron-LM", "tensor ranks of a mixture that do not share the sequence")
     arguments: dict[str, Any] = {
         **_megatron_shape(proposal.case.model, application.sequence),
         **_megatron_experts(proposal.case.model, compute),
@@ -202,6 +212,8 @@ def _check_deepspeed(proposal: Proposal) -> None:
     grouped = bool(compute.zero_stage) and compute.shards != compute.copies
     _refuse_unless(not grouped, "DeepSpeed", "sharding within groups (0.19 has no MiCS any more)")
     _refuse_unless(compute.context == 1 or compute.tensor == 1, "DeepSpeed", "tensor and context ranks at once")
+    shares = compute.tensor > 1 and compute.sequence_parallel
+    _refuse_unless(not shares, "DeepSpeed", "tensor ranks that share the sequence")
     whole = proposal.case.model.heads % compute.context == 0
     _refuse_unless(whole, "DeepSpeed", f"{proposal.case.model.heads} heads over {compute.context} context ranks")
 

@@ -157,7 +157,7 @@ def plan_json(ranking: Ranking, others: list[Loss], changes: list[Flip]) -> dict
         "forecast": explain(ranking).to_json(),
         "memory_bytes": {name: float(getattr(memory, name)) for name in memory.__dataclass_fields__},
         "step_seconds": {name: float(getattr(seconds, name)) for name in seconds.__dataclass_fields__},
-        "plans": {"searched": len(ranking.space), "qualified": len(ranking.order), "reasons": dict(ranking.reasons)},
+        "plans": {"searched": len(ranking.space), "qualified": ranking.qualified, "reasons": dict(ranking.reasons)},
         "splits": [_split_json(loss) for loss in others],
         "front": [_point_json(ranking, place) for place in ranking.front()],
         "cache": None if (verdict := cache_of(ranking)) is None else verdict.to_json(),

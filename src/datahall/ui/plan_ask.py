@@ -131,7 +131,7 @@ def _link(case: Case, calibration: Calibration) -> Answer:
 
 
 def _checkpoint(case: Case, calibration: Calibration) -> Answer:
-    found = checkpoint_interval(search(case, calibration))
+    found = checkpoint_interval(search(case, calibration, only_best=True))
     by = "Daly" if found.daly_s > found.write_s else "one begins when the one before has ended"
     text = Text()
     text.append(f"Every {human_time(found.daly_s)} ({found.daly_steps:,} steps)", style="bold")

@@ -17,6 +17,7 @@ from datahall.compute.plan import ComputePlan
 from datahall.decisions.choice import SAME_SHARE
 from datahall.report.terminal import plain_table
 from datahall.report.words import percent
+from datahall.search.engines import ENGINES, engines_of
 from datahall.search.rank import Ranking, goal_values
 from datahall.search.why import Flip, Loss, bargain, left_free, memory_items, step_items
 from datahall.ui.export_request import percentile_90
@@ -42,11 +43,12 @@ _MEMORY_ITEMS = ("weights", "gradients", "optimiser", "activations", "buffers", 
 
 
 def split_text(plan: ComputePlan) -> str:
-    """A split in the field's shorthand: "dp8 tp2 zero3"."""
+    """A split in the field's shorthand: "dp8 tp2 zero3"; "zb" is a zero-bubble schedule."""
     parts = [f"dp{plan.data}"] if plan.data > 1 else []
     parts += [f"tp{plan.tensor}"] if plan.tensor > 1 else []
     if plan.pipeline > 1:
         parts.append(f"pp{plan.pipeline}" + (f"x{plan.virtual_stages}" if plan.virtual_stages > 1 else ""))
+        parts += ["zb"] if plan.schedule == "zero-bubble" else []
     parts += [f"cp{plan.context}"] if plan.context > 1 else []
     parts += [f"ep{plan.expert}"] if plan.expert > 1 else []
     if plan.zero_stage:
@@ -88,7 +90,7 @@ def _headline(ranking: Ranking, seconds: float) -> Text:
     text.append(split_text(plan), style="bold")
     text.append(f", {_details(plan)}{_share_of(plan, ranking)}\n")
     text.append(
-        f"{len(ranking.order):,} of {len(ranking.space):,} plans meet the goal"
+        f"{ranking.qualified:,} of {len(ranking.space):,} plans meet the goal"
         f" (least {case.goal.minimise}); searched in {seconds:.1f} s",
         style="dim",
     )
@@ -97,7 +99,10 @@ def _headline(ranking: Ranking, seconds: float) -> Text:
 
 def _details(plan: ComputePlan) -> str:
     recompute = {"none": "no recomputation", "selective": "selective recomputation", "full": "full recomputation"}
-    return f"micro-batch {plan.micro_batch} x {plan.accumulation}, {recompute[plan.recompute]}, {plan.precision}"
+    schedule = ", zero-bubble schedule" if plan.schedule == "zero-bubble" else ""
+    whole = ", no sequence parallelism" if plan.tensor > 1 and not plan.sequence_parallel else ""
+    batches = f"micro-batch {plan.micro_batch} x {plan.accumulation}"
+    return f"{batches}, {recompute[plan.recompute]}, {plan.precision}{schedule}{whole}"
 
 
 def _share_of(plan: ComputePlan, ranking: Ranking) -> str:
@@ -222,6 +227,7 @@ def _sentences(ranking: Ranking, forecast: Result, changes: Sequence[Flip]) -> T
     pairs += _left_free(ranking)
     pairs.append(("What to request", _request(forecast)))
     pairs.append(("How sure", _sure(forecast)))
+    pairs += [("Engines", text) for text in _engines(ranking)]
     for reason, count in sorted(ranking.reasons.items(), key=lambda item: -item[1]):
         pairs.append(("Did not qualify", f"{count:,} plans: {reason}"))
     for note in forecast.notes:
@@ -278,6 +284,16 @@ def _left_free(ranking: Ranking) -> list[tuple[str, str]]:
         text += f", and with that {split_text(plan)} on {plan.devices:,} would draw least"
         text += f" ({human(free.energy_j, 'joules')})"
     return [("Left free", f"{free.devices:,} of {ranking.case.site.devices:,} devices: {text}")]
+
+
+def _engines(ranking: Ranking) -> list[str]:
+    """Which engines' configuration can say the chosen plan, where none was named and some could be meant."""
+    able = engines_of(ranking.case, ranking.compute(0))
+    others = [engine for engine in ENGINES if engine not in able]
+    if ranking.engine or ranking.case.site.accelerator.kind != "gpu" or not others:
+        return []
+    said = f"{', '.join(able)} can run this plan" if able else "the configuration of none can say this plan"
+    return [f"{said}; `--for` plans for {' or '.join(others)}"]
 
 
 def _request(forecast: Result) -> str:

@@ -40,10 +40,12 @@ class StackTraits:
     weighs_inside: float = 0.0  # 1: the router's weights are applied before an expert's last product, not to its result
     fused_loss: float = 0.0  # 1: the loss keeps the scores and their gradient in 16 bits, and no copy of either
     interleaves: bool = False  # its pipelines usually hold several chunks of layers
+    zero_bubble: bool = False  # it has a schedule that puts off gradients of weights, for programs issued this way
 
 
 UNSTATED = "unstated"  # the family where nobody says what ran
 _TORCH = StackTraits("pytorch", "eager")
+_TORCH_PIPELINES = replace(_TORCH, zero_bubble=True)  # torch.distributed.pipelining, whose schedules are not compiled
 _OLD_MEGATRON = StackTraits(
     "megatron-lm",
     "old",
@@ -65,7 +67,7 @@ _CORE = StackTraits(
 _FOUNDRY = StackTraits("llm-foundry", "eager", early_attention=1.0, short_gradients=1.0, fused_loss=1.0)
 _STACKS: tuple[tuple[str, StackTraits], ...] = (
     (r"neuron", StackTraits("xla", "xla")),  # whatever it is a port of
-    (r"auto.?model", replace(_TORCH, family="automodel", recent_attention=1.0, interleaves=True)),
+    (r"auto.?model", replace(_TORCH_PIPELINES, family="automodel", recent_attention=1.0, interleaves=True)),
     (r"megatron-deepspeed", replace(_OLD_MEGATRON, family="megatron-deepspeed")),
     (r"megatron.?bridge|nemo|megatron.?core|megatron.?fsdp|mbridge", _CORE),
     (r"primus|mindspeed|megascale", replace(_CORE, family="megatron-core", fused_loss=0.0)),
@@ -76,7 +78,7 @@ _STACKS: tuple[tuple[str, StackTraits], ...] = (
     (r"hai-llm|dualpipe", replace(_CORE, family="hai-llm", dual_pipe=1.0)),
     (r"llama3 4d|meta llama", replace(_TORCH, family="meta", recent_attention=0.5, overlap=0.3, interleaves=True)),
     (r"deepspeed", replace(_TORCH, family="deepspeed")),
-    (r"intern(?:evo|lm)", replace(_TORCH, family="internevo", owner_broadcasts=1.0, short_gradients=1.0)),
+    (r"intern(?:evo|lm)", replace(_TORCH_PIPELINES, family="internevo", owner_broadcasts=1.0, short_gradients=1.0)),
     (r"fms.?fsdp", replace(_TORCH, family="fms-fsdp", short_gradients=1.0)),
 )
 
@@ -99,7 +101,8 @@ def traits_of(framework: str, kind: str, note: str = "", architecture: str = "")
     found = next((traits for pattern, traits in _STACKS if re.search(pattern, low)), None)
     if found is None:
         name = re.sub(r"[\s(,]*(?:v?\d+\.|\(|,).*", "", low).strip()
-        found = StackTraits("xla", "xla") if kind == "tpu" else replace(_TORCH, family=name or UNSTATED)
+        usual = _TORCH_PIPELINES if not name or "torch" in name else _TORCH
+        found = StackTraits("xla", "xla") if kind == "tpu" else replace(usual, family=name or UNSTATED)
     if found.issue == "old" and architecture and not re.match(_BEFORE_FUSED_ATTENTION, architecture):
         found = replace(_CORE, family=found.family)
     release = re.search(r"(\d+\.\d+(?:\.\d+)*)", framework)

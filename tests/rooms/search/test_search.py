@@ -55,7 +55,8 @@ def test_the_whole_ranking_is_what_each_plan_alone_is(model: str, site: str, mos
 def test_memory_of_an_element_is_memory_of_the_plan(index: int, recompute: str) -> None:
     case = a_case("mixtral-8x7b", "16xH100-SXM")
     plans = space(case, "bf16", [16])
-    plan = replace(plans.plan(index % len(plans)), recompute=recompute)
+    cells = plans.cells()
+    plan = replace(plans.plan(int(cells[index % len(cells)])), recompute=recompute)
     counts = ShapeCounts.of(case.model)
     alone = memory(counts, case.application.sequence, PlanNumbers.of(plan), MemoryHabits()).total
     assert float(memory_items(case, plan, Uncalibrated()).total) == pytest.approx(float(alone), rel=1e-12)
@@ -64,24 +65,22 @@ def test_memory_of_an_element_is_memory_of_the_plan(index: int, recompute: str) 
 def test_a_space_holds_what_can_exist_and_nothing_else() -> None:
     case = a_case("mixtral-8x7b", "16xH100-SXM")
     plans = space(case, "bf16", [16])
-    numbers = plans.numbers
-    assert len(plans) > 1000
+    numbers = plans.part(plans.cells())
+    assert len(plans) == len(plans.cells()) > 1000
     assert np.all(numbers.devices == 16)
     assert np.all(numbers.data * numbers.micro_batch * numbers.accumulation == case.application.global_batch)
     assert np.all((numbers.data * numbers.context) % numbers.expert == 0)
     assert np.all(case.model.heads % numbers.tensor == 0)
     interleaved = numbers.virtual_stages > 1
     assert np.all(numbers.accumulation[interleaved] % numbers.pipeline[interleaved] == 0)
-    rows = np.stack([np.broadcast_to(column, len(plans)) for column in _columns(plans)], axis=1)
+    rows = np.stack([getattr(numbers, name) for name in COLUMNS], axis=1)
     assert len(np.unique(rows, axis=0)) == len(plans)
 
 
-def _columns(plans):
-    numbers = plans.numbers
-    return [
-        getattr(numbers, name)
-        for name in ("data", "tensor", "pipeline", "virtual_stages", "context", "expert", "zero_stage", "shard_group")
-    ] + [numbers.micro_batch, numbers.recompute]
+COLUMNS = (
+    "data", "tensor", "pipeline", "virtual_stages", "context", "expert", "zero_stage", "shard_group", "micro_batch",
+    "recompute", "bubble_share", "sequence_parallel",
+)  # fmt: skip
 
 
 def test_divisors() -> None:
@@ -109,10 +108,11 @@ def test_pricing_all_and_pricing_what_fits_agree() -> None:
     case = a_case()
     plans = space(case, "bf16", [8])
     everything, fitting = (price(case, plans, Uncalibrated(), only_fitting=only) for only in (False, True))
-    fits = np.isfinite(fitting.step_s)
-    assert 0 < fits.sum() < len(plans)
-    assert np.array_equal(everything.total_s[fits], fitting.total_s[fits])
-    assert np.all(fitting.memory_bytes[~fits] > case.site.accelerator.memory_bytes)
+    assert np.array_equal(everything.cells, plans.cells())
+    fits = np.isin(everything.cells, fitting.cells)
+    assert 0 < len(fitting) == fits.sum() < len(plans)
+    assert np.array_equal(everything.total_s[fits], fitting.total_s)
+    assert np.all(everything.memory_bytes[~fits] > case.site.accelerator.memory_bytes)
 
 
 def test_the_goal_decides() -> None:

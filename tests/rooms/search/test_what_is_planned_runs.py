@@ -24,18 +24,18 @@ def test_every_plan_of_a_model_runs(name, workers, method):
     case = small_case(replace(SHAPES[name], layers=8), global_batch=24)
     case = replace(case, application=replace(case.application, method=method, lora_rank=4 if method == "lora" else 0))
     workload = entry.build(case)
-    plans = space(case, "fp32", [workers], wide=True)
+    plans = space(case, "fp32", [workers])
     assert len(plans)
-    for index in range(len(plans)):
-        _check(case, workload, plans.plan(index))
+    for cell in plans.cells():
+        _check(case, workload, plans.plan(cell))
 
 
 @pytest.mark.parametrize("workers", [2, 4, 8, 12])
 def test_every_plan_of_a_mixture_runs(workers):
     case = small_case(MIXED, global_batch=24)
-    workload, plans = entry.build(case), space(case, "fp32", [workers], wide=True)
+    workload, plans = entry.build(case), space(case, "fp32", [workers])
     found = set()
-    for plan in map(plans.plan, range(len(plans))):
+    for plan in map(plans.plan, plans.cells()):
         _check(case, workload, plan)
         found.add((plan.expert, plan.tensor > 1))
     assert {expert for expert, _ in found} == {expert for expert in (1, 2, 3, 4, 6, 12) if workers % expert == 0}

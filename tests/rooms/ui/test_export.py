@@ -31,6 +31,7 @@ from datahall.ui.export_request import percentile_90, request_of
 from datahall.ui.export_schedulers import slurm_time
 
 Make = Callable[..., Proposal]
+HALVES = ComputePlan(data=2, pipeline=4, virtual_stages=2, accumulation=8, schedule="zero-bubble")
 PLAN = ComputePlan(data=4, tensor=4, zero_stage=3, micro_batch=2, accumulation=8, recompute="full")
 
 
@@ -205,7 +206,7 @@ def test_deepspeed_batches_agree(make_proposal: Make) -> None:
         == 64
         == config["train_micro_batch_size_per_gpu"] * 8 * config["gradient_accumulation_steps"]
     )
-    ranked = ComputePlan(data=4, tensor=2, micro_batch=2, accumulation=4)
+    ranked = ComputePlan(data=4, tensor=2, micro_batch=2, accumulation=4, sequence_parallel=False)
     config = json.loads(exported(make_proposal(ranked), "deepspeed")["deepspeed.json"])
     assert "train_batch_size" not in config  # its check would take tensor ranks for data ranks
     assert config["tensor_parallel"] == {"autotp_size": 2}
@@ -240,6 +241,21 @@ def test_torchtitan_gets_as_many_stages_as_were_planned(make_proposal: Make) -> 
     text = exported(make_proposal(plan), "torchtitan")["torchtitan.sh"]
     for flag in ("layers_per_stage 4", "first_stage_less_layers 0", "last_stage_less_layers 0"):
         assert f"--parallelism.pipeline_parallel_{flag}" in text
+
+
+def test_schedules_and_whole_sequences_are_told_to_who_can_have_them(make_proposal: Make) -> None:
+    titan = exported(make_proposal(HALVES), "torchtitan")["torchtitan.sh"]
+    assert "--parallelism.pipeline_parallel_schedule InterleavedZeroBubble" in titan
+    assert "leave it off" in titan  # torch.compile
+    whole = replace(HALVES, data=1, tensor=2, sequence_parallel=False)
+    own = exported(make_proposal(whole), "torchrun")["run.sh"]
+    assert "--schedule=zero-bubble" in own
+    assert "--sequence-parallel=false" in own
+    from .conftest import DEEPSEEK_V3
+
+    mixture = make_proposal(ComputePlan(data=4, tensor=2, sequence_parallel=False), model=DEEPSEEK_V3)
+    with pytest.raises(Incompatible, match="tensor ranks of a mixture"):
+        exported(mixture, "megatron")
 
 
 def test_megatron_trains_the_model_that_was_forecast(make_proposal: Make) -> None:
@@ -342,6 +358,10 @@ def test_engines_for_gpus_are_not_told_to_run_on_tpus(make_proposal: Make, engin
         ("deepspeed", ComputePlan(data=8, zero_stage=3, shard_group=4), "sharding within groups"),
         ("deepspeed", ComputePlan(data=2, tensor=2, context=2), "at once"),
         ("deepspeed", ComputePlan(context=64), "32 heads over 64"),
+        ("deepspeed", ComputePlan(data=4, tensor=2), "share the sequence"),
+        ("torchtitan", replace(HALVES, virtual_stages=1), "one stage a rank"),
+        ("torchtitan", replace(HALVES, zero_stage=3), "zero-bubble schedule with shards"),
+        ("megatron", HALVES, "zero-bubble"),
         ("megatron", ComputePlan(data=1, precision="int8"), "int8"),
         ("megatron", ComputePlan(pipeline=20), "32 layers over 20 stages"),
         ("megatron", ComputePlan(data=2, pipeline=2, zero_stage=3), "FSDP with a pipeline"),
@@ -363,7 +383,7 @@ def test_the_command_writes_files_and_prints(make_proposal: Make, tmp_path: Path
     script = tmp_path / "out" / "megatron.sh"
     assert os.stat(script).st_mode & stat.S_IXUSR
     assert "--async-save" in script.read_text()
-    wrong = datahall("export", plan, "--to", "deepspeed", "--out", "/proc/no")
+    wrong = datahall("export", plan, "--to", "megatron", "--out", "/proc/no")
     assert wrong.code == 1
     assert "cannot write" in wrong.stderr
     assert datahall("export", "no.json", "--to", "slurm", cwd=tmp_path).code == 2

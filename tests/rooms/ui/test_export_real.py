@@ -158,7 +158,7 @@ print(json.dumps({"unknown": unknown, "tensor_model_parallel_size": read.tensor_
 
 
 @pytest.mark.system
-@pytest.mark.parametrize("cut", [{}, {"tensor": 2}, {"context": 2}])
+@pytest.mark.parametrize("cut", [{}, {"tensor": 2, "sequence_parallel": False}, {"context": 2}])
 def test_deepspeed_reads_its_configuration(
     make_proposal: Make, with_engine: Run, tmp_path: Path, cut: dict[str, int]
 ) -> None:

@@ -43,6 +43,20 @@ def test_the_answer_fits_a_hundred_columns_and_begins_with_the_answer() -> None:
         assert said in text, said
 
 
+def test_a_choice_that_few_engines_can_run_is_said_and_is_not_made_for_one() -> None:
+    asked = ("plan", "--model", "llama-3.1-405b", "--site", "llama3-h100")
+    text = " ".join(datahall(*asked).stdout.split())
+    for said in (
+        ", zero-bubble schedule",
+        "the configuration of none can say this plan",
+        "No published run has",
+    ):
+        assert said in text, said
+    text = " ".join(datahall(*asked, "--for", "megatron").stdout.split())
+    assert "zero-bubble" not in text
+    assert "Engines" not in text
+
+
 def test_a_plan_on_other_devices_lost_by_what_the_goal_makes_small() -> None:
     """Steps of different numbers of devices do not compare, and copies alone have no pipeline to fill."""
     text = datahall("plan", "--model", "gpt2", "--site", "4x8xH100-SXM", "--set", "goal.minimise=energy").stdout
