@@ -17,6 +17,7 @@ from datahall.compute.memory import MemoryHabits, memory
 from datahall.compute.numbers import PlanNumbers
 from datahall.decisions.choice import SAME_SHARE
 from datahall.decisions.proposal import Proposal
+from datahall.search.engines import runnable
 from datahall.search.price import price, whole_plan
 from datahall.search.rank import search
 from datahall.search.space import divisors, space
@@ -237,15 +238,35 @@ def test_the_whole_plan_writes_checkpoints_as_often_as_failures_ask() -> None:
     assert forecast(unstated, plan).metrics["total_time"].value > 0
 
 
-@pytest.mark.parametrize("engine", ["torchtitan", "megatron", "deepspeed"])
+EXPORTS = {"torchtitan": torchtitan_arguments, "megatron": megatron_arguments, "deepspeed": deepspeed_config}
+
+
+@pytest.mark.parametrize("engine", EXPORTS)
 def test_plans_for_an_engine_can_be_exported_to_it(engine: str) -> None:
     """Every plan that the search keeps for an engine is one that its export expresses (checked on a sample)."""
-    export = {"torchtitan": torchtitan_arguments, "megatron": megatron_arguments, "deepspeed": deepspeed_config}[engine]
     ranking = search(a_case("llama-3.1-8b", "16xH100-SXM"), engine=engine)
     result = explain(ranking)
     for place in np.unique(np.linspace(0, len(ranking.order) - 1, 150).astype(int)):
-        export(Proposal(ranking.case, ranking.plan(int(place)), result))
+        EXPORTS[engine](Proposal(ranking.case, ranking.plan(int(place)), result))
     assert ranking.reasons[f"{engine} cannot run it"] > 0
+
+
+@pytest.mark.parametrize("engine", EXPORTS)
+@pytest.mark.parametrize(("model", "site"), [("llama-3.1-405b", "128xH100-SXM"), ("deepseek-v3", "64xH800")])
+def test_an_engine_is_said_to_run_what_its_export_takes_and_nothing_else(engine: str, model: str, site: str) -> None:
+    """Layers that stages do not divide, experts, schedules and whole sequences among them (a sample of all plans)."""
+    case = a_case(model, site)
+    plans, result = space(case, "bf16", [case.site.devices]), explain(search(a_case()))
+    cells = np.random.default_rng(1).choice(plans.cells(), 300, replace=False)
+    said = np.broadcast_to(runnable(engine, case, plans.part(cells), "bf16"), len(cells))
+    for cell, able in zip(cells, said, strict=True):
+        compute = plans.plan(cell)
+        try:
+            EXPORTS[engine](Proposal(case, whole_plan(case, compute, 10.0), result))
+        except Incompatible:
+            assert not able, compute
+        else:
+            assert able, compute
 
 
 def test_an_unknown_engine_is_refused() -> None:
