@@ -17,10 +17,10 @@ from datahall.compute.adapters import AdapterNumbers, trained_parameters
 from datahall.compute.counts import ShapeCounts, stack_counts
 from datahall.compute.numbers import PlanNumbers, stack_plans
 from datahall.virtual.constants import expected
-from datahall.virtual.links import LinkRates
 from datahall.virtual.pricing import Setting, setting_of, stack_settings, step_inputs
 from datahall.virtual.step_time import StepInputs, StepSeconds, step_time
 from datahall.virtual.training import held_bytes
+from datahall.virtual.unstated import on_poor_network
 
 Floats = NDArray[np.float64]
 
@@ -47,6 +47,11 @@ class Design:
     def steps(self, constants: Mapping[str, float]) -> StepSeconds:
         """Forecast of each variant, by component."""
         return step_time(self._inputs(constants), self.plans)
+
+    def longer_on_poor_network(self, constants: Mapping[str, float]) -> Floats:
+        """How much longer, as logarithms, each run's step would be on the poorest network that is reckoned with."""
+        poor = step_time(on_poor_network(self._inputs(constants)), self.plans)
+        return np.log(self.mean(self.scale * poor.total) / self.seconds(constants))
 
     def peak_bytes(self) -> Floats:
         """Forecast peak memory of a device of each run; no constant moves it."""
@@ -77,9 +82,7 @@ def design(runs: Sequence[PublishedRun]) -> Design:
     trainable: list[float] = []
     for index, run in enumerate(runs):
         one = cached.setdefault(hash(run.shape), ShapeCounts.of(run.shape))
-        setting = setting_of(
-            accelerator_of(run.accelerator), run.variants[0].plan.precision, run.traits, _link_rates(run)
-        )
+        setting = setting_of(accelerator_of(run.accelerator), run.variants[0].plan.precision, run.traits, run.links)
         beside = run.adapters.numbers(run.shape) if run.adapters else AdapterNumbers()
         share = trained_parameters(run.shape, run.adapters) / run.shape.parameters()
         for variant in run.variants:
@@ -103,13 +106,6 @@ def design(runs: Sequence[PublishedRun]) -> Design:
         np.array(weight),
         np.array(scale),
         len(runs),
-    )
-
-
-def _link_rates(run: PublishedRun) -> LinkRates:
-    links = run.links
-    return LinkRates(
-        links.up_bytes_per_s, links.up_latency_s, float(links.domain), links.out_bytes_per_s, links.out_latency_s
     )
 
 

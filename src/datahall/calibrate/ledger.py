@@ -21,7 +21,6 @@ from datahall.case.question import Case
 from datahall.compute.estimate import DeviceRates
 from datahall.compute.plan import ComputePlan
 from datahall.virtual.calibration import Calibration
-from datahall.virtual.links import LinkRates
 from datahall.virtual.step_time import StepInputs
 
 _Z95 = 1.6449
@@ -155,7 +154,9 @@ class LedgerCalibration:
         rates: dict[str, Any] = {name: getattr(inputs.rates, name) / factor for name in _RATES}
         rates |= {name: getattr(inputs.rates, name) * factor for name in _SECONDS}
         habits = replace(inputs.habits, input_s_per_token=inputs.habits.input_s_per_token * factor)
-        return replace(inputs, rates=_with(inputs.rates, rates), links=_slower(inputs.links, factor), habits=habits)
+        return replace(
+            inputs, rates=_with(inputs.rates, rates), links=inputs.links.scaled(1.0 / factor, factor), habits=habits
+        )
 
     def spread(self, component: str) -> tuple[float, float]:
         """The correction's interval for times; for a single component never narrower than before."""
@@ -175,16 +176,6 @@ def with_ledger(case: Case, calibration: Calibration, path: Path | None = None) 
 
 def _with(rates: DeviceRates, changed: dict[str, Any]) -> DeviceRates:
     return replace(rates, **changed)
-
-
-def _slower(links: LinkRates, factor: float) -> LinkRates:
-    return replace(
-        links,
-        up_bytes_per_s=links.up_bytes_per_s / factor,
-        out_bytes_per_s=links.out_bytes_per_s / factor,
-        up_latency_s=links.up_latency_s * factor,
-        out_latency_s=links.out_latency_s * factor,
-    )
 
 
 def _scatter(ratios: Sequence[float]) -> float:

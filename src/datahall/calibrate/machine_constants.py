@@ -17,7 +17,6 @@ from datahall.compute.estimate import DeviceRates
 from datahall.compute.numbers import PlanNumbers
 from datahall.compute.plan import ComputePlan
 from datahall.virtual.habits import StackHabits
-from datahall.virtual.links import LinkRates
 from datahall.virtual.step_time import StepInputs, step_time
 
 COMPONENTS = ("compute", "transfer", "waiting", "input", "optimiser")
@@ -78,7 +77,7 @@ def scaled(inputs: StepInputs, multipliers: Mapping[str, Any], compute: ComputeP
     return replace(
         inputs,
         rates=_scaled_rates(inputs.rates, times),
-        links=_scaled_links(inputs.links, times),
+        links=inputs.links.scaled(1.0 / times["bandwidth"], times["latency"]),
         habits=_scaled_habits(inputs.habits, times),
     )
 
@@ -96,16 +95,6 @@ def _scaled_rates(rates: DeviceRates, times: Mapping[str, Any]) -> DeviceRates:
         kernel_s=rates.kernel_s * times["kernel"],
         fixed_s=rates.fixed_s * times["memory"],
         cut_s=rates.cut_s * times["kernel"],
-    )
-
-
-def _scaled_links(links: LinkRates, times: Mapping[str, Any]) -> LinkRates:
-    return replace(
-        links,
-        up_bytes_per_s=links.up_bytes_per_s / times["bandwidth"],
-        out_bytes_per_s=links.out_bytes_per_s / times["bandwidth"],
-        up_latency_s=links.up_latency_s * times["latency"],
-        out_latency_s=links.out_latency_s * times["latency"],
     )
 
 

@@ -16,11 +16,12 @@ from pathlib import Path
 from datahall.base.errors import DatahallError, UsageError
 from datahall.calibrate.published_plan import Variant, variants_of
 from datahall.calibrate.published_shape import Cells, shape_of_row, whole
-from datahall.calibrate.published_site import LinkFigures, link_figures, precision_of
+from datahall.calibrate.published_site import link_figures, network_stated, precision_of
 from datahall.case.model import ModelShape
 from datahall.catalog.accelerators import AcceleratorEntry, accelerator_described
 from datahall.compute.adapters import Adapters
 from datahall.compute.plan import ComputePlan
+from datahall.virtual.links import LinkRates
 from datahall.virtual.traits import StackTraits, traits_of
 
 _COLUMNS = {"model", "accelerator", "n_devices"}
@@ -49,7 +50,8 @@ class PublishedRun:
     global_batch: int
     devices: int
     accelerator: AcceleratorEntry
-    links: LinkFigures
+    links: LinkRates
+    network_stated: bool
     traits: StackTraits
     variants: tuple[Variant, ...]
     step_s: float
@@ -158,6 +160,7 @@ def _run(cells: Cells, index: int) -> PublishedRun:
         devices=devices,
         accelerator=card,
         links=figures,
+        network_stated=network_stated(card, cells.text("interconnect")),
         traits=traits,
         variants=variants,
         step_s=seconds,

@@ -13,9 +13,9 @@ from typing import Any
 
 from datahall.base.errors import UsageError
 from datahall.calibrate.published_shape import Cells
-from datahall.calibrate.published_site import LinkFigures
 from datahall.case.model import ModelShape
 from datahall.compute.plan import ComputePlan
+from datahall.virtual.links import LinkRates
 from datahall.virtual.traits import StackTraits, recompute_of
 
 _ZERO_STAGE = r"zero[-_ (:=]*(?:stage)?[-_ :=]*([0-3])(?!\d)"
@@ -36,7 +36,7 @@ class Variant:
 
 
 def variants_of(
-    cells: Cells, shape: ModelShape, devices: int, precision: str, traits: StackTraits, figures: LinkFigures
+    cells: Cells, shape: ModelShape, devices: int, precision: str, traits: StackTraits, figures: LinkRates
 ) -> tuple[Variant, ...]:
     """The readings of a row's plan; UsageError where it states an impossible one."""
     degrees = _degrees(cells, shape, devices, traits)
@@ -94,7 +94,7 @@ def _check_data(cells: Cells, data: int, expert: int, others: str, devices: int)
         raise UsageError(f"dp {stated} with {others} does not fill {devices} devices, which leave {data} for it.")
 
 
-def _sharding(cells: Cells, figures: LinkFigures, tensor: int) -> tuple[int, int]:
+def _sharding(cells: Cells, figures: LinkRates, tensor: int) -> tuple[int, int]:
     """The ZeRO stage and the devices that share one copy (0: all of them), which the framework may name instead.
 
     UsageError where a row means a sharding that is none of those known.

@@ -6,11 +6,11 @@ No model and no plan here.  What cannot be read is refused, never guessed.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from datahall.base.errors import UsageError
 from datahall.catalog import links
 from datahall.catalog.accelerators import AcceleratorEntry
+from datahall.virtual.links import LinkRates
 
 # what is written for a precision; where two are named (bf16 and fp8), products run in the narrow one
 _PRECISIONS = (
@@ -22,17 +22,6 @@ _PRECISIONS = (
     (r"fp32|float32", "fp32"),
     (r"^mixed|^amp|^$", "bf16"),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class LinkFigures:
-    """Line rates of a run's links per device and direction, and the devices that the fast link joins."""
-
-    up_bytes_per_s: float
-    up_latency_s: float
-    domain: int
-    out_bytes_per_s: float
-    out_latency_s: float
 
 
 def precision_of(text: str, card: AcceleratorEntry) -> str:
@@ -47,7 +36,7 @@ def precision_of(text: str, card: AcceleratorEntry) -> str:
     raise UsageError(f"{card.name} has no {known or 'stated precision'}.")
 
 
-def link_figures(card: AcceleratorEntry, text: str, devices: int, per_node: int) -> LinkFigures:
+def link_figures(card: AcceleratorEntry, text: str, devices: int, per_node: int) -> LinkRates:
     """Line rates from what a row says of its interconnect, the accelerator's usual ones where it says nothing."""
     up, out = links.link(card.scale_up_link), links.link(card.scale_out_link)
     node = per_node or card.node_devices
@@ -61,7 +50,20 @@ def link_figures(card: AcceleratorEntry, text: str, devices: int, per_node: int)
     slices = re.search(r"slice of (\d+)", text)
     if slices:
         domain = int(slices[1])
-    return LinkFigures(up.bytes_per_s, up.latency_s, max(1, min(domain, devices)), out_rate, out.latency_s)
+    return LinkRates(
+        up.bytes_per_s,
+        up.latency_s,
+        max(1, min(domain, devices)),
+        out_rate,
+        out.latency_s,
+        torus_dims=up.torus_dims,
+        wraps_from=up.wraps_from,
+    )
+
+
+def network_stated(card: AcceleratorEntry, text: str) -> bool:
+    """Whether a row says how fast its network is; that of a cloud's own chips goes with them."""
+    return card.kind != "gpu" or _stated_bits_per_s(text, card.node_devices) > 0
 
 
 def _stated_bits_per_s(text: str, node: int) -> float:

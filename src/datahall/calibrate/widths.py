@@ -36,7 +36,7 @@ DISTANCE_LOG_SD = 0.055  # per unit of distance beyond one from the nearest fitt
 TRANSFER_LOG_SD = 0.30  # of the share of the step that transfers add: every cluster's network is its own
 NOISE_LOG_SD = 0.023  # of a published figure
 CAVEAT_LOG_SD = 0.03  # of one published with a caveat
-BLANKS_SHARE = 0.35  # of half the range over the readings of a row
+BLANKS_SHARE = 0.35  # of half the range over the readings of a row, and from the usual network to a poor one
 _FEW_RUNS = 5.0  # runs of a stack or accelerator that leave half of it open
 
 
@@ -70,6 +70,7 @@ def log_scales(fitted: Fitted, runs: Sequence[PublishedRun], arrays: Design, nov
         + (MIXTURE_LOG_SD**2 + _unknown(novelty.mixture_runs) * FIRST_MIXTURE_LOG_SD**2) * mixture**2
         + (DISTANCE_LOG_SD * apart) ** 2
         + np.array([bool(run.adapters) for run in runs]) * ADAPTERS_LOG_SD**2
+        + np.where([run.network_stated for run in runs], 0.0, BLANKS_SHARE * _half_poor(fitted, arrays)) ** 2
     )
     noise = np.array([NOISE_LOG_SD if run.quality == "A" else CAVEAT_LOG_SD for run in runs])
     blanks = BLANKS_SHARE * arrays.spread(arrays.scale * steps.total)
@@ -88,6 +89,11 @@ def _constants_variance(fitted: Fitted, arrays: Design) -> Floats:
         return np.zeros(arrays.runs)
     slopes = linearised(arrays, fitted.log_constants())[1]
     return np.einsum("ij,ji->i", slopes, np.linalg.solve(fitted.precision, slopes.T))
+
+
+def _half_poor(fitted: Fitted, arrays: Design) -> Floats:
+    """Half the range of the logarithm from the usual network to a poor one; runs of one group share theirs."""
+    return 0.5 * arrays.longer_on_poor_network(fitted.constants)
 
 
 def _unknown(runs: Any) -> Any:

@@ -17,6 +17,7 @@ from datahall.base.units import human
 from datahall.case.site import Accelerator, Disk, Link, Site
 from datahall.catalog import accelerators, disks, links, rates, sites
 from datahall.catalog.accelerators import AcceleratorEntry
+from datahall.catalog.links import LinkEntry
 
 _COUNTED = re.compile(r"\s*(?P<first>\d+)\s*[x×*]\s*(?:(?P<second>\d+)\s*[x×*]\s*)?(?P<name>.+?)\s*", re.IGNORECASE)
 
@@ -65,7 +66,7 @@ def named_site(name: str, nodes: int | None = None) -> tuple[Site, Mapping[str, 
         nodes=count,
         devices_per_node=entry.devices_per_node,
         scale_up_domain=_domain(entry.scale_up_devices, count, entry.devices_per_node),
-        scale_up=Link(scale_up.bytes_per_s, scale_up.latency_s),
+        scale_up=plain_link(scale_up),
         scale_out=Link(
             scale_out.bytes_per_s * entry.node_scale_out_links / entry.devices_per_node, scale_out.latency_s
         ),
@@ -96,7 +97,7 @@ def counted_site(nodes: int, devices_per_node: int, name: str) -> tuple[Site, Ma
         nodes=nodes,
         devices_per_node=devices_per_node,
         scale_up_domain=_domain(card.scale_up_devices, nodes, devices_per_node),
-        scale_up=Link(scale_up.bytes_per_s, scale_up.latency_s),
+        scale_up=plain_link(scale_up),
         scale_out=Link(scale_out.bytes_per_s * ports / devices_per_node, scale_out.latency_s),
         disk=disk_of(disk_name),
         topology="torus" if card.kind == "tpu" else "rail" if ports >= devices_per_node > 1 else "switch",
@@ -140,6 +141,11 @@ def accelerator_of(entry: AcceleratorEntry) -> Accelerator:
         price_low_usd_per_h=entry.price_low_usd_per_h or 0.0,
         price_high_usd_per_h=entry.price_high_usd_per_h or 0.0,
     )
+
+
+def plain_link(entry: LinkEntry) -> Link:
+    """A catalogue entry as the plain numbers that plans use."""
+    return Link(entry.bytes_per_s, entry.latency_s, entry.torus_dims, entry.wraps_from)
 
 
 def disk_of(name: str) -> Disk:

@@ -43,10 +43,15 @@ class Accelerator:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A link as one device sees it: bytes/s in one direction, seconds for an empty message."""
+    """A link as one device sees it: bytes/s in one direction, seconds for an empty message.
+
+    Of a torus the bytes/s are those of all links of a device; its axes close to rings from `wraps_from` devices.
+    """
 
     bytes_per_s: float
     latency_s: float
+    torus_dims: int = 0  # 0: no torus
+    wraps_from: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from datahall.case.named_site import (
     is_counted,
     is_file,
     named_site,
+    plain_link,
     recounted,
     site_from_text,
     with_nodes,
@@ -33,6 +34,7 @@ from datahall.case.schema import AcceleratorForm, DiskForm, LinkForm, SiteForm
 from datahall.case.site import Accelerator, Disk, Link, Site
 from datahall.catalog import accelerators, links
 
+_AXES = ("torus_dims", "wraps_from")
 SitePair = tuple[Site, Mapping[str, str]]
 
 
@@ -167,7 +169,9 @@ def _override(site: Site, why: Mapping[str, str], form: SiteForm, document: Docu
         port = link_of(form.link, document, ("site", "link"), "between")
         changed["scale_out"] = Link(port.bytes_per_s * form.links_per_node / devices, port.latency_s)
     if form.device_link is not None:
-        changed["scale_up"] = link_of(form.device_link, document, ("site", "device_link"), "inside")
+        inside = link_of(form.device_link, document, ("site", "device_link"), "inside")
+        kept = {} if _is_name(form.device_link) else {name: getattr(site.scale_up, name) for name in _AXES}
+        changed["scale_up"] = dataclasses.replace(inside, **kept)  # a measured rate makes no other network of a torus
     if form.device_link_reach is not None:
         changed["scale_up_domain"] = min(form.device_link_reach, devices * site.nodes)
     if form.disk is not None:
@@ -200,13 +204,17 @@ def link_of(data: Any, document: Document, path: Path_, reach: str) -> Link:
         form = check(LinkForm, dict(data), document, path)  # pyright: ignore[reportUnknownArgumentType]
         rate, latency = form.rate, form.latency
         text = data.get("rate")  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
-    elif isinstance(data, str) and not data.strip()[:1].isdigit():
-        entry = _at(document, path, lambda: links.link(data))
-        return Link(entry.bytes_per_s, entry.latency_s)
+    elif _is_name(data):
+        return plain_link(_at(document, path, lambda: links.link(data)))
     else:
         rate, latency, text = _at(document, path, lambda: units.parse(data, "bytes_per_s")), 10e-6, data
     _refuse_too_fast(rate, text, document, path, reach)
     return Link(rate, latency)
+
+
+def _is_name(data: Any) -> bool:
+    """Whether a stated link is the catalogue's name for one, and no rate."""
+    return isinstance(data, str) and not data.strip()[:1].isdigit()
 
 
 def _refuse_too_fast(rate: float, text: Any, document: Document, path: Path_, reach: str) -> None:

@@ -23,6 +23,8 @@ class LinkEntry:
     marketed_bytes_per_s: float
     latency_s: float
     reach: str
+    torus_dims: int  # axes of the torus that these links make; 0: none
+    wraps_from: int  # devices of an axis from which its ends are joined
     source: str
     date: str
     checked: str

@@ -33,6 +33,7 @@ _STEP_ITEMS = (
     ("logits and loss", "logits"),
     ("recomputation", "recompute"),
     ("kernel launches", "launch"),
+    ("slowed by hidden transfers", "beside"),
     ("exposed transfers", "transfer"),
     ("waiting for others", "waiting"),
     ("input", "input"),

@@ -124,12 +124,4 @@ def typical_rates(accelerator: Accelerator, precision: str) -> DeviceRates:
 
 def site_links(site: Site) -> LinkRates:
     """The site's links as collectives reach them."""
-    return LinkRates(
-        up_bytes_per_s=_LINK_SHARE * site.scale_up.bytes_per_s,
-        up_latency_s=site.scale_up.latency_s,
-        domain=float(site.scale_up_domain),
-        out_bytes_per_s=_LINK_SHARE * site.scale_out.bytes_per_s,
-        out_latency_s=site.scale_out.latency_s,
-        oversubscription=site.oversubscription,
-        pod=float(site.pod),
-    )
+    return LinkRates.of(site).scaled(_LINK_SHARE, 1.0)

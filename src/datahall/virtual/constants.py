@@ -73,6 +73,7 @@ CONSTANTS: tuple[Constant, ...] = (
     Constant("expert_exposed", 0.70, 0.25, "share of expert transfers that nothing hides"),
     Constant("context_exposed", 0.40, 0.40, "share of context-parallel transfers that nothing hides"),
     Constant("pipeline_exposed", 0.50, 0.40, "share of transfers between stages that nothing hides"),
+    Constant("transfer_units", 0.15, 0.40, "share of a GPU's arithmetic that transfers hidden behind it take"),
     Constant("straggler_share", 0.004, 0.50, "share of a step lost at each doubling of the devices"),
     Constant("selective_linear", 0.45, 0.20, "share of products that selective recomputation repeats in torchtitan"),
     Constant("update_bytes", 34.0, 0.20, "bytes a parameter that the optimiser moves"),

@@ -16,7 +16,6 @@ from datahall.compute.memory import held_parameters
 from datahall.compute.numbers import PlanNumbers
 from datahall.network.estimate import (
     all_gather_s,
-    all_to_all_s,
     group_bytes_per_s,
     hierarchical_all_reduce_s,
     ranks_inside,
@@ -34,7 +33,8 @@ _ATTENTION_TENSORS = 4.0  # of a layer: a projection in, one out, two norms
 @dataclass(frozen=True, slots=True)
 class Exchange:
     """Exposed seconds per micro-step by kind; `gradient` and `parameters` are whole exchanges once a step, not yet
-    hidden: of gradients, and of new parameters where each rank updates its share of them."""
+    hidden: of gradients, and of new parameters where each rank updates its share of them.  `hidden` are the seconds of
+    a micro-step's other transfers that run beside arithmetic."""
 
     tensor: Any
     context: Any
@@ -43,6 +43,7 @@ class Exchange:
     pipeline: Any
     gradient: Any
     parameters: Any
+    hidden: Any
 
     @property
     def per_micro_step(self) -> Any:
@@ -50,7 +51,7 @@ class Exchange:
         return self.tensor + self.context + self.expert + self.shard + self.pipeline
 
 
-def hidden_s(transfer: Any, cover: Any, exposed: Any) -> Any:
+def exposed_s(transfer: Any, cover: Any, exposed: Any) -> Any:
     """Exposed seconds of a transfer beside `cover` seconds of arithmetic, `exposed` of it never hidden."""
     return exposed * transfer + np.maximum(0.0, (1.0 - exposed) * transfer - cover)
 
@@ -71,19 +72,24 @@ def exchange_s(
     layers = np.ceil(counts.layers / chunk) * plan.virtual_stages
     mixture = layers * counts.moe_layers / counts.layers
     again = 1.0 + 0.25 * (1.0 + habits.last_repeated) * np.where(np.asarray(plan.recompute) >= 2, 1.0, 0.0)
-    expert = np.where(again > 1.0, 1.5, 1.0) * _expert_s(counts, tokens, mixture, links, word_bytes, plan)
-    shard, gradient, parameters = _state_s(counts, links, habits, word_bytes, plan, one, trainable_share)
+    tensor = again * _tensor_s(counts, tokens, layers, mixture, links, word_bytes, plan)
+    ring = _context_s(counts, tokens, layers, links, word_bytes, plan)
+    context = exposed_s(ring, one.attention, habits.context_exposed)
+    routed = np.where(again > 1.0, 1.5, 1.0) * _expert_s(counts, tokens, mixture, links, word_bytes, plan)
+    uncovered = np.maximum(0.0, routed - one.forward - one.backward)
+    expert = habits.expert_exposed * routed + habits.expert_hidden * uncovered
+    sends, told = _pipeline_s(counts, tokens, links, word_bytes, plan)
+    state = _state_s(counts, links, habits, word_bytes, plan, one, trainable_share)
+    hidden = (1.0 - habits.tensor_exposed) * tensor + ring - context + routed - expert + state.hidden
     return Exchange(
-        tensor=habits.tensor_exposed * again * _tensor_s(counts, tokens, layers, mixture, links, word_bytes, plan)
-        + habits.expert_updates * trainable_share * _alike_s(counts, links, plan),
-        context=_context_s(counts, tokens, layers, links, habits, word_bytes, plan, one),
-        expert=habits.expert_exposed * expert
-        + habits.expert_hidden * np.maximum(0.0, expert - one.forward - one.backward)
-        + np.where(np.asarray(plan.expert) > 1, habits.expert_wait * one.experts, 0.0),
-        shard=shard,
-        pipeline=_pipeline_s(counts, tokens, links, habits, word_bytes, plan),
-        gradient=gradient,
-        parameters=parameters,
+        tensor=habits.tensor_exposed * tensor + habits.expert_updates * trainable_share * _alike_s(counts, links, plan),
+        context=context,
+        expert=expert + np.where(np.asarray(plan.expert) > 1, habits.expert_wait * one.experts, 0.0),
+        shard=state.shard,
+        pipeline=habits.pipeline_exposed * sends + habits.tied_exposed * told,
+        gradient=state.gradient,
+        parameters=state.parameters,
+        hidden=hidden + (1.0 - habits.pipeline_exposed) * sends,
     )
 
 
@@ -108,9 +114,7 @@ def _by_domains_s(payload: Any, ranks: Any, links: LinkRates) -> Any:
     near = ranks_inside(ranks, 1.0, links.domain)
     in_pod = np.maximum(1.0, links.pod)
     out = group_bytes_per_s(ranks, near, np.inf, links.out_bytes_per_s, links.oversubscription, in_pod) / near
-    return hierarchical_all_reduce_s(
-        payload, ranks, near, links.up_bytes_per_s, links.up_latency_s, out, links.out_latency_s
-    )
+    return hierarchical_all_reduce_s(payload, ranks, near, *links.near(near), out, links.out_latency_s)
 
 
 def _alike_s(counts: ShapeCounts, links: LinkRates, plan: PlanNumbers) -> Any:
@@ -126,17 +130,14 @@ def _context_s(
     tokens: Any,
     layers: Any,
     links: LinkRates,
-    habits: StackHabits,
     word: Any,
     plan: PlanNumbers,
-    one: MicroStep,
 ) -> Any:
     """Keys and values once around the context ring forward, twice backward (with their gradients)."""
     ranks = plan.context
     rate, hop = links.group(ranks, plan.tensor)
     held = word * tokens * counts.ring_width / plan.tensor
-    whole = 3.0 * layers * all_gather_s(held * ranks, ranks, rate, hop)
-    return hidden_s(whole, one.attention, habits.context_exposed)
+    return 3.0 * layers * all_gather_s(held * ranks, ranks, rate, hop)
 
 
 def _expert_s(counts: ShapeCounts, tokens: Any, mixture: Any, links: LinkRates, word: Any, plan: PlanNumbers) -> Any:
@@ -146,11 +147,21 @@ def _expert_s(counts: ShapeCounts, tokens: Any, mixture: Any, links: LinkRates, 
     near = ranks_inside(ranks, 1.0, links.domain)
     domains = np.ceil(ranks / near)
     reached = domains * (1.0 - (1.0 - 1.0 / domains) ** counts.experts_per_token) * (domains - 1.0) / domains
-    inside = all_to_all_s(held * counts.experts_per_token, near, links.up_bytes_per_s, links.up_latency_s)
+    inside = links.exchanged_near_s(held * counts.experts_per_token, near)
     in_pod = np.ceil(ranks_inside(ranks, 1.0, np.maximum(links.pod, links.domain)) / near)
     rate = links.out_bytes_per_s * links.out_share((domains - in_pod) / np.maximum(domains - 1.0, 1.0))
     outside = send_s(held * reached, rate, links.out_latency_s * (domains - 1.0))
     return mixture * 4.0 * np.where(ranks > 1, np.maximum(inside, outside), 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """What parameters and gradients travel for: in each micro-step, exposed and hidden, and once a step, whole."""
+
+    shard: Any
+    hidden: Any
+    gradient: Any
+    parameters: Any
 
 
 def _state_s(
@@ -161,7 +172,7 @@ def _state_s(
     plan: PlanNumbers,
     one: MicroStep,
     trainable_share: Any,
-) -> tuple[Any, Any, Any]:
+) -> _State:
     """Parameters gathered and gradients scattered every micro-step (stage 3); gradients, and new parameters, once."""
     shards = plan.shards
     every = plan.data * plan.context
@@ -185,18 +196,22 @@ def _state_s(
     sharded = zero >= habits.shard_from_stage
     kept = (np.asarray(habits.shards_kept) > 0) & (np.asarray(plan.pipeline) > 1)
     once = np.where(kept, 1.0 / plan.accumulation, 1.0)
-    forward = hidden_s(once * gathered, one.forward, habits.shard_exposed)
     again = np.where(zero >= 3, gathered, 0.0)  # stage 2 keeps what it gathered for the forward pass
-    backward = hidden_s(again + once * reduced, one.backward, habits.shard_exposed)
+    ahead, behind = once * gathered, again + once * reduced
+    forward = exposed_s(ahead, one.forward, habits.shard_exposed)
+    backward = exposed_s(behind, one.backward, habits.shard_exposed)
     returned = np.where(sharded, 0.0, trainable_share * gathered)  # new parameters, or an all-reduce's way back
     summed = np.where(sharded, 0.0, reduced) + np.where(zero == 0, returned, 0.0)
-    return np.where(sharded, forward + backward, 0.0), across + summed, np.where(zero == 0, 0.0, returned)
+    return _State(
+        shard=np.where(sharded, forward + backward, 0.0),
+        hidden=np.where(sharded, ahead + behind - forward - backward, 0.0),
+        gradient=across + summed,
+        parameters=np.where(zero == 0, 0.0, returned),
+    )
 
 
-def _pipeline_s(
-    counts: ShapeCounts, tokens: Any, links: LinkRates, habits: StackHabits, word: Any, plan: PlanNumbers
-) -> Any:
-    """Activations to the next stage and gradients back, for each chunk of layers.
+def _pipeline_s(counts: ShapeCounts, tokens: Any, links: LinkRates, word: Any, plan: PlanNumbers) -> tuple[Any, Any]:
+    """Activations to the next stage and gradients back, for each chunk of layers; and the sum of a tied table.
 
     Each tensor rank sends its part.  Where every rank has the whole (no sequence parallelism), engines scatter before
     the send and gather behind it (arXiv 2104.04473, section 4.1).  The slowest hop counts, since every stage waits for
@@ -207,16 +222,16 @@ def _pipeline_s(
     pod = np.maximum(links.pod, links.domain)
     crossing = np.where(stride * plan.pipeline > pod, np.minimum(1.0, stride / pod), 0.0)  # a pod's last stage alone
     out = links.out_bytes_per_s * links.out_share(crossing)
-    rate = np.where(stride * plan.pipeline <= links.domain, links.up_bytes_per_s, out)
+    rate = np.where(stride * plan.pipeline <= links.domain, links.neighbour_bytes_per_s, out)
     sends = 2.0 * plan.virtual_stages * np.minimum(plan.pipeline - 1.0, 1.0)
     held = word * tokens * counts.hidden
     whole = np.where(np.asarray(plan.sequence_parallel) > 0, 1.0, plan.tensor)
     gather = _gather_s(held, whole, 1.0, links)
-    passed = habits.pipeline_exposed * sends * (send_s(held / plan.tensor, rate, links.out_latency_s) + gather)
+    passed = sends * (send_s(held / plan.tensor, rate, links.out_latency_s) + gather)
     spread = plan.tensor * np.where(np.asarray(plan.zero_stage) >= 2, plan.shards, 1.0)
     tied = np.where(np.asarray(plan.pipeline) > 1, GRADIENT_BYTES * counts.tied_weights / spread, 0.0)
     told = np.where(tied > 0, send_s(tied, rate, links.out_latency_s), 0.0)
-    return passed + habits.tied_exposed * told / plan.accumulation
+    return passed, told / plan.accumulation
 
 
 def _gather_s(payload: Any, ranks: Any, stride: Any, links: LinkRates, calls: Any = 1.0) -> Any:

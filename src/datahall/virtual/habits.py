@@ -10,8 +10,8 @@ from typing import Any
 class StackHabits:
     """How a training stack behaves where plans do not say: shares between 0 and 1, bytes per parameter.
 
-    An `*_exposed` share of a transfer is never hidden (and slows what it runs beside); the rest hides as far as there
-    is arithmetic to cover it.  `selective_*` is what "selective" recomputation runs again.
+    An `*_exposed` share of a transfer is never hidden; the rest hides as far as there is arithmetic to cover it, and
+    slows that by `transfer_units`.  `selective_*` is what "selective" recomputation runs again.
     """
 
     tensor_exposed: Any = 0.8
@@ -31,6 +31,7 @@ class StackHabits:
     gradient_exposed: Any = 0.3
     gradient_cover: Any = 0.7  # of the last micro-step's backward that gradient exchange can run beside
     parameters_ahead: Any = 0.0  # 1 where new parameters (ZeRO-1, 2) are gathered beside the next forward pass
+    transfer_units: Any = 0.0  # of a device's arithmetic, that transfers hidden behind it take from it meanwhile
     transfer_cores: Any = 0.0  # that a worker's hidden transfers take, in times of what its arithmetic takes
     pipeline_exposed: Any = 0.5
     sends_wait: Any = (

@@ -20,7 +20,7 @@ from datahall.compute.estimate import DeviceRates
 from datahall.compute.memory import MemoryHabits
 from datahall.virtual.calibration import peak_flops_per_s
 from datahall.virtual.habits import StackHabits
-from datahall.virtual.links import LinkRates
+from datahall.virtual.links import LinkRates, stack_links
 from datahall.virtual.step_time import StepInputs
 from datahall.virtual.traits import StackTraits
 
@@ -39,13 +39,7 @@ class Setting:
     bits: Any
     generation: Any  # 1 Ampere and others, 2 Hopper, 3 Blackwell, 3.5 Blackwell Ultra, 4 TPU
     memory_bytes_per_s: Any
-    up_bytes_per_s: Any
-    up_latency_s: Any
-    domain: Any
-    out_bytes_per_s: Any
-    out_latency_s: Any
-    oversubscription: Any
-    pod: Any  # devices that the network joins at full rate
+    links: LinkRates  # at their line rates
     issue: Any
     fused_attention: Any
     recent_attention: Any
@@ -78,13 +72,7 @@ def setting_of(accelerator: Accelerator, precision: str, traits: StackTraits, li
         bits=bits,
         generation=_generation(accelerator),
         memory_bytes_per_s=accelerator.memory_bytes_per_s,
-        up_bytes_per_s=links.up_bytes_per_s,
-        up_latency_s=links.up_latency_s,
-        domain=links.domain,
-        out_bytes_per_s=links.out_bytes_per_s,
-        out_latency_s=links.out_latency_s,
-        oversubscription=links.oversubscription,
-        pod=links.pod,
+        links=links,
         issue=_ISSUES[traits.issue],
         fused_attention=traits.fused_attention,
         recent_attention=traits.recent_attention,
@@ -105,8 +93,9 @@ def setting_of(accelerator: Accelerator, precision: str, traits: StackTraits, li
 
 def stack_settings(settings: Sequence[Setting]) -> Setting:
     """Several settings as arrays, element i being `settings[i]`."""
-    names = [field.name for field in fields(Setting)]
-    return Setting(**{name: np.array([float(getattr(one, name)) for one in settings]) for name in names})
+    names = [field.name for field in fields(Setting) if field.name != "links"]
+    plain: dict[str, Any] = {name: np.array([float(getattr(one, name)) for one in settings]) for name in names}
+    return Setting(links=stack_links([one.links for one in settings]), **plain)
 
 
 def step_inputs(
@@ -197,15 +186,7 @@ def _attention_share(counts: ShapeCounts, sequence: Any, at: Setting, c: Mapping
 
 def _links(at: Setting, c: Mapping[str, Any]) -> LinkRates:
     up = np.where(np.asarray(at.generation) == _TPU, c["up_share_tpu"], c["up_share"])
-    return LinkRates(
-        up_bytes_per_s=at.up_bytes_per_s * up,
-        up_latency_s=at.up_latency_s * c["hop_latencies"],
-        domain=at.domain,
-        out_bytes_per_s=at.out_bytes_per_s * c["out_share"],
-        out_latency_s=at.out_latency_s * c["hop_latencies"],
-        oversubscription=at.oversubscription,
-        pod=at.pod,
-    )
+    return at.links.scaled(up, c["hop_latencies"], c["out_share"])
 
 
 def _habits(at: Setting, c: Mapping[str, Any]) -> StackHabits:
@@ -230,6 +211,7 @@ def _habits(at: Setting, c: Mapping[str, Any]) -> StackHabits:
         update_bytes=np.where(old, c["update_bytes_old"], c["update_bytes"]),
         expert_kernels=c["expert_kernels"] * (1.0 - at.token_drop),
         owner_broadcasts=at.owner_broadcasts,
+        transfer_units=np.where(np.asarray(at.generation) == _TPU, 0.0, c["transfer_units"]),
         straggler_share=c["straggler_share"],
     )
 

@@ -126,9 +126,11 @@ def step_time(inputs: StepInputs, plan: PlanNumbers) -> StepSeconds:
     issued = issued_s(device, one.host)
     head = issued - issued_s(device - one.logits, one.host)  # of the last stage, which nobody fills or drains behind
     cover = _cover(one, issued - device, plan)
-    issued = issued + inputs.rates.cut_s
     trained, word = inputs.trainable_share, inputs.rates.word_bytes
     sent = exchange_s(inputs.counts, inputs.sequence, inputs.links, inputs.habits, word, plan, cover, trained)
+    taken = taken_s(sent.hidden, inputs.habits)
+    issued = issued + inputs.rates.cut_s
+    launched, issued = issued - device, issued + taken
     steady = issued + sent.per_micro_step
     steps = plan.accumulation
     jitter = np.where(np.asarray(plan.data) > 1, jitter_s(steps * issued, inputs.habits), 0.0)
@@ -139,10 +141,7 @@ def step_time(inputs: StepInputs, plan: PlanNumbers) -> StepSeconds:
     waiting = idle * (steady - np.where(crowd > 1.0, 0.0, head)) + jitter * stretch
     waiting = waiting + inputs.habits.straggler_share * np.log2(plan.devices) * steps * steady
     inside, between = _at_meetings(inputs, plan, steps * issued, steps * issued * (stretch - 1.0))
-    plain = _gradient_exposed(inputs.habits, sent, cover, plan)
-    gradient = crowd * np.where(np.isnan(inputs.gradient_s), plain, inputs.gradient_s)
-    hidden = np.where(np.isnan(inputs.gradient_s), sent.gradient + sent.parameters - plain, 0.0)
-    beside = crowd * slowed_s(hidden, plan.devices, inputs.cores, inputs.habits.transfer_cores)
+    gradient, beside = _once_a_step(inputs, sent, cover, plan, crowd)
     return StepSeconds(
         compute=steps * issued * stretch + beside - inside - between,
         transfer=steps * stretch * (sent.per_micro_step - waits) + gradient + inside,
@@ -156,8 +155,8 @@ def step_time(inputs: StepInputs, plan: PlanNumbers) -> StepSeconds:
         experts=steps * one.experts,
         logits=steps * one.logits,
         recompute=steps * one.recompute,
-        launch=steps * (issued - device),
-        beside=beside,
+        launch=steps * launched,
+        beside=beside + steps * taken,
         tensor_exchange=steps * sent.tensor,
         context_exchange=steps * sent.context,
         expert_exchange=steps * sent.expert,
@@ -199,6 +198,17 @@ def slowed_s(hidden_s: Any, workers: Any, cores: Any, transfer_cores: Any) -> An
     return hidden_s * np.minimum(transfer_cores, np.maximum(0.0, lacking))
 
 
+@formula(
+    equation="s = u h",
+    source="our own; u about the 20 of 132 processors of an H800 that DeepSeek-V3 gives to its transfers "
+    "(arXiv 2412.19437, section 3.2.2)",
+    holds="transfers by kernels of the device itself (NCCL, RCCL); u = 0 where other engines move the bytes (TPU)",
+)
+def taken_s(hidden_s: Any, habits: StackHabits) -> Any:
+    """Seconds by which a device's arithmetic gets longer while this many seconds of transfers are hidden behind it."""
+    return habits.transfer_units * hidden_s
+
+
 def _cover(one: MicroStep, idle: Any, plan: PlanNumbers) -> MicroStep:
     """What transfers can hide behind: arithmetic and the device's waiting for launches.
 
@@ -211,6 +221,17 @@ def _cover(one: MicroStep, idle: Any, plan: PlanNumbers) -> MicroStep:
         forward=np.maximum(0.0, one.forward - 0.25 * ring) + idle,
         backward=np.maximum(0.0, one.backward - 0.75 * ring) + idle,
     )
+
+
+def _once_a_step(
+    inputs: StepInputs, sent: Exchange, cover: MicroStep, plan: PlanNumbers, crowd: Any
+) -> tuple[Any, Any]:
+    """Exposed seconds of the exchange of gradients and new parameters, and those by which its rest slows arithmetic."""
+    plain = _gradient_exposed(inputs.habits, sent, cover, plan)
+    exposed = np.where(np.isnan(inputs.gradient_s), plain, inputs.gradient_s)
+    hidden = np.where(np.isnan(inputs.gradient_s), sent.gradient + sent.parameters - plain, 0.0)
+    by_cores = slowed_s(hidden, plan.devices, inputs.cores, inputs.habits.transfer_cores)
+    return crowd * exposed, crowd * by_cores + taken_s(hidden, inputs.habits)
 
 
 def _gradient_exposed(habits: StackHabits, sent: Exchange, cover: MicroStep, plan: PlanNumbers) -> Any:

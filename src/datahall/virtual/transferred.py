@@ -52,16 +52,7 @@ class Transferred:
     def inputs(self, case: Case, plan: ComputePlan) -> StepInputs:
         """Inputs from the site's figures and the fitted constants."""
         site = case.site
-        links = LinkRates(
-            site.scale_up.bytes_per_s,
-            site.scale_up.latency_s,
-            float(site.scale_up_domain),
-            site.scale_out.bytes_per_s,
-            site.scale_out.latency_s,
-            site.oversubscription,
-            float(site.pod),
-        )
-        setting = setting_of(site.accelerator, plan.precision, self.traits, links)
+        setting = setting_of(site.accelerator, plan.precision, self.traits, LinkRates.of(site))
         counts = ShapeCounts.of(case.model)
         share, adapters = trainable_share(case), adapter_numbers(case)
         found = step_inputs(counts, case.application.sequence, setting, self.constants, share, adapters)
@@ -111,7 +102,7 @@ def _wider(accelerator: Accelerator, fitted: Sequence[str]) -> float:
 
 def slower(inputs: StepInputs, factor: float) -> StepInputs:
     """The same step with every second of device, host and link multiplied by `factor`."""
-    rates, links = inputs.rates, inputs.links
+    rates = inputs.rates
     return replace(
         inputs,
         rates=replace(
@@ -124,13 +115,7 @@ def slower(inputs: StepInputs, factor: float) -> StepInputs:
             kernel_s=rates.kernel_s * factor,
             fixed_s=rates.fixed_s * factor,
         ),
-        links=replace(
-            links,
-            up_bytes_per_s=links.up_bytes_per_s / factor,
-            up_latency_s=links.up_latency_s * factor,
-            out_bytes_per_s=links.out_bytes_per_s / factor,
-            out_latency_s=links.out_latency_s * factor,
-        ),
+        links=inputs.links.scaled(1.0 / factor, factor),
     )
 
 

@@ -1,6 +1,7 @@
 """What nobody stated widens the interval: the network between nodes, of which a site then has what is usual for it.
 
-The forecast itself stays with the usual network.  Recomputation and chunks of published runs are `calibrate`'s.
+The forecast itself stays with the usual network.  Which published run states its network, and what else it leaves open,
+is `calibrate`'s.
 """
 
 from __future__ import annotations
@@ -47,6 +48,11 @@ class Unsure:
         return low, math.exp(math.hypot(math.log(high), self.longer.get(component, 0.0)))
 
 
+def on_poor_network(inputs: StepInputs) -> StepInputs:
+    """The same with the poorest network between nodes that an interval reaches to where nobody states one."""
+    return replace(inputs, links=replace(inputs.links, out_bytes_per_s=_POOR * inputs.links.out_bytes_per_s))
+
+
 def network_unstated(case: Case, calibration: Calibration) -> bool:
     """Whether devices meet over a network that is only what is usual, and no run here taught the calibration more."""
     learnt = calibration.label in (Label.MEASURED, Label.CALIBRATED)
@@ -60,8 +66,7 @@ def unsure_of_network(
     """`calibration`, wider by what a quarter of the usual network would do to this plan where nobody stated one."""
     if not network_unstated(case, calibration):
         return calibration
-    links = replace(inputs.links, out_bytes_per_s=_POOR * inputs.links.out_bytes_per_s)
-    poor = step_time(replace(inputs, links=links), PlanNumbers.of(plan))
+    poor = step_time(on_poor_network(inputs), PlanNumbers.of(plan))
     longer: dict[str, float] = dict.fromkeys(WHOLE, math.log(float(poor.total) / float(seconds.total)))
     if float(seconds.transfer) > 0:
         longer["transfer"] = math.log(float(poor.transfer) / float(seconds.transfer))

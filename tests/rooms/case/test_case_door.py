@@ -321,3 +321,13 @@ def test_what_the_frameworks_of_a_stack_lack_is_refused(site: str, more: str, sa
     with pytest.raises(Incompatible, match=says):
         loads(f"model: gpt2\napplication: {{kind: training{more}}}\nsite: {site}\n")
     assert loads(f"model: gpt2\napplication: {{kind: training{more}}}\nsite: {site.split(',')[0]}}}\n")
+
+
+def test_a_measured_rate_between_devices_keeps_a_torus_and_another_link_makes_it_a_switch() -> None:
+    text = "model: llama-2-7b\napplication: {{kind: training, tokens: 1e9}}\nsite: {{catalog: tpu-v5e-pod{}}}\n"
+    own, slower, other = (
+        loads(text.format(more)).site.scale_up for more in ("", ", device_link: 150 GB/s", ", device_link: nvlink4")
+    )
+    assert (own.torus_dims, own.wraps_from) == (2, 16)
+    assert (slower.torus_dims, slower.wraps_from, slower.bytes_per_s) == (2, 16, 150e9)
+    assert (other.torus_dims, other.wraps_from, other.bytes_per_s) == (0, 0, 450e9)

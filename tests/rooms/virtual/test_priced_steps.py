@@ -56,8 +56,13 @@ questions = st.tuples(
 
 def setting(card: str, stack: str) -> Setting:
     entry = accelerators.accelerator(card)
-    links = LinkRates(300e9, 3e-6, 8.0, 25e9, 5e-6)
+    torus = {"torus_dims": 2.0, "wraps_from": 2.0} if entry.kind == "tpu" else {}
+    links = LinkRates(300e9, 3e-6, 8.0, 25e9, 5e-6, **torus)
     return setting_of(accelerator_of(entry), "bf16", traits_of(stack, entry.kind), links)
+
+
+def with_links(at: Setting, **changed: float) -> Setting:
+    return replace(at, links=replace(at.links, **changed))
 
 
 @settings(max_examples=30, deadline=None)
@@ -80,7 +85,8 @@ def test_element_i_of_the_array_answer_is_the_scalar_answer(asked: list) -> None
         assert held.total[index] == pytest.approx(float(bytes_alone.total), rel=1e-9)
 
 
-FASTER = ("product_flops_per_s", "memory_bytes_per_s", "up_bytes_per_s", "out_bytes_per_s")
+LINKS = ("up_bytes_per_s", "out_bytes_per_s")
+FASTER = ("product_flops_per_s", "memory_bytes_per_s", *LINKS)
 
 
 @settings(max_examples=40, deadline=None)
@@ -88,7 +94,9 @@ FASTER = ("product_flops_per_s", "memory_bytes_per_s", "up_bytes_per_s", "out_by
 def test_more_of_a_rate_is_never_slower(one: tuple, name: str, times: float) -> None:
     model, card, stack, sequence, cut = one
     here = setting(card, stack)
-    there = replace(here, **{name: getattr(here, name) * times})
+    on = here.links if name in LINKS else here
+    faster = {name: getattr(on, name) * times}
+    there = with_links(here, **faster) if name in LINKS else replace(here, **faster)
     counts, plan = ShapeCounts.of(shape_of(model)), PlanNumbers.of(cut)
     slow, fast = (float(step_time(step_inputs(counts, sequence, at, expected()), plan).total) for at in (here, there))
     assert fast <= slow * (1 + 1e-12)
@@ -186,7 +194,7 @@ def test_a_last_stage_that_lacks_a_layer_has_the_head_in_its_place() -> None:
 
 
 def test_an_all_reduce_over_two_domains_sends_half_of_what_a_ring_does_between_them() -> None:
-    here = replace(setting("A100-80GB-SXM", "Megatron-LM"), up_bytes_per_s=1e18, up_latency_s=0.0, out_latency_s=0.0)
+    here = with_links(setting("A100-80GB-SXM", "Megatron-LM"), up_bytes_per_s=1e18, up_latency_s=0.0, out_latency_s=0.0)
     inputs = step_inputs(ShapeCounts.of(shape_of("llama-3.1-8b")), 4096, here, expected())
     plan = PlanNumbers(tensor=np.array([16, 16, 8, 8]), sequence_parallel=np.array([0, 1, 0, 1]))
     sent = step_time(inputs, plan).tensor_exchange
@@ -198,7 +206,7 @@ def test_gradients_of_a_pipeline_s_first_chunks_to_finish_hide_behind_the_others
     exposed = expected()["gradient_exposed"]
 
     def seconds(stack: str, **split: int) -> float:
-        here = replace(setting("H100-SXM", stack), out_bytes_per_s=2e9)  # more than one pass can hide
+        here = with_links(setting("H100-SXM", stack), out_bytes_per_s=2e9)  # more than one pass can hide
         inputs = step_inputs(ShapeCounts.of(shape_of("llama-3.1-70b")), 4096, here, expected())
         step = step_time(inputs, PlanNumbers(data=64, tensor=8, pipeline=4, accumulation=8, zero_stage=1, **split))
         return float(step.gradient_exchange)
@@ -210,10 +218,36 @@ def test_gradients_of_a_pipeline_s_first_chunks_to_finish_hide_behind_the_others
 
 
 def test_new_parameters_hide_behind_the_next_forward_pass_where_the_stack_gathers_them_there() -> None:
-    here = replace(setting("H100-SXM", "torchtitan"), out_bytes_per_s=2e9)
+    here = with_links(setting("H100-SXM", "torchtitan"), out_bytes_per_s=2e9)
     inputs = step_inputs(ShapeCounts.of(shape_of("llama-3.1-70b")), 4096, here, expected())
     ahead = replace(inputs, habits=replace(inputs.habits, parameters_ahead=1.0))
     for stage in (0, 1, 3):  # with neither there are none: an all-reduce, or gathered in every pass
         plan = PlanNumbers(data=64, tensor=8, accumulation=8, zero_stage=stage)
         behind, beside = (float(step_time(one, plan).gradient_exchange) for one in (inputs, ahead))
         assert (beside < behind) == (stage == 1)
+
+
+def test_transfers_hidden_behind_arithmetic_slow_it_on_a_gpu_and_not_where_engines_of_their_own_move_bytes() -> None:
+    plan = PlanNumbers(data=64, accumulation=4, zero_stage=3, recompute=2)
+
+    def step(card: str, units: float) -> StepSeconds:
+        constants = {**expected(), "transfer_units": units, "straggler_share": 0.0}
+        return step_time(
+            step_inputs(ShapeCounts.of(shape_of("llama-3.1-8b")), 4096, setting(card, ""), constants), plan
+        )
+
+    free, slowed, twice = (step("H100-SXM", units) for units in (1e-9, 0.1, 0.2))
+    assert slowed.beside == pytest.approx(float(slowed.total - free.total), rel=1e-6)
+    assert twice.beside == pytest.approx(2 * float(slowed.beside), rel=1e-6)
+    whole = step_time(
+        step_inputs(
+            ShapeCounts.of(shape_of("llama-3.1-8b")),
+            4096,
+            setting("H100-SXM", ""),
+            {**expected(), "transfer_units": 0.1, "straggler_share": 0.0, "shard_exposed": 1.0},
+        ),
+        plan,
+    )
+    hidden = float(whole.shard_exchange - free.shard_exchange)  # all of it, less what arithmetic does not hide
+    assert slowed.beside == pytest.approx(0.1 * hidden, rel=1e-6)
+    assert step("TPU-v5e", 0.2).beside == 0.0
