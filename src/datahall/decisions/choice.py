@@ -18,12 +18,16 @@ SAME_SHARE = 0.02  # plans closer than this are one to the forecast: the simpler
 def preferred(values: Any, plans: PlanNumbers, narrow: Any = 0, seconds: Any = 1.0) -> NDArray[np.int64]:
     """Indices of plans, the one to take first.
 
-    `values` is what the goal makes small (seconds, dollars, joules), in steps of `SAME_SHARE` from the least; `plans`
-    are as many; `narrow` is 1 where memory may not suffice, which loses among equals.  Where the goal is not time,
-    `seconds` tell which of equals is sooner done: thrice the devices for a third of the time cost the same.
+    `values` is what the goal makes small (seconds, dollars, joules), in steps of `SAME_SHARE` from the least of plans that
+    surely fit; `plans` are as many; `narrow` is 1 where memory may not suffice, which loses among equals.  Where the
+    goal is not time, `seconds` tell which of equals is sooner done: thrice the devices for a third of the time cost the
+    same.
     """
-    columns = (values, complexity(plans), _steps(seconds), narrow, _steps(values))
-    return np.lexsort(np.broadcast_arrays(*columns))
+    values, seconds, tight = (np.broadcast_to(one, np.shape(values)) for one in (values, seconds, narrow))
+    sure = tight == 0 if not np.all(tight) else np.ones_like(tight, dtype=bool)
+    dear = _steps(values, values[sure].min())
+    late = _steps(seconds, seconds[sure & (dear == 0)].min())
+    return np.lexsort((values, complexity(plans), late, tight, dear))
 
 
 def complexity(plans: PlanNumbers) -> Any:
@@ -36,7 +40,6 @@ def complexity(plans: PlanNumbers) -> Any:
     return degrees + pipeline + 0.3 * (plans.zero_stage > 0) + 0.2 * (plans.shard_group > 0) + 0.1 * plans.recompute
 
 
-def _steps(values: Any) -> Any:
-    """How many times `SAME_SHARE` above the least."""
-    values = np.maximum(values, 1e-12)
-    return np.floor(np.log(values / values.min()) / np.log1p(SAME_SHARE))
+def _steps(values: Any, least: Any) -> Any:
+    """How many times `SAME_SHARE` above the least of some (below it, where another has less)."""
+    return np.trunc(np.log(np.maximum(values, 1e-12) / np.maximum(least, 1e-12)) / np.log1p(SAME_SHARE))

@@ -33,6 +33,17 @@ def runnable(engine: str, case: Case, plans: PlanNumbers, precision: str) -> Any
         ) from None
 
 
+def exportable(case: Case, plans: PlanNumbers, precision: str) -> Any:
+    """A mask over `plans`: which of them some engine can run, on GPUs whose stack nobody states.
+
+    All of them where no engine could run any: what such a case runs on is not known here.
+    """
+    unknown = case.site.stack or case.site.accelerator.kind != "gpu"
+    if unknown or not engines_of(case, ComputePlan(precision=precision)):
+        return np.ones(1, dtype=bool)
+    return np.logical_or.reduce(np.broadcast_arrays(*(runnable(one, case, plans, precision) for one in ENGINES)))
+
+
 def engines_of(case: Case, plan: ComputePlan) -> list[str]:
     """The engines that can run a plan."""
     numbers = PlanNumbers.of(plan)

@@ -105,7 +105,7 @@ def nearest(case: Case, plans: Space, calibration: Calibration, best: Best) -> I
     floors = [_floor(case, grid.numbers, inputs) for grid in plans.grids]
     least = np.array([floor.min() for floor in floors])
     for index in np.argsort(least, kind="stable"):
-        bound = best.worth * (1.0 + 2.0 * SAME_SHARE)
+        bound = best.worth * (1.0 + SAME_SHARE) ** 2
         if least[index] > bound:
             return
         grid = plans.grids[index]

@@ -21,7 +21,7 @@ from datahall.compute.numbers import PlanNumbers
 from datahall.compute.plan import ComputePlan
 from datahall.decisions.choice import SAME_SHARE, preferred
 from datahall.decisions.plan import Plan
-from datahall.search.engines import runnable
+from datahall.search.engines import exportable, runnable
 from datahall.search.price import Best, Priced, Prices, nearest, priced, whole_plan
 from datahall.search.shortlist import Shortlist, unbeaten
 from datahall.search.space import Space, divisors, space
@@ -35,6 +35,7 @@ GOALS = ("time", "cost", "energy")
 _SMALL_SITE = 64
 _FROZEN_BYTES = 2  # of a parameter beside adapters
 _ENDLESS = 100.0  # a run that takes so many times its steps is not one that ends
+_UNRUN = "no engine that plans are exported to can run it (`site.stack` names another)"
 _FAILING = f"fails so often that less than 1/{_ENDLESS:.0f} of its time would be steps"
 _KEEP = StoragePlan().keep  # committed checkpoints, of what `whole_plan` writes
 
@@ -96,7 +97,7 @@ def search(
     plans: Space | None = None,
     only_best: bool = False,
 ) -> Ranking:
-    """Every plan of `case`, ranked by its goal; only those that `engine` can run, where one is named.
+    """Every plan of `case`, ranked by its goal; only those that `engine` can run, or, where none is named, any engine.
 
     `plans` takes those of an earlier search of the same model, batch and devices, in place of working them out again.
     With `only_best` the choice is the same, and plans that cannot be it are not looked at.
@@ -115,10 +116,9 @@ def search(
     for part in nearest(case, plans, calibration, best) if only_best else priced(case, plans, calibration):
         least = least.with_part(case, part)
         met = _met(case, part, reasons)
-        if engine:
-            able = part.of(runnable(engine, case, part.grid.numbers, precision))
-            reasons[f"{engine} cannot run it"] += int((met & ~able).sum())
-            met &= able
+        able = part.of(_runs(case, part.grid.numbers, precision, engine))
+        reasons[f"{engine} cannot run it" if engine else _UNRUN] += int((met & ~able).sum())
+        met &= able
         qualified += int(met.sum())
         prices = part.prices.chosen(met)
         best.worth = min(best.worth, goal_values(case, prices).min(initial=np.inf))
@@ -130,6 +130,11 @@ def search(
     return Ranking(
         case, plans, prices, _ordered(case, plans, prices, calibration), qualified, reasons, calibration, engine
     )
+
+
+def _runs(case: Case, plans: PlanNumbers, precision: str, engine: str) -> Any:
+    """A mask over plans: which of them `engine` can run, or some engine where none is named."""
+    return runnable(engine, case, plans, precision) if engine else exportable(case, plans, precision)
 
 
 def precision_of(case: Case) -> str:

@@ -184,7 +184,10 @@ def _why(ranking: Ranking, loss: Loss) -> str:
     if goal != "time" and devices != ranking.compute(0).devices:  # their steps do not compare
         values = goal_values(ranking.case, ranking.prices)[ranking.order]
         more = float(values[loss.place] / values[0]) - 1.0
-        return f"{percent(more)} more {goal} on {devices:,}" if more > 0 else "as good, less simple"
+        if more > 0:
+            return f"{percent(more)} more {goal} on {devices:,}"
+        longer = ranking.prices.total_s[ranking.order[loss.place]] / ranking.prices.total_s[ranking.order[0]]
+        return f"no more {goal}, {longer:.1f} times as long" if longer > 1 + SAME_SHARE else "as good, less simple"
     base, worst = sum(loss.more_s.values()), loss.reason
     return f"+{human_time(loss.more_s[worst])} {worst}" if base > 0 else "as good, less simple"
 

@@ -31,3 +31,9 @@ def test_of_equals_in_cost_the_one_that_is_sooner_done_is_taken() -> None:
 def test_each_kind_of_parallelism_and_recomputation_is_more_to_set_up() -> None:
     more = [DATA, ComputePlan(data=8, recompute="full"), ComputePlan(data=8, zero_stage=3), TENSOR, STAGES]
     assert np.all(np.diff(complexity(stack_plans(more))) > 0)
+
+
+def test_equals_are_counted_from_the_least_that_surely_fits() -> None:
+    narrow, seconds, plans = np.array([1, 0, 0]), [60.9, 123.7, 62.2], stack_plans([DATA, STAGES, TENSOR])
+    assert preferred([2.200, 2.230, 2.250], plans, narrow, seconds).tolist() == [2, 1, 0]
+    assert preferred([1.8, 2.230, 2.250], plans, narrow, seconds)[0] == 0  # clearly better, if it fits

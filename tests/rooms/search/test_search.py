@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 
 from datahall.base.errors import Incompatible, NoPlan, UsageError
 from datahall.case import from_model_and_site
+from datahall.case.named_site import site_from_text
 from datahall.case.question import Case, Goal
 from datahall.compute.counts import ShapeCounts
 from datahall.compute.memory import MemoryHabits, memory
 from datahall.compute.numbers import PlanNumbers
 from datahall.decisions.choice import SAME_SHARE
 from datahall.decisions.proposal import Proposal
-from datahall.search.engines import runnable
+from datahall.search.engines import engines_of, runnable
 from datahall.search.price import price, whole_plan
 from datahall.search.rank import search
 from datahall.search.space import divisors, space
@@ -267,6 +268,17 @@ def test_an_engine_is_said_to_run_what_its_export_takes_and_nothing_else(engine:
             assert not able, compute
         else:
             assert able, compute
+
+
+def test_on_gpus_without_a_stack_every_plan_that_is_kept_can_be_exported_to_some_engine() -> None:
+    ranking = search(a_case("llama-3.1-8b", "16xH100-SXM"))
+    for place in np.unique(np.linspace(0, len(ranking.order) - 1, 100).astype(int)):
+        assert engines_of(ranking.case, ranking.compute(int(place)))
+    named = replace(ranking.case, site=replace(ranking.case.site, stack="torch 2.13"))
+    assert search(named).qualified > ranking.qualified  # zero-bubble, for one
+    odd = replace(ranking.case, application=replace(ranking.case.application, precision="fp4"))
+    odd = replace(odd, site=site_from_text("16xB200")[0])
+    assert search(odd).qualified > 0  # which no engine's configuration can say
 
 
 def test_an_unknown_engine_is_refused() -> None:
