@@ -18,10 +18,10 @@ SAME_SHARE = 0.02  # plans closer than this are one to the forecast: the simpler
 def preferred(values: Any, plans: PlanNumbers, narrow: Any = 0, seconds: Any = 1.0) -> NDArray[np.int64]:
     """Indices of plans, the one to take first.
 
-    `values` is what the goal makes small (seconds, dollars, joules), in steps of `SAME_SHARE` from the least of plans that
-    surely fit; `plans` are as many; `narrow` is 1 where memory may not suffice, which loses among equals.  Where the
-    goal is not time, `seconds` tell which of equals is sooner done: thrice the devices for a third of the time cost the
-    same.
+    `values` is what the goal makes small (seconds, dollars, joules), in steps of `SAME_SHARE` from the least of those
+    that surely fit; `plans` are as many; `narrow` is 1 where memory may not suffice, which loses among equals.  Where
+    the goal is not time, `seconds` tell which of equals is sooner done: thrice the devices for a third of the time cost
+    the same.
     """
     values, seconds, tight = (np.broadcast_to(one, np.shape(values)) for one in (values, seconds, narrow))
     sure = tight == 0 if not np.all(tight) else np.ones_like(tight, dtype=bool)

@@ -85,7 +85,8 @@ def test_a_schedule_that_hides_its_transfers_is_forecast_without_any_run_on_its_
 
 def test_intervals_of_the_shipped_fit_hold_and_are_earned():
     for name, scores in load_held_out()["summary"].items():
-        assert 0.85 <= scores["interval_coverage_share"] <= 0.97, name        # Asked are 3 times; accelerators ten-shot have 3.03, by the sixteen draws 3.00 to 3.21 (docs/accuracy.md).
+        assert 0.85 <= scores["interval_coverage_share"] <= 0.97, name
+        # Asked are 3 times; accelerators ten-shot have 3.03, and 3.00 to 3.21 by the draws (docs/accuracy.md).
         most = 3.1 if name == "accelerator_ten_shot" else 3.0
         assert scores["median_half_width_share"] <= most * scores["median_ape"], name
 
