@@ -11,12 +11,26 @@ from typing import Any
 import numpy as np
 
 from datahall.base.errors import UsageError
+from datahall.case.model import ModelShape
 from datahall.case.question import Case
 from datahall.compute.numbers import PlanNumbers
 from datahall.compute.plan import ComputePlan
 
 ENGINES = ("torchtitan", "megatron", "deepspeed")
 _NO_ADAPTERS = ("torchtitan", "megatron")  # as their training scripts come
+_TORCHTITAN_MODELS = {
+    # layers, hidden, vocabulary: module and configuration function of torchtitan 0.3
+    (32, 4096, 128256): ("llama3", "llama3_8b"),
+    (80, 8192, 128256): ("llama3", "llama3_70b"),
+    (126, 16384, 128256): ("llama3", "llama3_405b"),
+    (28, 1024, 151936): ("qwen3", "qwen3_0_6b"),
+    (28, 2048, 151936): ("qwen3", "qwen3_1_7b"),
+    (40, 5120, 151936): ("qwen3", "qwen3_14b"),
+    (64, 5120, 151936): ("qwen3", "qwen3_32b"),
+    (48, 2048, 151936): ("qwen3", "qwen3_30b_a3b"),
+    (61, 7168, 129280): ("deepseek_v3", "deepseek_v3_671b"),
+    (27, 2048, 102400): ("deepseek_v3", "deepseek_v3_16b"),
+}
 
 
 def runnable(engine: str, case: Case, plans: PlanNumbers, precision: str) -> Any:
@@ -50,6 +64,20 @@ def engines_of(case: Case, plan: ComputePlan) -> list[str]:
     return [engine for engine in ENGINES if np.all(runnable(engine, case, numbers, plan.precision))]
 
 
+def torchtitan_model(shape: ModelShape) -> tuple[str, str]:
+    """The module and the configuration function under which torchtitan's registry has a model; empty: it has not."""
+    return _TORCHTITAN_MODELS.get((shape.layers, shape.hidden, shape.vocab), ("", ""))
+
+
+def evened_layers(layers: int, stages: Any) -> Any:
+    """Layers that Megatron-LM counts to cut interleaved stages evenly: embedding and loss as one each where that helps.
+
+    Its flags are `--account-for-embedding-in-pipeline-split` and `--account-for-loss-in-pipeline-split`; the first and
+    the last stage then hold one layer less.  Stages that do not divide what is given back cannot be had.
+    """
+    return np.where(layers % stages == 0, layers, layers + 2)
+
+
 def _torchtitan(case: Case, plans: PlanNumbers, precision: str) -> Any:
     """It shards gradients and parameters or neither, always over context ranks, and chooses fp8 by configuration.
 
@@ -63,16 +91,19 @@ def _torchtitan(case: Case, plans: PlanNumbers, precision: str) -> Any:
     stages, layers = plans.pipeline * plans.virtual_stages, case.model.layers
     equal = np.ceil(layers / np.ceil(layers / stages)) == stages
     halves = (plans.bubble_share == 1.0) | ((plans.virtual_stages > 1) & (plans.zero_stage == 0))
-    return (whole | (plans.zero_stage >= 2)) & spread & equal & halves & (precision == "bf16")
+    told = bool(torchtitan_model(case.model)[0]) & (precision == "bf16")
+    return (whole | (plans.zero_stage >= 2)) & spread & equal & halves & told
 
 
 def _megatron(case: Case, plans: PlanNumbers, precision: str) -> Any:
     """Stages are even but for the first and the last; its FSDP knows no pipeline, its expert ranks no fp16.
 
-    It has no zero-bubble schedule, and tensor ranks of a mixture have to share the sequence.
+    Interleaved stages are even as `evened_layers` counts.  It has no zero-bubble schedule, and tensor ranks of a
+    mixture have to share the sequence.
     """
     layers = case.model.layers
-    even = layers % (plans.pipeline * plans.virtual_stages) == 0
+    stages = plans.pipeline * plans.virtual_stages
+    even = evened_layers(layers, stages) % stages == 0
     left = layers - np.ceil(layers / plans.pipeline) * (plans.pipeline - 2)
     uneven = (left >= 2) & (plans.virtual_stages == 1)
     sharded = (plans.zero_stage < 2) | (plans.pipeline == 1)

@@ -12,20 +12,7 @@ from datahall.base.errors import Incompatible
 from datahall.case.model import ModelShape
 from datahall.compute.plan import ComputePlan
 from datahall.decisions.proposal import Proposal
-
-_CONFIGS = {
-    # layers, hidden, vocabulary: module and configuration function of torchtitan 0.3
-    (32, 4096, 128256): ("llama3", "llama3_8b"),
-    (80, 8192, 128256): ("llama3", "llama3_70b"),
-    (126, 16384, 128256): ("llama3", "llama3_405b"),
-    (28, 1024, 151936): ("qwen3", "qwen3_0_6b"),
-    (28, 2048, 151936): ("qwen3", "qwen3_1_7b"),
-    (40, 5120, 151936): ("qwen3", "qwen3_14b"),
-    (64, 5120, 151936): ("qwen3", "qwen3_32b"),
-    (48, 2048, 151936): ("qwen3", "qwen3_30b_a3b"),
-    (61, 7168, 129280): ("deepseek_v3", "deepseek_v3_671b"),
-    (27, 2048, 102400): ("deepseek_v3", "deepseek_v3_16b"),
-}
+from datahall.search.engines import evened_layers, torchtitan_model
 
 
 def torchtitan_arguments(proposal: Proposal) -> list[str]:
@@ -37,7 +24,7 @@ def torchtitan_arguments(proposal: Proposal) -> list[str]:
         compute.precision == "bf16", "torchtitan", f"the precision {compute.precision} from the command line"
     )
     _refuse_unless(compute.zero_stage in (0, 2, 3), "torchtitan", "ZeRO-1 (it shards gradients too, or nothing)")
-    module, config = _CONFIGS.get((shape.layers, shape.hidden, shape.vocab), ("", ""))
+    module, config = torchtitan_model(shape)
     _refuse_unless(bool(module), "torchtitan", f"the model {shape.name} under a name that datahall knows")
     _refuse_unless(
         compute.zero_stage > 0 or compute.context == 1, "torchtitan", "context ranks that each hold everything"
@@ -124,12 +111,7 @@ def megatron_arguments(proposal: Proposal) -> list[str]:
         **_megatron_sharding(compute),
         **_megatron_recomputation(compute),
     }
-    if compute.pipeline > 1 and proposal.case.model.layers % compute.pipeline:
-        arguments |= _megatron_uneven(proposal.case.model.layers, compute)
-    if compute.virtual_stages > 1:
-        stages = compute.pipeline * compute.virtual_stages
-        _refuse_unless(proposal.case.model.layers % stages == 0, "Megatron-LM", f"{stages} uneven virtual stages")
-        arguments["num-layers-per-virtual-pipeline-stage"] = proposal.case.model.layers // stages
+    arguments |= _megatron_stages(proposal.case.model.layers, compute)
     if compute.expert > 1:
         arguments["expert-model-parallel-size"] = compute.expert
     if compute.tensor > 1 and compute.sequence_parallel:
@@ -269,13 +251,23 @@ def _megatron_window(shape: ModelShape) -> dict[str, Any]:
     return {**window, "window-attn-skip-freq": every}
 
 
-def _megatron_uneven(layers: int, compute: ComputePlan) -> dict[str, Any]:
+def _megatron_stages(layers: int, compute: ComputePlan) -> dict[str, Any]:
+    """Layers of interleaved stages, and of those that the number of stages does not divide."""
+    stages = compute.pipeline * compute.virtual_stages
+    if compute.virtual_stages == 1:
+        return _megatron_uneven(layers, stages) if layers % stages else {}
+    counted = int(evened_layers(layers, stages))
+    _refuse_unless(counted % stages == 0, "Megatron-LM", f"{layers} layers over {stages} virtual stages")
+    ends = ("account-for-embedding-in-pipeline-split", "account-for-loss-in-pipeline-split") if counted > layers else ()
+    return {"num-layers-per-virtual-pipeline-stage": counted // stages, **dict.fromkeys(ends, True)}
+
+
+def _megatron_uneven(layers: int, stages: int) -> dict[str, Any]:
     """The middle stages hold their share, rounded up; the first and the last hold what is left."""
-    left = layers + -(-layers // compute.pipeline) * (2 - compute.pipeline)
-    possible = left >= 2 and compute.virtual_stages == 1
-    _refuse_unless(possible, "Megatron-LM", f"{layers} layers over {compute.pipeline} stages")
+    left = layers + -(-layers // stages) * (2 - stages)
+    _refuse_unless(left >= 2, "Megatron-LM", f"{layers} layers over {stages} stages")
     first = {"decoder-first-pipeline-num-layers": -(-left // 2)}
-    return first if compute.pipeline == 2 else {**first, "decoder-last-pipeline-num-layers": left // 2}
+    return first if stages == 2 else {**first, "decoder-last-pipeline-num-layers": left // 2}
 
 
 def _megatron_experts(shape: ModelShape, compute: ComputePlan) -> dict[str, Any]:

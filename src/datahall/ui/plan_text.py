@@ -187,9 +187,15 @@ def _why(ranking: Ranking, loss: Loss) -> str:
         if more > 0:
             return f"{percent(more)} more {goal} on {devices:,}"
         longer = ranking.prices.total_s[ranking.order[loss.place]] / ranking.prices.total_s[ranking.order[0]]
-        return f"no more {goal}, {longer:.1f} times as long" if longer > 1 + SAME_SHARE else "as good, less simple"
+        return f"no more {goal}, {longer:.1f} times as long" if longer > 1 + SAME_SHARE else _as_good(ranking, loss)
     base, worst = sum(loss.more_s.values()), loss.reason
-    return f"+{human_time(loss.more_s[worst])} {worst}" if base > 0 else "as good, less simple"
+    return f"+{human_time(loss.more_s[worst])} {worst}" if base > 0 else _as_good(ranking, loss)
+
+
+def _as_good(ranking: Ranking, loss: Loss) -> str:
+    """Why one lost that is as good: equals that surely fit go before simpler ones."""
+    risky = ranking.narrow(loss.place) and not ranking.narrow(0)
+    return "as good, may not fit" if risky else "as good, less simple"
 
 
 def _items_tables(ranking: Ranking) -> Table:

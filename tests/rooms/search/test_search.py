@@ -253,7 +253,10 @@ def test_plans_for_an_engine_can_be_exported_to_it(engine: str) -> None:
 
 
 @pytest.mark.parametrize("engine", EXPORTS)
-@pytest.mark.parametrize(("model", "site"), [("llama-3.1-405b", "128xH100-SXM"), ("deepseek-v3", "64xH800")])
+@pytest.mark.parametrize(
+    ("model", "site"),
+    [("llama-3.1-405b", "128xH100-SXM"), ("deepseek-v3", "64xH800"), ("mistral-7b", "16xH100-SXM")],
+)
 def test_an_engine_is_said_to_run_what_its_export_takes_and_nothing_else(engine: str, model: str, site: str) -> None:
     """Layers that stages do not divide, experts, schedules and whole sequences among them (a sample of all plans)."""
     case = a_case(model, site)
@@ -279,6 +282,13 @@ def test_on_gpus_without_a_stack_every_plan_that_is_kept_can_be_exported_to_some
     odd = replace(ranking.case, application=replace(ranking.case.application, precision="fp4"))
     odd = replace(odd, site=site_from_text("16xB200")[0])
     assert search(odd).qualified > 0  # which no engine's configuration can say
+
+
+def test_interleaved_stages_that_megatron_evens_out_are_kept() -> None:
+    """126 layers with embedding and loss are 128, so that 64 stages are even: a tenth faster than what is left else."""
+    best = search(a_case("llama-3.1-405b", "llama3-h100", global_batch=2048, sequence=8192), only_best=True).compute(0)
+    assert best.virtual_stages > 1
+    assert (126 + 2) % (best.pipeline * best.virtual_stages) == 0
 
 
 def test_an_unknown_engine_is_refused() -> None:

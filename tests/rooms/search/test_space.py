@@ -128,7 +128,7 @@ def test_zero_bubble_is_for_stacks_that_have_it(site: str, stack: str, has: bool
 
 
 def test_engines_take_the_schedules_and_sequences_that_they_have() -> None:
-    case = from_model_and_site("mixtral-8x7b", "16xH100-SXM", tokens=1e9)
+    case = from_model_and_site("qwen3-30b-a3b", "16xH100-SXM", tokens=1e9)
     plans = _numbers(space(case, "bf16", [16]))
     halves, whole = plans.bubble_share < 1.0, (plans.tensor > 1) & (plans.sequence_parallel == 0)
     able = {engine: runnable(engine, case, plans, "bf16") for engine in ("torchtitan", "megatron", "deepspeed")}

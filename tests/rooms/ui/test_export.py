@@ -27,6 +27,7 @@ from datahall.search.rank import search
 from datahall.search.why import explain
 from datahall.storage.plan import StoragePlan
 from datahall.ui.export import exported
+from datahall.ui.export_engines import megatron_arguments
 from datahall.ui.export_request import percentile_90, request_of
 from datahall.ui.export_schedulers import slurm_time
 
@@ -155,6 +156,24 @@ def test_megatron_flags_encode_experts_latent_attention_and_stages(make_proposal
         "--use-distributed-optimizer",
     ):
         assert flag in text
+
+
+def test_megatron_counts_embedding_and_loss_where_that_makes_interleaved_stages_even(make_proposal: Make) -> None:
+    """61 layers over 21 stages: 19 of three, and two at the ends."""
+    from .conftest import DEEPSEEK_V3
+
+    plan = ComputePlan(data=2, pipeline=7, virtual_stages=3, zero_stage=1, accumulation=7)
+    ends = ("--account-for-embedding-in-pipeline-split", "--account-for-loss-in-pipeline-split")
+    words = megatron_arguments(make_proposal(plan, model=DEEPSEEK_V3))
+    assert words[words.index("--num-layers-per-virtual-pipeline-stage") + 1] == "3"
+    assert set(ends) < set(words)
+    assert not any(word.startswith("--decoder-") for word in words)
+    even = megatron_arguments(make_proposal(ComputePlan(data=2, pipeline=4, virtual_stages=2, accumulation=4)))
+    assert even[even.index("--num-layers-per-virtual-pipeline-stage") + 1] == "4"
+    assert not set(ends) & set(even)
+    odd = replace(plan, pipeline=8, virtual_stages=2, accumulation=8)
+    with pytest.raises(Incompatible, match="61 layers over 16 virtual stages"):
+        megatron_arguments(make_proposal(odd, model=DEEPSEEK_V3))
 
 
 def test_copies_are_shared_among_context_ranks_too(make_proposal: Make) -> None:

@@ -94,10 +94,13 @@ print(json.dumps({**degrees, "recompute": type(read.activation_checkpoint).__qua
 
 
 @pytest.mark.system
-@pytest.mark.parametrize("model", ["dense", "mixture", "uneven"])
+@pytest.mark.parametrize("model", ["dense", "mixture", "uneven", "ends"])
 def test_megatron_takes_its_flags(make_proposal: Make, with_engine: Run, model: str) -> None:
     if model == "dense":
         proposal = make_proposal(PIPELINED)
+    elif model == "ends":
+        plan = ComputePlan(data=2, pipeline=7, virtual_stages=3, zero_stage=1, accumulation=7)
+        proposal = make_proposal(plan, model=DEEPSEEK_V3)
     elif model == "uneven":
         proposal = make_proposal(ComputePlan(data=2, pipeline=8, zero_stage=1, accumulation=8), model=DEEPSEEK_V3)
     else:
@@ -137,7 +140,8 @@ for name, value in flags.items():
     name = renamed.get(name, name)
     if name == "num_layers_per_virtual_pipeline_stage":
         name = "virtual_pipeline_model_parallel_size"
-        value = int(flags["num_layers"]) // int(value) // int(flags["pipeline_model_parallel_size"])
+        ends = sum(f"account_for_{end}_in_pipeline_split" in flags for end in ("embedding", "loss"))
+        value = (int(flags["num_layers"]) + ends) // int(value) // int(flags["pipeline_model_parallel_size"])
     if name is None or name in trainer:
         continue
     if name in fields:
