@@ -84,6 +84,7 @@ def test_known_dense_peaks() -> None:
         "RTX4090": 165.2e12,
         "B200": 2250e12,
         "TPU-v5p": 459e12,
+        "Ascend-910B": 353.9e12,  # Huawei's own modelling tool; its fp16 is 376
     }
     for name, peak in known.items():
         assert accelerators.accelerator(name).peak_flops_per_s["bf16"] == peak
@@ -96,6 +97,8 @@ def test_links_are_plausible() -> None:
         assert 1e-7 <= entry.latency_s <= 1e-3
     assert links.link("ib-ndr").bytes_per_s == 400e9 / 8
     assert links.link("thunderbolt-40").bytes_per_s * 8 == pytest.approx(16.2e9)
+    assert links.link("neuronlink3").bytes_per_s == 1024e9 / 2, "of one instance, not the UltraServer"
+    assert links.link("ici-v2").bytes_per_s == 4 * 496e9 / 8
     assert links.link("omni-path-100").vendor == "Cornelis Networks"
     assert {accelerators.accelerator(n).scale_up_link[:4] for n in accelerators.names() if n.startswith("TPU")} == {
         "ici-"
