@@ -110,6 +110,14 @@ def test_a_group_along_one_axis_has_the_links_of_one() -> None:
     assert links.neighbour_bytes_per_s == LINK_BYTES_PER_S
 
 
+@pytest.mark.parametrize(("chips", "links"), [(2, 1), (4, 2), (8, 3)])
+def test_a_slice_of_few_chips_has_the_links_that_lead_to_one(chips: int, links: int) -> None:
+    wired = LinkRates(6 * LINK_BYTES_PER_S, 1e-6, float(chips), 1e9, 1e-3, 1.0, 0.0, 3.0, 4.0)
+    rate, hop = wired.group(float(chips), 1.0)
+    assert rate == pytest.approx(links * LINK_BYTES_PER_S)
+    assert (chips - 1) * hop == pytest.approx(links * 1e-6)
+
+
 def test_a_switch_is_as_before() -> None:
     links = LinkRates(450e9, 3e-6, 8.0, 50e9, 5e-6)
     ranks = np.array([1.0, 2.0, 8.0])

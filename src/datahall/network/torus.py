@@ -61,9 +61,10 @@ def _is_torus(dims: Any, ranks: Any) -> Any:
 
 
 def _axes(ranks: Any, devices: Any, dims: Any) -> Any:
-    """Of the torus's axes, those that a group lies along."""
+    """Of the torus's axes, those that a group lies along; few devices fill fewer axes, each of at least two."""
     spread = np.log(np.maximum(ranks, 1.0)) / np.log(np.maximum(devices, 2.0))
-    return np.clip(dims * spread, 1.0, np.maximum(dims, 1.0))
+    filled = np.maximum(np.minimum(dims, np.log2(np.maximum(devices, 2.0))), 1.0)
+    return np.clip(filled * spread, 1.0, filled)
 
 
 def _side(ranks: Any, axes: Any) -> Any:
