@@ -50,7 +50,7 @@ class Forecasts:
 
 
 def forecast_runs(trained: Trained, runs: Sequence[PublishedRun], seen: Sequence[PublishedRun] = ()) -> Forecasts:
-    """Forecasts of `runs`; `seen` are measured rows that correct those of their own stack and accelerator."""
+    """Forecasts of `runs`; `seen` are measured rows that correct those of their group, stack or accelerator."""
     if not runs:
         nothing = np.zeros(0)
         return Forecasts(nothing, nothing, nothing, nothing, ())
@@ -59,7 +59,7 @@ def forecast_runs(trained: Trained, runs: Sequence[PublishedRun], seen: Sequence
     near = relevant(runs, seen)
     told = trained.neighbours.tell(runs)
     corrected = correct(trained.fitted, seen, runs, arrays, trained.neighbours.log_correction(seen))
-    logs = plain + told.log_correction + corrected.log_correction
+    logs = plain + told.log_correction + np.where(_akin(runs, seen), corrected.log_correction, 0.0)
     condition = tuple(
         _condition(trained, run, bool(close), bool(same))
         for run, close, same in zip(runs, near, told.repeated, strict=True)
@@ -73,10 +73,20 @@ def forecast_runs(trained: Trained, runs: Sequence[PublishedRun], seen: Sequence
 
 
 def relevant(runs: Sequence[PublishedRun], seen: Sequence[PublishedRun]) -> NDArray[np.bool_]:
-    """Which runs have seen ones of their own stack, group or accelerator."""
+    """Which runs have seen ones of their group, or of both their stack and their accelerator."""
     stacks = {(run.stack, run.accelerator.name) for run in seen}
     groups = {run.group for run in seen}
     return np.array([run.group in groups or (run.stack, run.accelerator.name) in stacks for run in runs], dtype=bool)
+
+
+def _akin(runs: Sequence[PublishedRun], seen: Sequence[PublishedRun]) -> NDArray[np.bool_]:
+    """Which runs share a group, a stack or an accelerator with a seen one: what ails others tells nothing of them."""
+    known = {name for run in seen for name in _names(run)}
+    return np.array([not known.isdisjoint(_names(run)) for run in runs], dtype=bool)
+
+
+def _names(run: PublishedRun) -> set[tuple[str, str]]:
+    return {("group", run.group), ("stack", run.stack), ("accelerator", run.accelerator.name)}
 
 
 def places(runs: Sequence[PublishedRun]) -> Floats:

@@ -18,6 +18,7 @@ from datahall.calibrate.published_plan import Variant, variants_of
 from datahall.calibrate.published_shape import Cells, shape_of_row, whole
 from datahall.calibrate.published_site import link_figures, network_stated, precision_of
 from datahall.case.model import ModelShape
+from datahall.catalog import compatibility
 from datahall.catalog.accelerators import AcceleratorEntry, accelerator_described
 from datahall.compute.adapters import Adapters
 from datahall.compute.plan import ComputePlan
@@ -26,6 +27,7 @@ from datahall.virtual.traits import StackTraits, traits_of
 
 _COLUMNS = {"model", "accelerator", "n_devices"}
 _NUMBERS = ("n_devices", "seq_len", "global_batch", "step_time_s", "tokens_per_s_per_device")
+_RANKS = ("devices_per_node", "dp", "tp", "pp", "cp", "ep", "micro_batch")  # 0: without; -1: what is left
 _UNITS = (  # what a cell may state in a unit that would be taken for the column's
     ("step_time_s", r"\d\s*(?:ms|m?illi|us|µs|micro|min|h\b|hours?)", "seconds"),
     ("global_batch", r"\btok", "sequences"),
@@ -86,7 +88,7 @@ def read_rows(path: Path) -> tuple[Mapping[str, str], ...]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
             _check_columns(reader.fieldnames or (), path)
-            rows = tuple({str(name).strip().lower(): text for name, text in row.items() if name} for row in reader)
+            rows = tuple({_column(str(name)): text for name, text in row.items() if name} for row in reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         saved = "Save it as CSV in UTF-8." if isinstance(error, UnicodeDecodeError) else ""
         raise UsageError(f"this file of measurements cannot be read: {error}.", where=str(path), hint=saved) from error
@@ -98,11 +100,16 @@ def read_rows(path: Path) -> tuple[Mapping[str, str], ...]:
     return rows
 
 
+def _column(name: str) -> str:
+    """The name of a column as it is known, however it is written ("Seq Len", "n-devices")."""
+    return re.sub(r"[\s-]+", "_", name.strip().lower())
+
+
 def _check_columns(names: Sequence[str], path: Path) -> None:
     """Refuse a column that stands twice: a row has one value of each, and the last would hide the others."""
     places: dict[str, list[int]] = {}
     for place, name in enumerate(names, start=1):
-        places.setdefault(name.strip().lower(), []).append(place)
+        places.setdefault(_column(name), []).append(place)
     for name, found in places.items():
         if name and len(found) > 1:
             which = ", ".join(map(str, found))
@@ -123,7 +130,7 @@ def read_runs(rows: Sequence[Mapping[str, str]]) -> tuple[list[PublishedRun], li
             runs.append(_run(cells, index))
         except DatahallError as error:
             key = cells.text("id") or f"row {index + 1}"
-            refused.append(Refusal(key, cells.text("group"), cells.text("accelerator"), error.what))
+            refused.append(Refusal(key, cells.text("group"), _accelerator_named(cells), error.what))
     return runs, refused
 
 
@@ -134,6 +141,9 @@ def _run(cells: Cells, index: int) -> PublishedRun:
     _check_readable(cells)
     card = accelerator_described(cells.text("accelerator"))
     precision = precision_of(cells.text("dtype"), card)
+    framework = compatibility.framework_of(cells.text("framework"), card.kind)
+    compatibility.check(card.name, precision, framework)
+    compatibility.check_trained(precision, framework)
     shape = shape_of_row(cells)
     sequence = whole(cells.number("seq_len"), "seq_len")
     devices = whole(cells.number("n_devices"), "n_devices")
@@ -170,11 +180,23 @@ def _run(cells: Cells, index: int) -> PublishedRun:
     )
 
 
+def _accelerator_named(cells: Cells) -> str:
+    """The catalogue's name of a row's accelerator, so that refused rows stand with scored ones; else what it says."""
+    text = cells.text("accelerator")
+    try:
+        return accelerator_described(text).name
+    except DatahallError:
+        return text
+
+
 def _check_readable(cells: Cells) -> None:
     """Refuse a count or a measurement that is stated and is no number above zero, or one of another unit."""
     for name in _NUMBERS:
         if cells.text(name) and cells.number(name) is None:
             raise UsageError(f'{name} is "{cells.text(name)}", which is no number above zero.')
+    for name in _RANKS:
+        if cells.text(name) and cells.number(name) is None and not re.fullmatch(r"0+(\.0*)?|-1", cells.text(name)):
+            raise UsageError(f'{name} is "{cells.text(name)}", which is no number.')
     for name, other, unit in _UNITS:
         if re.search(other, cells.text(name), re.IGNORECASE):
             raise UsageError(f'{name} is "{cells.text(name)}"; it is read in {unit}.')
@@ -197,6 +219,8 @@ def _adapters(cells: Cells) -> Adapters | None:
     if not re.search(r"lora|adapter|peft", task):
         return None
     rank = re.search(r"rank\D{0,3}(\d+)", f"{task} {cells.text('note').lower()}")
+    if rank and not int(rank[1]):
+        raise UsageError("adapters of rank 0 train nothing.")
     return Adapters(int(rank[1]) if rank else _USUAL_RANK)
 
 

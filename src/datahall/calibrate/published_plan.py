@@ -70,7 +70,9 @@ def _degrees(cells: Cells, shape: ModelShape, devices: int, traits: StackTraits)
         raise UsageError(f"{pipeline} pipeline stages for {shape.layers} layers.")
     if tensor > shape.heads and traits.issue != "xla":
         raise UsageError(f"{tensor} tensor ranks for {shape.heads} heads.")
-    if shape.experts and expert > shape.experts:
+    if expert > 1 and not shape.experts:
+        raise UsageError(f"{expert} expert ranks for a model without experts.")
+    if shape.experts and (expert > shape.experts or shape.experts % expert):
         raise UsageError(f"{expert} expert ranks for {shape.experts} experts.")
     inner = tensor * pipeline * context
     data = devices // inner

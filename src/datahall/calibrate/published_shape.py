@@ -49,6 +49,8 @@ def whole(value: float | None, name: str) -> int:
     """A count that a row must state."""
     if value is None or value < 1:
         raise UsageError(f"{name} is not stated.")
+    if value != round(value):
+        raise UsageError(f"{name} is {value:g}, which is no whole number.")
     return round(value)
 
 
@@ -92,8 +94,13 @@ def _same(known: ModelShape, cells: Cells) -> bool:
         "layers": known.layers,
         "hidden": known.hidden,
         "heads": known.heads,
+        "kv_heads": known.kv_heads,
+        "head_dim": known.head_dim,
         "moe_experts": known.experts or None,
+        "moe_topk": known.experts_per_token or None,
     }
+    if not known.experts:  # of a mixture, tables give the width of an expert or of a dense layer
+        figures["ffn"] = known.ffn
     stated = {name: cells.number(name) for name in figures}
     return all(value is None or value == figures[name] for name, value in stated.items())
 

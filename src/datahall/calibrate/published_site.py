@@ -22,6 +22,7 @@ _PRECISIONS = (
     (r"fp32|float32", "fp32"),
     (r"^mixed|^amp|^$", "bf16"),
 )
+_INSIDE_NODES = re.compile(r"nvlink|nvl\d|nvswitch|xgmi|infinity fabric|\bici\b", re.IGNORECASE)
 
 
 def precision_of(text: str, card: AcceleratorEntry) -> str:
@@ -44,7 +45,8 @@ def link_figures(card: AcceleratorEntry, text: str, devices: int, per_node: int)
     domain = card.scale_up_devices
     if card.kind == "gpu" and node < domain:
         domain = max(node, 1) if card.scale_up_devices <= 8 else domain
-    stated = _stated_bits_per_s(text, card.node_devices if card.kind == "gpu" else node)
+    rack = card.node_devices < card.scale_up_devices == per_node  # its devices are stated, its ways out by trays
+    stated = _stated_bits_per_s(text, card.node_devices if rack else node)
     if stated:
         out_rate = stated / 8
     slices = re.search(r"slice of (\d+)", text)
@@ -73,7 +75,11 @@ def _stated_bits_per_s(text: str, node: int) -> float:
         return int(several[1]) * int(several[2]) * 1e9 / node
     if re.search(r"8x HDR", text):
         return 200e9
-    one = re.search(r"(\d{2,4})\s*Gb(?:ps|/s|it/s)?\s*/\s*(node|GPU|device|chip)", text, re.IGNORECASE)
-    if one:
-        return int(one[1]) * 1e9 / (node if one[2].lower() == "node" else 1)
-    return 0.0
+    by_device = r"\s*(?:/|per\b)\s*(node|host|server|GPU|device|chip|accelerator)"
+    for one in re.finditer(rf"(\d+(?:\.\d+)?)\s*([GgTt])([Bb])(?:ps|/s|it/s)?(?i:{by_device})", text):
+        if one[3] == "B" and _INSIDE_NODES.search(re.split(r"[;,+]", text[: one.start()])[-1] + text[one.end() :][:12]):
+            continue
+        rate = float(one[1]) * (1e12 if one[2] in "Tt" else 1e9) * (8 if one[3] == "B" else 1)
+        return rate / (node if one[4].lower() in {"node", "host", "server"} else 1)
+    port = re.search(r"(\d+)\s*GbE\b", text, re.IGNORECASE)  # Ethernet is a port of the node
+    return int(port[1]) * 1e9 / node if port else 0.0

@@ -15,8 +15,8 @@ from click.testing import CliRunner, Result
 from datahall.base.errors import UnknownName, UsageError
 from datahall.calibrate.forecasting import forecast_runs
 from datahall.calibrate.published import read_rows, read_runs
-from datahall.calibrate.published_shape import Cells
-from datahall.calibrate.published_site import precision_of
+from datahall.calibrate.published_shape import Cells, shape_of_row
+from datahall.calibrate.published_site import link_figures, network_stated, precision_of
 from datahall.calibrate.shipped import load, shipped_runs
 from datahall.calibrate.shot import correct
 from datahall.catalog import published_runs
@@ -142,6 +142,13 @@ def test_what_was_learnt_and_what_was_not_is_said(tmp_path: Path) -> None:
         ({"micro_batch": "1000"}, "micro-batches of 1000 sequences"),
         ({"tokens_per_s_per_device": "inf"}, 'tokens_per_s_per_device is "inf"'),
         ({"tp": "7"}, "do not divide"),
+        ({"tp": "two"}, 'tp is "two", which is no number'),
+        ({"devices_per_node": "-8"}, 'devices_per_node is "-8"'),
+        ({"n_devices": "64.5"}, "n_devices is 64.5, which is no whole number"),
+        ({"ep": "8"}, "8 expert ranks for a model without experts"),
+        ({"model": "mixtral-8x7b", "layers": "", "hidden": "", "ep": "3"}, "3 expert ranks for 8 experts"),
+        ({"task": "LoRA rank 0"}, "rank 0"),
+        ({"accelerator": "H100-SXM", "dtype": "fp8", "framework": "TensorFlow"}, "with tensorflow"),
         ({"dp": "3", "sharding": ""}, "dp 3 with 1 x 1 x 1 ranks does not fill"),
         ({"dp": "2", "sharding": "fsdp"}, "dp 2 with 1 x 1 x 1 ranks does not fill"),
         ({"pp": "128", "tp": "", "n_devices": "128"}, "pipeline stages"),
@@ -428,3 +435,71 @@ def test_some_of_the_layers_recomputed_is_between_all_and_none() -> None:
     traits = traits_of("NeMo 25.04", "gpu")
     assert recompute_of("full (block: 21 of 80 layers)", traits, False) == [("full", 21 / 80), ("none", 59 / 80)]
     assert recompute_of("full (80 of 80 layers)", traits, False)[0] == ("full", 1.0)
+
+
+def test_rows_of_another_stack_and_accelerator_move_nothing() -> None:
+    runs = shipped_runs()[0]
+    foreign = [replace(run, step_s=3.0 * run.step_s) for run in runs if run.group == "maxtext"][:10]
+    others = [run for run in runs if run.group == "llm-foundry"]
+    plain = forecast_runs(load(), others)
+    shown = forecast_runs(load(), others, foreign)
+    assert shown.seconds == pytest.approx(plain.seconds, rel=1e-12)
+    akin = [run for run in others if run.accelerator.name == "H100-SXM"]
+    slow = [replace(run, step_s=1.5 * run.step_s) for run in akin[:10]]
+    assert (forecast_runs(load(), akin, slow).seconds > forecast_runs(load(), akin).seconds).all()
+
+
+def test_milliseconds_taken_for_seconds_are_not_learnt_from(tmp_path: Path) -> None:
+    rows = shipped_rows("torchtitan")
+    late = [{**row, "tokens_per_s_per_device": str(float(row["tokens_per_s_per_device"]) / 1000)} for row in rows[:3]]
+    file = written(tmp_path / "all.csv", rows[5:])
+    few = written(tmp_path / "few.csv", [*late, rows[3], rows[4]])
+    right = written(tmp_path / "right.csv", [rows[3], rows[4]])
+    found, calm = (json.loads(ran(file, "--calibrate-with", one, "--json").stdout) for one in (few, right))
+    notes = " ".join(found["notes"])
+    assert "Learnt from 2 " in notes
+    assert "3 rows to learn from are left out" in notes
+    assert "seconds" in notes
+    assert [row["forecast_step_s"] for row in found["rows"]] == [row["forecast_step_s"] for row in calm["rows"]]
+
+
+@pytest.mark.parametrize(
+    ("text", "bits_per_s"),
+    [
+        ("400 Gb/s per GPU", 400e9),
+        ("3.2 Tb/s per node", 400e9),
+        ("50 GB/s/GPU RoCE", 400e9),
+        ("25 GbE", 3.125e9),
+        ("NVLink4 900 GB/s/GPU", 0.0),
+        ("900 GB/s/GPU NVLink4; 8x200Gb/s", 200e9),
+        ("InfiniBand", 0.0),
+    ],
+)
+def test_the_rate_of_a_network_is_read_however_it_is_written(text: str, bits_per_s: float) -> None:
+    card = accelerator_described("H100-SXM")
+    usual = link_figures(card, "", 64, 8).out_bytes_per_s
+    assert link_figures(card, text, 64, 8).out_bytes_per_s == pytest.approx(bits_per_s / 8 if bits_per_s else usual)
+    assert network_stated(card, text) == bool(bits_per_s)
+
+
+def test_a_rate_of_a_node_is_shared_by_the_devices_that_it_has() -> None:
+    assert link_figures(accelerator_described("H100-SXM"), "400 Gb/s/node", 64, 4).out_bytes_per_s == 12.5e9
+    rack = link_figures(accelerator_described("GB200"), "1600 Gb/s/node", 144, 72)  # a rack of trays of four
+    assert rack.out_bytes_per_s == 50e9
+
+
+def test_a_refused_row_stands_with_its_accelerator_and_columns_are_known_however_they_are_spelt(tmp_path: Path) -> None:
+    rows = shipped_rows("torchtitan")[:2]
+    rows[1]["tp"] = "7"
+    odd = [{name.replace("_", " ").title(): text for name, text in row.items()} for row in rows]
+    data = json.loads(ran(written(tmp_path / "odd.csv", odd), "--json").stdout)
+    assert (data["n_scored"], data["n_refused"]) == (1, 1)
+    other = [{**row, "accelerator": row["accelerator"].replace("-", " ")} for row in rows]
+    by = json.loads(ran(written(tmp_path / "other.csv", other), "--json").stdout)["by_accelerator"]
+    assert len(by) == 1
+
+
+@pytest.mark.parametrize(("column", "value"), [("kv_heads", "4"), ("ffn", "28672"), ("head_dim", "64")])
+def test_a_shape_that_differs_from_the_catalogue_is_the_rows_own(column: str, value: str) -> None:
+    row = {"model": "Llama-3.1-8B", "layers": "32", "hidden": "4096", "heads": "32", "mlp_mats": "3", column: value}
+    assert getattr(shape_of_row(Cells(row)), column) == int(value)
