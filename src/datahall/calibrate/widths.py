@@ -92,7 +92,10 @@ def _constants_variance(fitted: Fitted, arrays: Design) -> Floats:
 
 
 def _half_poor(fitted: Fitted, arrays: Design) -> Floats:
-    """Half the range of the logarithm from the usual network to a poor one; runs of one group share theirs."""
+    """Half the range of the logarithm from the usual network to a poor one.
+
+    Runs of one group share their network, so that rows shown and neighbours tell of it.
+    """
     return 0.5 * arrays.longer_on_poor_network(fitted.constants)
 
 

@@ -14,7 +14,7 @@ from datahall.base.formula import formula
 
 
 @formula(
-    equation="b = B a/d w with a = d ln n / ln N, at least 1; w = 1 where axes close to rings, else 1/2",
+    equation="b = B a/d w with a = min(d, log2 N) ln n / ln N, at least 1; w = 1 where axes close to rings, else 1/2",
     source="Jouppi et al. 2023, TPU v4 (arXiv 2304.01433), section 2; Sack and Gropp 2015, Collective algorithms for "
     "multiported torus networks, ACM TOPC 1(2)",
     holds="n of N devices on whole axes of equal sides; gather, scatter and sum, along all axes at once, both ways",
