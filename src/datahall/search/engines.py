@@ -47,15 +47,23 @@ def runnable(engine: str, case: Case, plans: PlanNumbers, precision: str) -> Any
         ) from None
 
 
-def exportable(case: Case, plans: PlanNumbers, precision: str) -> Any:
-    """A mask over `plans`: which of them some engine can run, on GPUs whose stack nobody states.
+def engine_named(stack: str) -> str:
+    """The engine that a stack's name is of; empty where it is of none, or of several (Megatron-DeepSpeed)."""
+    named = [engine for engine in ENGINES if engine in stack.lower()]
+    return named[0] if len(named) == 1 else ""
 
-    All of them where no engine could run any: what such a case runs on is not known here.
+
+def exportable(case: Case, plans: PlanNumbers, precision: str) -> Any:
+    """A mask over `plans`: which of them the engine that the site's stack names can run, or some, on GPUs without one.
+
+    All of them where none of these could run any, or the stack is another: what can run them is not known here.
     """
-    unknown = case.site.stack or case.site.accelerator.kind != "gpu"
-    if unknown or not engines_of(case, ComputePlan(precision=precision)):
+    stack, named = case.site.stack, engine_named(case.site.stack)
+    asked = (named,) if named else () if stack or case.site.accelerator.kind != "gpu" else ENGINES
+    able = set(asked) & set(engines_of(case, ComputePlan(precision=precision)))
+    if not able:
         return np.ones(1, dtype=bool)
-    return np.logical_or.reduce(np.broadcast_arrays(*(runnable(one, case, plans, precision) for one in ENGINES)))
+    return np.logical_or.reduce(np.broadcast_arrays(*(runnable(one, case, plans, precision) for one in able)))
 
 
 def engines_of(case: Case, plan: ComputePlan) -> list[str]:

@@ -21,7 +21,7 @@ from datahall.compute.numbers import PlanNumbers
 from datahall.compute.plan import ComputePlan
 from datahall.decisions.choice import SAME_SHARE, preferred
 from datahall.decisions.plan import Plan
-from datahall.search.engines import exportable, runnable
+from datahall.search.engines import engine_named, exportable, runnable
 from datahall.search.price import Best, Priced, Prices, nearest, priced, whole_plan
 from datahall.search.shortlist import Shortlist, unbeaten
 from datahall.search.space import Space, divisors, space
@@ -117,7 +117,7 @@ def search(
         least = least.with_part(case, part)
         met = _met(case, part, reasons)
         able = part.of(_runs(case, part.grid.numbers, precision, engine))
-        reasons[f"{engine} cannot run it" if engine else _UNRUN] += int((met & ~able).sum())
+        reasons[f"{engine} cannot run it" if engine else _unrun(case)] += int((met & ~able).sum())
         met &= able
         qualified += int(met.sum())
         prices = part.prices.chosen(met)
@@ -135,6 +135,11 @@ def search(
 def _runs(case: Case, plans: PlanNumbers, precision: str, engine: str) -> Any:
     """A mask over plans: which of them `engine` can run, or some engine where none is named."""
     return runnable(engine, case, plans, precision) if engine else exportable(case, plans, precision)
+
+
+def _unrun(case: Case) -> str:
+    named = engine_named(case.site.stack)
+    return f"the configuration of {named}, which `site.stack` names, cannot say it" if named else _UNRUN
 
 
 def precision_of(case: Case) -> str:
@@ -287,6 +292,9 @@ def _no_plan(case: Case, plans: int, least: _Least, reasons: Counter[str]) -> No
         return NoPlan(
             "no plan that meets the goal can be run by this engine.", reasons=dict(reasons), hint="Leave --for out."
         )
+    if reasons.get(_unrun(case), 0):
+        hint = "Name another site.stack, or an engine by --for."
+        return NoPlan("no engine can run a plan that meets the goal.", reasons=dict(reasons), hint=hint)
     if reasons.get(_full(case), 0) == least.fits:
         what = f"{_KEEP + 1} checkpoints of {case.model.name} do not fit on the disks of {case.site.name}."
         return NoPlan(what, reasons=dict(reasons), hint="State a disk with a larger capacity, or a shared one.")

@@ -284,6 +284,22 @@ def test_on_gpus_without_a_stack_every_plan_that_is_kept_can_be_exported_to_some
     assert search(odd).qualified > 0  # which no engine's configuration can say
 
 
+@pytest.mark.parametrize(
+    ("stack", "engine"), [("torchtitan 0.2", "torchtitan"), ("Megatron-LM", "megatron"), ("deepspeed", "deepspeed")]
+)
+def test_a_stack_that_is_an_engine_gets_plans_that_it_can_run(stack: str, engine: str) -> None:
+    case = a_case("llama-3.1-70b", "64xH100-SXM")
+    named = replace(case, site=replace(case.site, stack=stack))
+    ranking, asked = search(named), search(named, engine=engine)
+    assert ranking.qualified == asked.qualified
+    assert ranking.compute(0) == asked.compute(0)
+    assert any(engine in reason and "site.stack" in reason for reason in ranking.reasons)
+    several = replace(case, site=replace(case.site, stack="Megatron-DeepSpeed"))
+    assert search(several).qualified > search(several, engine=engine).qualified
+    tuned = replace(named, application=replace(case.application, method="lora"))
+    assert search(tuned).qualified  # whoever trains adapters with it has code of their own
+
+
 def test_interleaved_stages_that_megatron_evens_out_are_kept() -> None:
     """126 layers with embedding and loss are 128, so that 64 stages are even: a tenth faster than what is left else."""
     best = search(a_case("llama-3.1-405b", "llama3-h100", global_batch=2048, sequence=8192), only_best=True).compute(0)
