@@ -13,19 +13,21 @@ from numpy.typing import NDArray
 from datahall.compute.numbers import PlanNumbers
 
 SAME_SHARE = 0.02  # plans closer than this are one to the forecast: the simpler is taken
+RISK_SHARE = 0.05  # that a plan which may not fit has to be better by, beside that, to be worth the trial
 
 
 def preferred(values: Any, plans: PlanNumbers, narrow: Any = 0, seconds: Any = 1.0) -> NDArray[np.int64]:
     """Indices of plans, the one to take first.
 
     `values` is what the goal makes small (seconds, dollars, joules), in steps of `SAME_SHARE` from the least of those
-    that surely fit; `plans` are as many; `narrow` is 1 where memory may not suffice, which loses among equals.  Where
-    the goal is not time, `seconds` tell which of equals is sooner done: thrice the devices for a third of the time cost
-    the same.
+    that surely fit; `plans` are as many; `narrow` is 1 where memory may not suffice, for which `RISK_SHARE` is added
+    and which loses among equals.  Where the goal is not time, `seconds` tell which of equals is sooner done: thrice the
+    devices for a third of the time cost the same.
     """
     values, seconds, tight = (np.broadcast_to(one, np.shape(values)) for one in (values, seconds, narrow))
     sure = tight == 0 if not np.all(tight) else np.ones_like(tight, dtype=bool)
-    dear = _steps(values, values[sure].min())
+    risked = values * np.where(tight == 0, 1.0, 1.0 + RISK_SHARE)
+    dear = _steps(risked, risked[sure].min())
     late = _steps(seconds, seconds[sure & (dear == 0)].min())
     return np.lexsort((values, complexity(plans), late, tight, dear))
 

@@ -18,7 +18,7 @@ from datahall.compute.counts import ShapeCounts
 from datahall.compute.memory import memory
 from datahall.compute.numbers import PlanNumbers
 from datahall.compute.plan import ComputePlan
-from datahall.decisions.choice import SAME_SHARE
+from datahall.decisions.choice import RISK_SHARE, SAME_SHARE
 from datahall.decisions.plan import Plan
 from datahall.network.plan import NetworkPlan
 from datahall.search.space import Grid, Space
@@ -105,7 +105,7 @@ def nearest(case: Case, plans: Space, calibration: Calibration, best: Best) -> I
     floors = [_floor(case, grid.numbers, inputs) for grid in plans.grids]
     least = np.array([floor.min() for floor in floors])
     for index in np.argsort(least, kind="stable"):
-        bound = best.worth * (1.0 + SAME_SHARE) ** 2
+        bound = best.worth * (1.0 + RISK_SHARE) * (1.0 + SAME_SHARE) ** 2
         if least[index] > bound:
             return
         grid = plans.grids[index]

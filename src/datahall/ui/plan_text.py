@@ -193,9 +193,16 @@ def _why(ranking: Ranking, loss: Loss) -> str:
 
 
 def _as_good(ranking: Ranking, loss: Loss) -> str:
-    """Why one lost that is as good: equals that surely fit go before simpler ones."""
-    risky = ranking.narrow(loss.place) and not ranking.narrow(0)
-    return "as good, may not fit" if risky else "as good, less simple"
+    """Why one lost that is as good, or not much better and may not fit; of equals one that surely fits goes first."""
+    if not ranking.narrow(loss.place) or ranking.narrow(0):
+        return "as good, less simple"
+    values = goal_values(ranking.case, ranking.prices)[ranking.order]
+    less = 1.0 - float(values[loss.place] / values[0])
+    return (
+        f"{percent(less)} less {ranking.case.goal.minimise}, may not fit"
+        if less > SAME_SHARE
+        else "as good, may not fit"
+    )
 
 
 def _items_tables(ranking: Ranking) -> Table:

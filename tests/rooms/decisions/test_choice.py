@@ -4,7 +4,7 @@ import numpy as np
 
 from datahall.compute.numbers import stack_plans
 from datahall.compute.plan import ComputePlan
-from datahall.decisions.choice import SAME_SHARE, complexity, preferred
+from datahall.decisions.choice import RISK_SHARE, SAME_SHARE, complexity, preferred
 
 DATA, TENSOR, STAGES = ComputePlan(data=8), ComputePlan(data=4, tensor=2), ComputePlan(data=2, pipeline=4)
 
@@ -37,3 +37,10 @@ def test_equals_are_counted_from_the_least_that_surely_fits() -> None:
     narrow, seconds, plans = np.array([1, 0, 0]), [60.9, 123.7, 62.2], stack_plans([DATA, STAGES, TENSOR])
     assert preferred([2.200, 2.230, 2.250], plans, narrow, seconds).tolist() == [2, 1, 0]
     assert preferred([1.8, 2.230, 2.250], plans, narrow, seconds)[0] == 0  # clearly better, if it fits
+
+
+def test_a_plan_that_may_not_fit_has_to_be_clearly_better() -> None:
+    plans, narrow = stack_plans([DATA, STAGES]), np.array([1, 0])
+    worth_it = (1 + RISK_SHARE) * (1 + SAME_SHARE)
+    assert preferred([1.0, 0.99 * worth_it], plans, narrow)[0] == 1
+    assert preferred([1.0, 1.01 * worth_it], plans, narrow)[0] == 0

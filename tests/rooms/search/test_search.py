@@ -16,7 +16,7 @@ from datahall.case.question import Case, Goal
 from datahall.compute.counts import ShapeCounts
 from datahall.compute.memory import MemoryHabits, memory
 from datahall.compute.numbers import PlanNumbers
-from datahall.decisions.choice import SAME_SHARE
+from datahall.decisions.choice import RISK_SHARE, SAME_SHARE
 from datahall.decisions.proposal import Proposal
 from datahall.search.engines import engines_of, runnable
 from datahall.search.price import price, whole_plan
@@ -93,7 +93,9 @@ def test_divisors() -> None:
 def test_the_choice_is_the_best_but_for_what_the_forecast_cannot_tell_apart() -> None:
     ranking = search(a_case())
     best = np.nanmin(ranking.prices.total_s)
-    assert ranking.prices.total_s[ranking.order[0]] <= best * (1 + SAME_SHARE) * 1.0001
+    assert ranking.prices.total_s[ranking.order[0]] <= best * (1 + RISK_SHARE) * (1 + SAME_SHARE) ** 2 * 1.0001
+    sure = ranking.prices.total_s[ranking.order[ranking.roomy()]]
+    assert ranking.prices.total_s[ranking.order[0]] <= sure * (1 + SAME_SHARE) * 1.0001
 
 
 def test_of_plans_as_good_one_is_taken_that_surely_fits() -> None:
