@@ -198,11 +198,7 @@ def _as_good(ranking: Ranking, loss: Loss) -> str:
         return "as good, less simple"
     values = goal_values(ranking.case, ranking.prices)[ranking.order]
     less = 1.0 - float(values[loss.place] / values[0])
-    return (
-        f"{percent(less)} less {ranking.case.goal.minimise}, may not fit"
-        if less > SAME_SHARE
-        else "as good, may not fit"
-    )
+    return f"{percent(less)} less, may not fit" if less > SAME_SHARE else "as good, may not fit"
 
 
 def _items_tables(ranking: Ranking) -> Table:
