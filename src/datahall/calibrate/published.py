@@ -18,7 +18,7 @@ from datahall.calibrate.published_plan import Variant, variants_of
 from datahall.calibrate.published_shape import Cells, shape_of_row, whole
 from datahall.calibrate.published_site import link_figures, network_stated, precision_of
 from datahall.case.model import ModelShape
-from datahall.catalog import compatibility
+from datahall.catalog import compatibility, stacks
 from datahall.catalog.accelerators import AcceleratorEntry, accelerator_described
 from datahall.compute.adapters import Adapters
 from datahall.compute.plan import ComputePlan
@@ -143,7 +143,7 @@ def _run(cells: Cells, index: int) -> PublishedRun:
     precision = precision_of(cells.text("dtype"), card)
     framework = compatibility.framework_of(cells.text("framework"), card.kind)
     compatibility.check(card.name, precision, framework)
-    compatibility.check_trained(precision, framework)
+    stacks.check_trained(precision, cells.text("framework"), card.kind)
     shape = shape_of_row(cells)
     sequence = whole(cells.number("seq_len"), "seq_len")
     devices = whole(cells.number("n_devices"), "n_devices")

@@ -18,7 +18,7 @@ from datahall.case.named_model import sequence_of, shape_of
 from datahall.case.named_site import is_file, site_from_text
 from datahall.case.question import Case, Goal, Training
 from datahall.case.site import Site
-from datahall.catalog import compatibility
+from datahall.catalog import compatibility, stacks
 
 TOKENS_PER_PARAMETER = 20
 LONGEST_DEFAULT_SEQUENCE = 8192
@@ -126,10 +126,10 @@ def check_precision(precision: str, site: Site, where: str = "") -> None:
     An empty one is the first of those that training takes unasked.
     """
     card = site.accelerator
-    wanted = precision or next((name for name in compatibility.UNASKED if name in card.peak_flops_per_s), "")
+    wanted = precision or stacks.unasked(card.peak_flops_per_s, site.stack, card.kind)
     framework = compatibility.framework_of(site.stack, card.kind)
     try:
-        compatibility.check_trained(wanted, framework)
+        stacks.check_trained(wanted, site.stack, card.kind)
         if card.architecture and wanted:
             compatibility.check(card.name, wanted, framework)
     except UsageError as error:

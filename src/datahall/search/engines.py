@@ -13,6 +13,7 @@ import numpy as np
 from datahall.base.errors import UsageError
 from datahall.case.model import ModelShape
 from datahall.case.question import Case
+from datahall.case.site import Accelerator
 from datahall.compute.numbers import PlanNumbers
 from datahall.compute.plan import ComputePlan
 
@@ -86,6 +87,11 @@ def evened_layers(layers: int, stages: Any) -> Any:
     return np.where(layers % stages == 0, layers, layers + 2)
 
 
+def has_nvfp4(card: Accelerator) -> bool:
+    """Whether an accelerator has NVFP4, the fp4 of Transformer Engine's recipes; AMD's is MXFP4."""
+    return card.architecture.startswith("blackwell")
+
+
 def _torchtitan(case: Case, plans: PlanNumbers, precision: str) -> Any:
     """It shards gradients and parameters or neither, always over context ranks, and chooses fp8 by configuration.
 
@@ -117,7 +123,7 @@ def _megatron(case: Case, plans: PlanNumbers, precision: str) -> Any:
     sharded = (plans.zero_stage < 2) | (plans.pipeline == 1)
     spread = (plans.expert == 1) | (precision != "fp16")
     shares = (plans.tensor == 1) | (plans.sequence_parallel == 1) | (case.model.experts == 0)
-    known = precision in ("bf16", "fp16", "fp8", "fp32")
+    known = precision in ("bf16", "fp16", "fp8", "fp32") or (precision == "fp4" and has_nvfp4(case.site.accelerator))
     return (even | uneven) & sharded & spread & shares & (plans.bubble_share == 1.0) & known
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from datahall.base.errors import Incompatible, NoPlan, UsageError
 from datahall.base.units import human, human_time
 from datahall.case.question import Case
-from datahall.catalog.compatibility import UNASKED, check_trained, framework_of
+from datahall.catalog import stacks
 from datahall.compute.numbers import PlanNumbers
 from datahall.compute.plan import ComputePlan
 from datahall.decisions.choice import SAME_SHARE, preferred
@@ -143,7 +143,7 @@ def _unrun(case: Case) -> str:
 
 
 def precision_of(case: Case) -> str:
-    """The precision that is asked for, or the first of bf16, fp16 and fp32 that the accelerator has.
+    """The precision that is asked for, or the first of bf16, fp16 and fp32 that accelerator and stack have.
 
     Narrower ones change what is learnt, so they are only taken when the case says so.
     """
@@ -156,11 +156,10 @@ def precision_of(case: Case) -> str:
                 where="application.precision",
                 hint=f"It has {', '.join(sorted(peaks))}.",
             )
-        check_trained(wanted, framework_of(case.site.stack, accelerator.kind))
+        stacks.check_trained(wanted, case.site.stack, accelerator.kind)
         return wanted
-    for name in UNASKED:
-        if name in peaks:
-            return name
+    if usual := stacks.unasked(peaks, case.site.stack, accelerator.kind):
+        return usual
     raise Incompatible(f"{accelerator.name} states no rate for bf16, fp16 or fp32.", where="site.accelerator")
 
 

@@ -15,6 +15,7 @@ from datahall.base.result import Result
 from datahall.calibrate.ledger import LedgerCalibration
 from datahall.case.question import Case
 from datahall.case.site import Accelerator, Link, Site
+from datahall.catalog.stacks import trains
 from datahall.compute.memory import MemoryBytes
 from datahall.compute.numbers import PlanNumbers
 from datahall.compute.plan import ComputePlan
@@ -131,7 +132,8 @@ def flips(ranking: Ranking) -> list[Flip]:
     if site.devices > 1 and site.scale_up_domain > 1:
         changes.append(("links inside a node twice as fast", _on(case, replace(site, scale_up=_faster(site.scale_up)))))
     changes.append(("twice the memory on each device", _on(case, _with_memory(site, card, 2.0))))
-    if card.peak_flops_per_s.get("fp8") and best.precision in ("bf16", "fp16"):
+    narrower = card.peak_flops_per_s.get("fp8") and trains("fp8", site.stack, card.kind)
+    if narrower and best.precision in ("bf16", "fp16"):
         changes.append(("fp8 products", replace(case, application=replace(case.application, precision="fp8"))))
     return [_flip(ranking, what, changed) for what, changed in changes]
 

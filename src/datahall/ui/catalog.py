@@ -14,10 +14,10 @@ import click
 
 from datahall.base import units
 from datahall.case.named_model import shape_of
-from datahall.catalog import accelerators, codecs, compatibility, disks, links, models, rates, sites, tables
+from datahall.catalog import accelerators, codecs, compatibility, disks, links, models, rates, sites, stacks, tables
 
 FORMAT_VERSION = 1
-TABLES = ("accelerators", "models", "links", "disks", "codecs", "sites", "rates", "compatibility")
+TABLES = ("accelerators", "models", "links", "disks", "codecs", "sites", "rates", "compatibility", "stacks")
 
 Entry = dict[str, Any]
 
@@ -33,6 +33,9 @@ def catalog(table: str | None, name: str | None, as_json: bool) -> None:
     elif table == "compatibility":
         chosen = [accelerators.accelerator(name).name] if name else accelerators.names()
         _show([_compatibility(card) for card in chosen], as_json, table)
+    elif table == "stacks":
+        listed = [{"name": stack, **stacks.precisions(stack)} for stack in stacks.names()]
+        _show([dict(row) for row in stacks.rows(name)] if name else listed, as_json, table)
     elif name is None:
         _show([_SHORT[table](entry) for entry in tables.names(table)], as_json, table)
     else:

@@ -12,7 +12,7 @@ from datahall.base.errors import Incompatible
 from datahall.case.model import ModelShape
 from datahall.compute.plan import ComputePlan
 from datahall.decisions.proposal import Proposal
-from datahall.search.engines import evened_layers, torchtitan_model
+from datahall.search.engines import evened_layers, has_nvfp4, torchtitan_model
 
 
 def torchtitan_arguments(proposal: Proposal) -> list[str]:
@@ -107,7 +107,7 @@ def megatron_arguments(proposal: Proposal) -> list[str]:
         "micro-batch-size": compute.micro_batch,
         "global-batch-size": compute.global_batch,
         "train-iters": application.steps,
-        **_megatron_precision(compute),
+        **_megatron_precision(proposal),
         **_megatron_sharding(compute),
         **_megatron_recomputation(compute),
     }
@@ -280,7 +280,7 @@ def _megatron_experts(shape: ModelShape, compute: ComputePlan) -> dict[str, Any]
         "moe-ffn-hidden-size": shape.ffn,
         "moe-token-dispatcher-type": "alltoall",
     }
-    if compute.precision in ("bf16", "fp8"):
+    if compute.precision in ("bf16", "fp8", "fp4"):
         arguments["moe-grouped-gemm"] = True  # it has no other
     if shape.shared_experts:
         arguments["moe-shared-expert-intermediate-size"] = shape.shared_experts * shape.shared_ffn
@@ -289,10 +289,19 @@ def _megatron_experts(shape: ModelShape, compute: ComputePlan) -> dict[str, Any]
     return arguments
 
 
-def _megatron_precision(compute: ComputePlan) -> dict[str, Any]:
-    known = {"bf16": {"bf16": True}, "fp16": {"fp16": True}, "fp8": {"bf16": True, "fp8-format": "hybrid"}, "fp32": {}}
-    _refuse_unless(compute.precision in known, "Megatron-LM", f"the precision {compute.precision}")
-    return known[compute.precision]
+def _megatron_precision(proposal: Proposal) -> dict[str, Any]:
+    """Narrow products beside weights in bf16, by the recipes of its low-precision training guide (fp4 from 0.15 on)."""
+    known: dict[str, dict[str, Any]] = {
+        "bf16": {"bf16": True},
+        "fp16": {"fp16": True},
+        "fp8": {"bf16": True, "fp8-format": "hybrid"},
+        "fp4": {"bf16": True, "fp4-format": "e2m1", "fp4-recipe": "nvfp4"},
+        "fp32": {},
+    }
+    precision, card = proposal.plan.compute.precision, proposal.case.site.accelerator
+    _refuse_unless(precision in known, "Megatron-LM", f"the precision {precision}")
+    _refuse_unless(precision != "fp4" or has_nvfp4(card), "Megatron-LM", f"fp4 on {card.name} (its recipe is NVFP4)")
+    return known[precision]
 
 
 def _megatron_sharding(compute: ComputePlan) -> dict[str, Any]:

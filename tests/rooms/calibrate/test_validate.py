@@ -149,6 +149,12 @@ def test_what_was_learnt_and_what_was_not_is_said(tmp_path: Path) -> None:
         ({"model": "mixtral-8x7b", "layers": "", "hidden": "", "ep": "3"}, "3 expert ranks for 8 experts"),
         ({"task": "LoRA rank 0"}, "rank 0"),
         ({"accelerator": "H100-SXM", "dtype": "fp8", "framework": "TensorFlow"}, "with tensorflow"),
+        (
+            {"accelerator": "B200", "dtype": "nvfp4", "framework": "llm-foundry (Composer+PyTorch FSDP)"},
+            "llm-foundry (Composer+PyTorch FSDP) does not train in fp4: Composer's precisions are",
+        ),
+        ({"accelerator": "B200", "dtype": "fp4", "framework": "torchtitan 0.2"}, "which torchtitan has from 0.3 on"),
+        ({"dtype": "fp16", "framework": "torchtitan"}, "does not train in fp16"),
         ({"dp": "3", "sharding": ""}, "dp 3 with 1 x 1 x 1 ranks does not fill"),
         ({"dp": "2", "sharding": "fsdp"}, "dp 2 with 1 x 1 x 1 ranks does not fill"),
         ({"pp": "128", "tp": "", "n_devices": "128"}, "pipeline stages"),
@@ -169,6 +175,24 @@ def test_a_row_that_cannot_be_forecast_is_refused_with_its_reason(change: dict[s
     runs, refused = read_runs([row])
     assert not runs
     assert reason in refused[0].reason
+
+
+@pytest.mark.parametrize(
+    ("card", "dtype", "stack"),
+    [
+        ("B200", "nvfp4", "Megatron-Bridge 26.02"),
+        ("B200", "fp4", "Megatron-LM"),
+        ("B200", "fp4", ""),
+        ("H100-SXM", "fp8", "MaxText"),
+        ("H100-SXM", "fp8", "llm-foundry"),
+        ("H100-SXM", "fp8", "Megatron-DeepSpeed"),
+    ],
+)
+def test_a_row_in_a_precision_that_its_stack_trains_in_is_read(card: str, dtype: str, stack: str) -> None:
+    row = {**shipped_rows("torchtitan")[0], "accelerator": card, "dtype": dtype, "framework": stack}
+    runs, refused = read_runs([row])
+    assert not refused
+    assert runs[0].variants[0].plan.precision == precision_of(dtype, accelerator_described(card))
 
 
 def test_numbers_are_read_as_people_write_them() -> None:
@@ -329,7 +353,8 @@ def test_rows_of_stacks_and_sites_never_seen_are_forecast() -> None:
     runs, refused = read_runs(changed)
     found = forecast_runs(load(), runs)
     assert len(runs) + len(refused) == len(changed)
-    expected = ("has no", "MFU over", "does not fill")  # the last without what explained its `dp`
+    # the third without what explained its `dp`
+    expected = ("has no", "MFU over", "does not fill", "does not train in")
     assert all(any(part in one.reason for part in expected) for one in refused)
     assert len(runs) > 0.85 * len(changed)
     assert np.isfinite(found.high).all()

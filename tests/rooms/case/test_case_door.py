@@ -323,6 +323,18 @@ def test_what_the_frameworks_of_a_stack_lack_is_refused(site: str, more: str, sa
     assert loads(f"model: gpt2\napplication: {{kind: training{more}}}\nsite: {site.split(',')[0]}}}\n")
 
 
+def test_a_precision_that_the_stack_has_no_recipe_for_is_refused() -> None:
+    """B200s compute in fp4 and PyTorch has it; Composer's precisions end with fp8."""
+    text = "model: gpt2\napplication: {kind: training, precision: PRECISION}\nsite: {catalog: 8xB200, stack: STACK}\n"
+    with pytest.raises(Incompatible, match=r"case:2.*llm-foundry does not train in fp4.*amp_fp8.*Megatron-Core"):
+        loads(text.replace("PRECISION", "fp4").replace("STACK", "llm-foundry"))
+    with pytest.raises(Incompatible, match=r"case:2.*Megatron-Bridge 25.07 does not train in fp4.*2025.9"):
+        loads(text.replace("PRECISION", "fp4").replace("STACK", "Megatron-Bridge 25.07"))
+    for precision, stack in (("fp8", "llm-foundry"), ("fp4", "Megatron-Bridge 26.02"), ("fp4", "MaxText")):
+        assert loads(text.replace("PRECISION", precision).replace("STACK", stack)).application.precision == precision
+    loads(text.replace("PRECISION", '""').replace("8xB200", "8xV100").replace("STACK", "torchtitan"))
+
+
 def test_a_measured_rate_between_devices_keeps_a_torus_and_another_link_makes_it_a_switch() -> None:
     text = "model: llama-2-7b\napplication: {{kind: training, tokens: 1e9}}\nsite: {{catalog: tpu-v5e-pod{}}}\n"
     own, slower, other = (

@@ -199,6 +199,21 @@ def test_a_precision_that_the_accelerator_lacks_is_refused() -> None:
         search(replace(case, application=replace(case.application, precision="fp8")))
 
 
+def test_a_precision_that_the_stack_lacks_is_neither_planned_nor_offered() -> None:
+    case = a_case("llama-3.1-8b", "8xB200")
+    wanted = replace(case, application=replace(case.application, precision="fp4"))
+    foundry = replace(wanted, site=replace(case.site, stack="llm-foundry"))
+    with pytest.raises(Incompatible, match=r"llm-foundry does not train in fp4.*amp_fp8"):
+        search(foundry)
+    bridge = replace(wanted, site=replace(case.site, stack="Megatron-Bridge 26.02"))
+    assert search(bridge).compute(0).precision == "fp4"
+    for stack, offered in (("EasyLM", False), ("llm-foundry", True)):
+        plain = search(replace(case, site=replace(case.site, stack=stack)), only_best=True)
+        assert any(flip.change == "fp8 products" for flip in flips(plain)) == offered
+    volta = a_case("gpt2", "8xV100")
+    assert search(replace(volta, site=replace(volta.site, stack="torchtitan"))).compute(0).precision == "fp32"
+
+
 def test_losers_say_by_which_component_and_sum_to_the_difference() -> None:
     ranking = search(a_case())
     others = losses(ranking, 5)
@@ -283,7 +298,8 @@ def test_on_gpus_without_a_stack_every_plan_that_is_kept_can_be_exported_to_some
     assert search(named).qualified > ranking.qualified  # zero-bubble, for one
     odd = replace(ranking.case, application=replace(ranking.case.application, precision="fp4"))
     odd = replace(odd, site=site_from_text("16xB200")[0])
-    assert search(odd).qualified > 0  # which no engine's configuration can say
+    assert search(odd).qualified > 0
+    assert engines_of(odd, search(odd).compute(0)) == ["megatron"]  # the only one whose flags can say it
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ def test_each_table_is_listed(table: str) -> None:
         ("sites", "dgx-h100", "nvlink4"),
         ("rates", "llama3-405b-h100", "2407.21783"),
         ("compatibility", "A100", "bf16"),
+        ("stacks", "Megatron-LM", "low_precision_training.md"),
     ],
 )
 def test_an_entry_names_its_source(table: str, name: str, says: str) -> None:

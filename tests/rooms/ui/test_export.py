@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from called import datahall
 from ruamel.yaml import YAML
@@ -21,8 +22,10 @@ from datahall.base.label import Label
 from datahall.base.metric import Metric
 from datahall.case import from_model_and_site
 from datahall.case.named_site import site_from_text
+from datahall.compute.numbers import PlanNumbers
 from datahall.compute.plan import ComputePlan
 from datahall.decisions.proposal import Proposal
+from datahall.search.engines import runnable
 from datahall.search.rank import search
 from datahall.search.why import explain
 from datahall.storage.plan import StoragePlan
@@ -156,6 +159,26 @@ def test_megatron_flags_encode_experts_latent_attention_and_stages(make_proposal
         "--use-distributed-optimizer",
     ):
         assert flag in text
+
+
+@pytest.mark.parametrize(
+    ("precision", "flags"),
+    [("fp8", "--bf16 --fp8-format hybrid"), ("fp4", "--bf16 --fp4-format e2m1 --fp4-recipe nvfp4"), ("bf16", "--bf16")],
+)
+def test_megatron_is_told_narrow_products_beside_weights_in_16_bits(
+    make_proposal: Make, precision: str, flags: str
+) -> None:
+    made = on_site(make_proposal(ComputePlan(data=8, precision=precision)), "8xB200")
+    words = " ".join(megatron_arguments(made))
+    assert flags in words
+    assert ("fp8-format" in words, "fp4-format" in words) == (precision == "fp8", precision == "fp4")
+    numbers = PlanNumbers.of(made.plan.compute)
+    assert np.all(runnable("megatron", made.case, numbers, precision))
+    if precision == "fp4":
+        elsewhere = on_site(made, "8xMI355X")
+        with pytest.raises(Incompatible, match=r"fp4 on MI355X \(its recipe is NVFP4\)"):
+            megatron_arguments(elsewhere)
+        assert not np.any(runnable("megatron", elsewhere.case, numbers, precision))
 
 
 def test_megatron_counts_embedding_and_loss_where_that_makes_interleaved_stages_even(make_proposal: Make) -> None:
@@ -369,6 +392,9 @@ def test_engines_for_gpus_are_not_told_to_run_on_tpus(make_proposal: Make, engin
     [
         ("torchtitan", ComputePlan(data=8, zero_stage=1), "ZeRO-1"),
         ("torchtitan", ComputePlan(data=8, precision="fp8"), "precision fp8"),
+        ("torchtitan", ComputePlan(data=8, precision="fp4"), "precision fp4"),
+        ("deepspeed", ComputePlan(data=8, precision="fp8"), "precision fp8"),
+        ("deepspeed", ComputePlan(data=8, precision="fp4"), "precision fp4"),
         ("torchtitan", ComputePlan(data=4, context=2), "context ranks"),
         ("deepspeed", ComputePlan(data=2, pipeline=4), "pipeline"),
         ("torchtitan", ComputePlan(data=8, expert=8), "expert ranks"),

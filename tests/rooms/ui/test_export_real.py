@@ -11,12 +11,14 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
 
+from datahall.case.named_site import site_from_text
 from datahall.compute.plan import ComputePlan
 from datahall.decisions.proposal import Proposal
 from datahall.ui.export import exported
@@ -94,10 +96,14 @@ print(json.dumps({**degrees, "recompute": type(read.activation_checkpoint).__qua
 
 
 @pytest.mark.system
-@pytest.mark.parametrize("model", ["dense", "mixture", "uneven", "ends"])
+@pytest.mark.parametrize("model", ["dense", "mixture", "uneven", "ends", "fp8", "fp4"])
 def test_megatron_takes_its_flags(make_proposal: Make, with_engine: Run, model: str) -> None:
     if model == "dense":
         proposal = make_proposal(PIPELINED)
+    elif model in ("fp8", "fp4"):
+        made = make_proposal(ComputePlan(data=8, precision=model))
+        card = site_from_text("8xB200")[0].accelerator
+        proposal = replace(made, case=replace(made.case, site=replace(made.case.site, accelerator=card)))
     elif model == "ends":
         plan = ComputePlan(data=2, pipeline=7, virtual_stages=3, zero_stage=1, accumulation=7)
         proposal = make_proposal(plan, model=DEEPSEEK_V3)
@@ -122,7 +128,8 @@ from megatron.core.optimizer.optimizer_config import OptimizerConfig
 from megatron.core.transformer.transformer_config import MLATransformerConfig, TransformerConfig
 
 renamed = {"untie_embeddings_and_output_weights": None, "swiglu": "gated_linear_unit", "disable_bias_linear": None,
-    "group_query_attention": None, "fp8_format": "fp8", "num_experts": "num_moe_experts",
+    "group_query_attention": None, "fp8_format": "fp8", "fp4_format": "fp4",
+    "num_experts": "num_moe_experts",
     "decoder_first_pipeline_num_layers": "num_layers_in_first_pipeline_stage",
     "decoder_last_pipeline_num_layers": "num_layers_in_last_pipeline_stage"}
 trainer = {"seq_length", "max_position_embeddings", "position_embedding_type", "micro_batch_size", "global_batch_size",
