@@ -4,7 +4,9 @@
       UsageError          exit 2   the command line or a case is wrong; nothing was written
         CaseError                  a case file is wrong, with file and line
         UnknownName                a name that the catalogue does not have, with its neighbours
-        Incompatible               a combination that cannot exist (fp8 on an A100)
+        Impossible                 what cannot be: a degree, a shape, a measurement
+          Incompatible             a combination that does not exist (fp8 on an A100)
+        Unstated                   an input that the answer needs and nobody gave
       NoPlan              exit 3   nothing meets the goal; lists what stood in the way
       Refused             exit 1   outside the validated range; the reason is the answer
       SealBroken          exit 1   a sealed forecast was changed after it was sealed
@@ -58,8 +60,16 @@ class UnknownName(UsageError):
     """A name that the catalogue does not have."""
 
 
-class Incompatible(UsageError):
+class Impossible(UsageError):
+    """What no machine can have run: figures that contradict each other or physics."""
+
+
+class Incompatible(Impossible):
     """A combination that the hardware or the framework does not have."""
+
+
+class Unstated(UsageError):
+    """An input is missing without which there is no answer."""
 
 
 class NoPlan(DatahallError):

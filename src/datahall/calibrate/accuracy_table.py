@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 
 from datahall.calibrate.design import design
+from datahall.calibrate.refusals import usable_rows
 from datahall.calibrate.shipped import shipped_runs
 from datahall.calibrate.validate import judge_rows
 from datahall.catalog import calibrations
 from datahall.catalog.accelerators import accelerator_described
 
 _NAME = "training"
+_LEAST_SCORED = 0.95
 _MOST_WIDE = 3.0  # half-widths over median errors that were asked for
 _SCORES = ("median_ape", "mean_ape", "p90_ape")
 # What Calculon's authors (its own eight points) and an evaluation on more points of the same sources report, mean.
@@ -111,7 +113,22 @@ def bars(held_out: Mapping[str, Any], unseen: Mapping[str, Any]) -> str:
     add("collected after the fit: mean", 0.20, unseen["macro_mean_ape"])
     add("regret of the pick, shipped runs, families left out", 0.02, zero["regret_share"])
     add("regret of the pick, runs collected after the fit", 0.02, unseen["regret_share"])
-    return "\n".join([*lines, "", *_interval_lines(held_out, unseen), ""])
+    return "\n".join([*lines, *_scored_lines(unseen), "", *_interval_lines(held_out, unseen), ""])
+
+
+def _scored_lines(unseen: Mapping[str, Any]) -> list[str]:
+    """How many of the runs are scored that can have been and state what any forecast needs (95 % asked)."""
+    runs, refused = shipped_runs()
+    shares = {
+        "shipped runs": len(runs) / usable_rows(len(runs), refused),
+        "collected after the fit": unseen["scored_share_of_usable"],
+    }
+    asked = f"at least {100 * _LEAST_SCORED:g} %"
+    return [
+        f"| {name}: scored, impossible or unstated ones apart | {asked} | {100 * share:.1f} % | "
+        f"{'' if share >= _LEAST_SCORED else '**missed**'} |"
+        for name, share in shares.items()
+    ]
 
 
 def _interval_lines(held_out: Mapping[str, Any], unseen: Mapping[str, Any]) -> list[str]:

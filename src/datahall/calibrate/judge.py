@@ -1,6 +1,7 @@
 """How good forecasts of measured runs are: errors, intervals, and how much slower the picked plan is than the best.
 
-The error of a row is on what was measured: seconds where a time was, tokens/s where a rate was.  Nothing is fitted.
+The error of a row is on what was measured, its primary metric: seconds where a time was, a rate where a rate was.
+Nothing is fitted.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from numpy.typing import NDArray
 
 from datahall.base.score import interval_score
 from datahall.calibrate.forecasting import Forecasts
-from datahall.calibrate.published import PublishedRun, Refusal
+from datahall.calibrate.published import UNITS, PublishedRun
+from datahall.calibrate.refusals import Refusal, counted, usable_rows
 from datahall.compute.numbers import stack_plans
 from datahall.decisions.choice import preferred
 
@@ -55,19 +57,19 @@ class Judgement:
         low, high = self.forecasts.low / measured, self.forecasts.high / measured
         summary = _summary(errors, held, halves)
         return {
-            "n_rows": len(self.runs) + len(self.refused),
-            "n_scored": len(self.runs),
-            "n_refused": len(self.refused),
-            "refused_reasons": dict(Counter(refusal.reason for refusal in self.refused)),
+            **self._scored(),
             "median_ape": summary["median_ape"],
             "mean_ape": summary["mean_ape"],
             "p90_ape": summary["p90_ape"],
             "macro_median_ape": self._macro("median_ape"),
             "macro_mean_ape": self._macro("mean_ape"),
+            "macro_p90_ape": self._macro("p90_ape"),
+            "macro_quality": "A" if any(run.quality == "A" for run in self.runs) else None,
             "bias": summary["bias"],
             "interval_coverage_share": summary["interval_coverage_share"],
             "median_half_width_share": summary["median_half_width_share"],
             "interval_score": float(np.mean(interval_score(low, high, 1.0))) if len(measured) else None,
+            "n_choices": len(choices(self.runs)),
             "regret_share": self.regret_share(),
             "scaling": self.scaling(),
             "by_group": self._by([run.group for run in self.runs], [refusal.group for refusal in self.refused]),
@@ -76,6 +78,21 @@ class Judgement:
             ),
             "notes": list(self.notes),
             "rows": self._rows(),
+        }
+
+    def _scored(self) -> dict[str, Any]:
+        """How many rows are scored and refused; `usable` are those that can be and state what any forecast needs."""
+        scored, rows = len(self.runs), len(self.runs) + len(self.refused)
+        usable = usable_rows(scored, self.refused)
+        return {
+            "n_rows": rows,
+            "n_scored": scored,
+            "n_refused": len(self.refused),
+            "n_usable": usable,
+            "scored_share": scored / rows if rows else None,
+            "scored_share_of_usable": scored / usable if usable else None,
+            "refused_kinds": counted(self.refused),
+            "refused_reasons": dict(Counter(refusal.reason for refusal in self.refused)),
         }
 
     def regret_share(self) -> float | None:
@@ -136,6 +153,7 @@ class Judgement:
         found: list[dict[str, Any]] = []
         errors, held = self.errors, self.held
         for index, run in enumerate(self.runs):
+            ends = [run.reading(float(end[index])) for end in (self.forecasts.low, self.forecasts.high)]
             found.append(
                 {
                     "id": run.key,
@@ -145,6 +163,11 @@ class Judgement:
                     "quality": run.quality,
                     "scored": True,
                     "metric": run.metric,
+                    "unit": UNITS[run.metric],
+                    "measured": run.reading(run.step_s),
+                    "forecast": run.reading(float(self.forecasts.seconds[index])),
+                    "low": min(ends),
+                    "high": max(ends),
                     "measured_step_s": run.step_s,
                     "forecast_step_s": float(self.forecasts.seconds[index]),
                     "low_step_s": float(self.forecasts.low[index]),
@@ -155,7 +178,15 @@ class Judgement:
                 }
             )
         return found + [
-            {"id": one.key, "group": one.group, "accelerator": one.accelerator, "scored": False, "reason": one.reason}
+            {
+                "id": one.key,
+                "group": one.group,
+                "model": one.model,
+                "accelerator": one.accelerator,
+                "scored": False,
+                "kind": one.kind,
+                "reason": one.reason,
+            }
             for one in self.refused
         ]
 

@@ -13,10 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from datahall.base.errors import DatahallError, UsageError
+from datahall.base.errors import DatahallError, Impossible, Refused, Unstated, UsageError
 from datahall.calibrate.published_plan import Variant, variants_of
 from datahall.calibrate.published_shape import Cells, shape_of_row, whole
 from datahall.calibrate.published_site import link_figures, network_stated, precision_of
+from datahall.calibrate.refusals import Refusal, kind_of
 from datahall.case.model import ModelShape
 from datahall.catalog import compatibility, stacks
 from datahall.catalog.accelerators import AcceleratorEntry, accelerator_described
@@ -32,15 +33,21 @@ _UNITS = (  # what a cell may state in a unit that would be taken for the column
     ("step_time_s", r"\d\s*(?:ms|m?illi|us|µs|micro|min|h\b|hours?)", "seconds"),
     ("global_batch", r"\btok", "sequences"),
 )
+UNITS: Mapping[str, str] = {  # of what is measured: the seconds of a step, or a rate of each device
+    "step_time_s": "s",
+    "tokens_per_s_per_device": "tokens/s/device",
+    "model_tflops_per_device": "TFLOP/s/device",
+}
 _MOST_ROUNDED = 0.05  # of a batch that its ranks do not share out evenly
 _USUAL_RANK = 16  # of adapters where nobody states it; a step hardly depends on it
 
 
 @dataclass(frozen=True, slots=True)
 class PublishedRun:
-    """`step_s` is the measurement; `metric` what was really measured; `memory_bytes` 0 if unknown.
+    """`step_s` is the measurement; `metric` what was really measured, one of UNITS; `memory_bytes` 0 if unknown.
 
-    With `adapters` (LoRA) the model itself is frozen.
+    `step_flops` are the model FLOPs of a step on each device as its source counts them, where a rate of them is what
+    was measured.  With `adapters` (LoRA) the model itself is frozen.
     """
 
     key: str
@@ -58,6 +65,7 @@ class PublishedRun:
     variants: tuple[Variant, ...]
     step_s: float
     metric: str
+    step_flops: float = 0.0
     memory_bytes: float = 0.0
     adapters: Adapters | None = None
 
@@ -71,15 +79,11 @@ class PublishedRun:
         """Which release of its stack ran it: the one that is named, else that of the group of runs it stands in."""
         return self.traits.release or f"of {self.group}"
 
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """A row that is not scored, and why."""
-
-    key: str
-    group: str
-    accelerator: str
-    reason: str
+    def reading(self, seconds: float) -> float:
+        """What its source would have written, in the unit of its metric, had a step taken so many seconds."""
+        if self.metric == "tokens_per_s_per_device":
+            return self.global_batch * self.sequence / self.devices / seconds
+        return self.step_flops / 1e12 / seconds if self.metric == "model_tflops_per_device" else seconds
 
 
 def read_rows(path: Path) -> tuple[Mapping[str, str], ...]:
@@ -129,16 +133,18 @@ def read_runs(rows: Sequence[Mapping[str, str]]) -> tuple[list[PublishedRun], li
         try:
             runs.append(_run(cells, index))
         except DatahallError as error:
-            key = cells.text("id") or f"row {index + 1}"
-            refused.append(Refusal(key, cells.text("group"), _accelerator_named(cells), error.what))
+            named = (cells.text("group"), cells.text("model"), _accelerator_named(cells))
+            refused.append(Refusal(_key(cells, index), *named, kind_of(error), error.what))
     return runs, refused
 
 
 def _run(cells: Cells, index: int) -> PublishedRun:
     quality = cells.text("quality") or "A"
     if quality.upper().startswith("C"):
-        raise UsageError(f"quality {quality}: its source says too little to score it.")
+        raise Unstated(f"quality {quality}: its source says too little to score it.")
     _check_readable(cells)
+    if not cells.text("accelerator"):
+        raise Unstated("accelerator is not stated.")
     card = accelerator_described(cells.text("accelerator"))
     precision = precision_of(cells.text("dtype"), card)
     framework = compatibility.framework_of(cells.text("framework"), card.kind)
@@ -154,13 +160,14 @@ def _run(cells: Cells, index: int) -> PublishedRun:
     batch = variants[0].plan.global_batch
     _check_batch(cells.number("global_batch"), batch, variants[0].plan)
     seconds, metric = _measured(cells, shape, sequence, batch, devices)
+    model_rate = cells.number("model_tflops_per_device") if metric == "model_tflops_per_device" else None
     _check_held(shape, sequence, [variant.plan for variant in variants], card, remark + cells.text("recompute"))
     adapters = _adapters(cells)
     _check_possible(
         (4.0 if adapters else 6.0) * shape.active_parameters() * batch * sequence / devices, seconds, card, precision
     )
     return PublishedRun(
-        key=cells.text("id") or f"row {index + 1}",
+        key=_key(cells, index),
         group=cells.text("group") or traits.family,
         model=cells.text("model"),
         quality=quality[:1].upper(),
@@ -175,9 +182,14 @@ def _run(cells: Cells, index: int) -> PublishedRun:
         variants=variants,
         step_s=seconds,
         metric=metric,
+        step_flops=(model_rate or 0.0) * 1e12 * seconds,
         memory_bytes=(cells.number("memory_gb_per_device") or 0.0) * 2**30,
         adapters=adapters,
     )
+
+
+def _key(cells: Cells, index: int) -> str:
+    return cells.text("id") or f"row {index + 1}"
 
 
 def _accelerator_named(cells: Cells) -> str:
@@ -205,7 +217,7 @@ def _check_readable(cells: Cells) -> None:
 def _check_batch(stated: float | None, planned: int, plan: ComputePlan) -> None:
     """Refuse a batch that is far from what its ranks and micro-batches can make up."""
     if stated and abs(planned / stated - 1.0) > _MOST_ROUNDED:
-        raise UsageError(
+        raise Impossible(
             f"a batch of {stated:.0f} sequences is no whole number of micro-batches of {plan.micro_batch} on each of"
             f" {plan.data} data-parallel ranks."
         )
@@ -215,32 +227,44 @@ def _adapters(cells: Cells) -> Adapters | None:
     """The adapters that the task of a row names, None where the whole model is trained."""
     task = cells.text("task").lower()
     if re.search(r"qlora|q-lora|4.?bit", task):
-        raise UsageError("frozen weights in 4 bits, which have to be widened before each product, are not forecast.")
+        raise Refused("frozen weights in 4 bits, which have to be widened before each product, are not forecast.")
     if not re.search(r"lora|adapter|peft", task):
         return None
     rank = re.search(r"rank\D{0,3}(\d+)", f"{task} {cells.text('note').lower()}")
     if rank and not int(rank[1]):
-        raise UsageError("adapters of rank 0 train nothing.")
+        raise Impossible("adapters of rank 0 train nothing.")
     return Adapters(int(rank[1]) if rank else _USUAL_RANK)
 
 
 def _measured(cells: Cells, shape: ModelShape, sequence: int, batch: int, devices: int) -> tuple[float, str]:
-    """Seconds of a step from the best of the columns that a row has, and what was measured: a time or a rate."""
-    tokens = batch * sequence
-    batch_stated = cells.number("global_batch")
-    if cells.number("step_time_s") and batch_stated:
-        primary = cells.text("primary_metric")
-        return float(cells.number("step_time_s") or 0), primary if "token" in primary else "step_time_s"
-    if cells.number("tokens_per_s_per_device"):
-        return tokens / (float(cells.number("tokens_per_s_per_device") or 0) * devices), "tokens_per_s_per_device"
-    rate = (cells.number("model_tflops_per_device") or 0) * 1e12
-    if not rate and cells.number("step_time_s"):
-        raise UsageError("its batch is not stated, without which the seconds of a step say nothing.")
-    if not rate:
-        raise UsageError("it has neither step time nor tokens/s nor model FLOP/s; an MFU alone has no one definition.")
+    """Seconds of a step, and what was measured: the row's `primary_metric`, else the best of the columns that it has.
+
+    Seconds that the source derived from its rate of model FLOPs are taken, which it alone knows how it counted; a share
+    of a peak (MFU, HFU) is scored as what was derived from it.
+    """
+    time_s, rate = cells.number("step_time_s"), cells.number("tokens_per_s_per_device")
+    flops_per_s = (cells.number("model_tflops_per_device") or 0) * 1e12
+    found: dict[str, float] = {}  # seconds by each column, the best first
+    if time_s and cells.number("global_batch"):
+        found["step_time_s"] = time_s
+    if rate:
+        found["tokens_per_s_per_device"] = batch * sequence / (rate * devices)
+    if flops_per_s:
+        found["model_tflops_per_device"] = batch * sequence * _token_flops(shape, sequence) / (flops_per_s * devices)
+    if not found and time_s:
+        raise Unstated("its batch is not stated, without which the seconds of a step say nothing.")
+    if not found:
+        raise Unstated("it has neither step time nor tokens/s nor model FLOP/s; an MFU alone has no one definition.")
+    primary, (best, seconds) = cells.text("primary_metric"), next(iter(found.items()))
+    if "token" in primary and best != "model_tflops_per_device":
+        return found.get("tokens_per_s_per_device", seconds), "tokens_per_s_per_device"
+    return seconds, primary if primary == "model_tflops_per_device" and flops_per_s else best
+
+
+def _token_flops(shape: ModelShape, sequence: int) -> float:
+    """Model FLOPs of a token as most sources count them: six a weight without the embedding, attention not halved."""
     active = shape.active_parameters() - (0 if shape.tied_embeddings else shape.vocab * shape.hidden)
-    flops = 6.0 * active + 12.0 * shape.layers * shape.heads * shape.head_dim * sequence
-    return tokens * flops / (rate * devices), "model_tflops_per_device"
+    return 6.0 * active + 12.0 * shape.layers * shape.heads * shape.head_dim * sequence
 
 
 def _check_held(
@@ -259,11 +283,11 @@ def _check_held(
         for plan in plans
     )
     if least > card.memory_bytes:
-        raise UsageError("its split cannot hold the model, however much is repeated: another than it states was run.")
+        raise Impossible("its split cannot hold the model, however much is repeated: another than it states was run.")
 
 
 def _check_possible(flops: float, seconds: float, card: AcceleratorEntry, precision: str) -> None:
     """Refuse a measurement that needs more than the dense peak for the products with weights alone."""
     share = flops / (seconds * card.peak_flops_per_s[precision])
     if share > 1.0:
-        raise UsageError(f"its measurement would be an MFU over 100 % in {precision}: a figure of the row is wrong.")
+        raise Impossible(f"its measurement would be an MFU over 100 % in {precision}: a figure of the row is wrong.")

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any
 
-from datahall.base.errors import UsageError
+from datahall.base.errors import Impossible, UnknownName
 from datahall.calibrate.published_shape import Cells
 from datahall.case.model import ModelShape
 from datahall.compute.plan import ComputePlan
@@ -38,7 +38,7 @@ class Variant:
 def variants_of(
     cells: Cells, shape: ModelShape, devices: int, precision: str, traits: StackTraits, figures: LinkRates
 ) -> tuple[Variant, ...]:
-    """The readings of a row's plan; UsageError where it states an impossible one."""
+    """The readings of a row's plan; Impossible where it states one that cannot be."""
     degrees = _degrees(cells, shape, devices, traits)
     zero, shard_group = _sharding(cells, figures, degrees["tensor"])
     data, pipeline = degrees["data"], degrees["pipeline"]
@@ -67,17 +67,17 @@ def _degrees(cells: Cells, shape: ModelShape, devices: int, traits: StackTraits)
     tensor, pipeline = cells.count("tp"), cells.count("pp")
     context, expert = cells.count("cp"), cells.count("ep")
     if pipeline > shape.layers:
-        raise UsageError(f"{pipeline} pipeline stages for {shape.layers} layers.")
+        raise Impossible(f"{pipeline} pipeline stages for {shape.layers} layers.")
     if tensor > shape.heads and traits.issue != "xla":
-        raise UsageError(f"{tensor} tensor ranks for {shape.heads} heads.")
+        raise Impossible(f"{tensor} tensor ranks for {shape.heads} heads.")
     if expert > 1 and not shape.experts:
-        raise UsageError(f"{expert} expert ranks for a model without experts.")
+        raise Impossible(f"{expert} expert ranks for a model without experts.")
     if shape.experts and (expert > shape.experts or shape.experts % expert):
-        raise UsageError(f"{expert} expert ranks for {shape.experts} experts.")
+        raise Impossible(f"{expert} expert ranks for {shape.experts} experts.")
     inner = tensor * pipeline * context
     data = devices // inner
     if data * inner != devices:
-        raise UsageError(f"{tensor} x {pipeline} x {context} ranks do not divide {devices} devices.")
+        raise Impossible(f"{tensor} x {pipeline} x {context} ranks do not divide {devices} devices.")
     _check_data(cells, data, expert, f"{tensor} x {pipeline} x {context} ranks", devices)
     expert = min(expert, data * context * tensor)
     return {"data": data, "tensor": tensor, "pipeline": pipeline, "context": context, "expert": expert}
@@ -93,13 +93,13 @@ def _check_data(cells: Cells, data: int, expert: int, others: str, devices: int)
     copies = re.search(r"2d|hsdp|hybrid|replica|\bpods?\b|slice|within|in node", sharding)
     sharded = copies or (stated == 1 and re.search(r"fsdp|full.?shard|zero\D{0,7}3", sharding))
     if stated != data and stated * expert != data and not (sharded and data % stated == 0):
-        raise UsageError(f"dp {stated} with {others} does not fill {devices} devices, which leave {data} for it.")
+        raise Impossible(f"dp {stated} with {others} does not fill {devices} devices, which leave {data} for it.")
 
 
 def _sharding(cells: Cells, figures: LinkRates, tensor: int) -> tuple[int, int]:
     """The ZeRO stage and the devices that share one copy (0: all of them), which the framework may name instead.
 
-    UsageError where a row means a sharding that is none of those known.
+    UnknownName where a row means a sharding that is none of those known.
     """
     stated = cells.text("sharding")
     low = (stated or cells.text("framework")).lower()
@@ -121,7 +121,7 @@ def _sharding(cells: Cells, figures: LinkRates, tensor: int) -> tuple[int, int]:
     if (stage and stage[1] == "3") or re.search(r"fsdp|full[-_ ]?shard", low):
         return 3, group
     if stated and re.search(_MEANT_SHARDED, low) and not (stage and stage[1] == "0"):
-        raise UsageError(f'sharding is "{stated}", which is none of ZeRO-0 to ZeRO-3, FSDP, HSDP and "none".')
+        raise UnknownName(f'sharding is "{stated}", which is none of ZeRO-0 to ZeRO-3, FSDP, HSDP and "none".')
     return 0, 0
 
 
@@ -129,9 +129,9 @@ def _batches(cells: Cells, data: int, pipeline: int, traits: StackTraits) -> lis
     """Micro-batch, accumulation and weight; several where a row leaves them open."""
     micro, whole_batch = cells.number("micro_batch"), cells.number("global_batch")
     if whole_batch and whole_batch < data:
-        raise UsageError(f"a batch of {whole_batch:.0f} sequences cannot be spread over {data} data-parallel ranks.")
+        raise Impossible(f"a batch of {whole_batch:.0f} sequences cannot be spread over {data} data-parallel ranks.")
     if whole_batch and whole_batch * (cells.number("seq_len") or 1) > _MOST_TOKENS:
-        raise UsageError("its batch is impossible as a number of sequences; it may be one of tokens.")
+        raise Impossible("its batch is impossible as a number of sequences; it may be one of tokens.")
     if micro and whole_batch:
         local = max(1, round(whole_batch / data))
         if traits.issue == "xla" and pipeline == 1:  # a batch per device, gathered over the tensor ranks
@@ -140,7 +140,7 @@ def _batches(cells: Cells, data: int, pipeline: int, traits: StackTraits) -> lis
             sizes = [size for size in (1, 2, 4) if size <= max(1, local // pipeline)]
             return [(size, max(1, local // size), 1 / len(sizes)) for size in sizes]
         if micro > local:
-            raise UsageError(f"micro-batches of {micro:.0f} sequences where each data-parallel rank has {local}.")
+            raise Impossible(f"micro-batches of {micro:.0f} sequences where each data-parallel rank has {local}.")
         size = max(1, int(micro))
         return [(size, max(1, round(local / max(micro, 1))), 1.0)]
     if whole_batch:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 
-from datahall.base.errors import DatahallError, UsageError
+from datahall.base.errors import DatahallError, Impossible, Refused, UnknownName, Unstated
 from datahall.case.model import LatentAttention, ModelShape
 from datahall.case.named_model import shape_of
 
@@ -47,15 +47,15 @@ class Cells:
 
 def whole(value: float | None, name: str) -> int:
     """A count that a row must state."""
-    if value is None or value < 1:
-        raise UsageError(f"{name} is not stated.")
+    if value is None:
+        raise Unstated(f"{name} is not stated.")
     if value != round(value):
-        raise UsageError(f"{name} is {value:g}, which is no whole number.")
+        raise Impossible(f"{name} is {value:g}, which is no whole number.")
     return round(value)
 
 
 def shape_of_row(cells: Cells) -> ModelShape:
-    """The model's shape; UsageError where neither the row nor the catalogue states it.
+    """The model's shape; UnknownName where neither the row nor the catalogue states it, Unstated without a name.
 
     Where a note says that samples are packed from examples of so many tokens, attention reaches no further than those.
     """
@@ -69,10 +69,11 @@ def _whole_samples(cells: Cells) -> ModelShape:
     stated = cells.number("layers") and cells.number("hidden")
     if not stated:
         if known is None:
-            raise UsageError("the model's shape is not stated and not in the catalogue.")
+            lacking = UnknownName if cells.text("model") else Unstated
+            raise lacking("the model's shape is not stated and not in the catalogue.")
         return known
     if re.search(r"mamba|hybrid|ssm", cells.text("arch_note"), re.IGNORECASE):
-        raise UsageError("an architecture other than a transformer decoder.")
+        raise Refused("an architecture other than a transformer decoder.")
     if known is not None and _same(known, cells):
         vocab = cells.number("vocab")
         return replace(known, vocab=round(vocab)) if vocab else known
@@ -108,7 +109,7 @@ def _same(known: ModelShape, cells: Cells) -> bool:
 def _from_columns(cells: Cells) -> ModelShape:
     layers, hidden = whole(cells.number("layers"), "layers"), whole(cells.number("hidden"), "hidden")
     if not cells.number("ffn") and not cells.number("heads"):
-        raise UsageError("the model's shape is stated by depth and width only.")
+        raise Unstated("the model's shape is stated by depth and width only.")
     heads, kv_heads, head_dim = _heads(cells, hidden)
     matrices = round(cells.number("mlp_mats") or 3)
     experts = round(cells.number("moe_experts") or 0)
@@ -134,10 +135,10 @@ def _heads(cells: Cells, hidden: int) -> tuple[int, int, int]:
     heads = round(cells.number("heads") or hidden / (head_dim or 128))
     head_dim = head_dim or max(1, hidden // max(1, heads))
     if not 1 <= heads <= hidden or head_dim < 1:
-        raise UsageError(f"{heads} heads of width {head_dim} cannot be those of a model with width {hidden}.")
+        raise Impossible(f"{heads} heads of width {head_dim} cannot be those of a model with width {hidden}.")
     kv_heads = cells.count("kv_heads", heads)
     if kv_heads > heads:
-        raise UsageError(f"{kv_heads} heads of keys and values for {heads} heads.")
+        raise Impossible(f"{kv_heads} heads of keys and values for {heads} heads.")
     return heads, kv_heads, head_dim
 
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 
-from datahall.base.errors import UsageError
+from datahall.base.errors import Incompatible, UnknownName
 from datahall.catalog import links
-from datahall.catalog.accelerators import AcceleratorEntry
+from datahall.catalog.accelerators import PRECISIONS, AcceleratorEntry
 from datahall.virtual.links import LinkRates
 
 # what is written for a precision; where two are named (bf16 and fp8), products run in the narrow one
@@ -26,7 +26,10 @@ _INSIDE_NODES = re.compile(r"nvlink|nvl\d|nvswitch|xgmi|infinity fabric|\bici\b"
 
 
 def precision_of(text: str, card: AcceleratorEntry) -> str:
-    """The catalogue's name for the precision that `text` states (bf16 where blank); UsageError if the card lacks it."""
+    """The catalogue's name for the precision that `text` states (bf16 where blank).
+
+    Incompatible if the card lacks it, UnknownName if nobody has it.
+    """
     low = text.strip().lower()
     known = next((name for pattern, name in _PRECISIONS if re.search(pattern, low)), low)
     peaks = card.peak_flops_per_s
@@ -34,7 +37,8 @@ def precision_of(text: str, card: AcceleratorEntry) -> str:
         return known
     if known in {"bf16", "fp16"} and ("bf16" in peaks or "fp16" in peaks):
         return "bf16" if "bf16" in peaks else "fp16"
-    raise UsageError(f"{card.name} has no {known or 'stated precision'}.")
+    lacking = Incompatible if known in PRECISIONS else UnknownName
+    raise lacking(f"{card.name} has no {known}.")
 
 
 def link_figures(card: AcceleratorEntry, text: str, devices: int, per_node: int) -> LinkRates:

@@ -15,7 +15,8 @@ import numpy as np
 from datahall.calibrate.fit import Fitted, information
 from datahall.calibrate.forecasting import FAMILIAR, UNSEEN, Trained
 from datahall.calibrate.holdout import group_of, left_out_forecasts, model_fold_of, with_factors
-from datahall.calibrate.published import PublishedRun, Refusal, read_runs
+from datahall.calibrate.published import PublishedRun, read_runs
+from datahall.calibrate.refusals import Refusal
 from datahall.catalog import calibrations, published_runs
 
 NAME = "training"

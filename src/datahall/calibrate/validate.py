@@ -11,7 +11,8 @@ import numpy as np
 from datahall.calibrate.forecasting import Trained, forecast_runs, relevant
 from datahall.calibrate.holdout import accelerator_of, group_of, left_out_forecasts
 from datahall.calibrate.judge import Judgement
-from datahall.calibrate.published import PublishedRun, Refusal, read_rows, read_runs
+from datahall.calibrate.published import PublishedRun, read_rows, read_runs
+from datahall.calibrate.refusals import Refusal
 from datahall.calibrate.shipped import load, shipped_runs, unseen_runs
 from datahall.calibrate.shot import MOST_ROWS
 

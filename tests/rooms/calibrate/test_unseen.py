@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from measured_rows import truth
 
 from datahall.calibrate.accuracy_table import bars
 from datahall.calibrate.design import design
@@ -61,8 +61,7 @@ def test_none_of_them_is_among_the_fitted_runs() -> None:
 
 
 def test_none_of_them_is_in_the_table_that_we_were_given() -> None:
-    folders = [Path(os.environ.get("DATAHALL_TRUTH", "nowhere")), ROOT.parent / "shared" / "truth"]
-    table = next((folder / "training.csv" for folder in folders if (folder / "training.csv").exists()), None)
+    table = truth()
     if table is None:
         pytest.skip("optional: the table is not at hand")
     known = {identity(run) for run in read_runs(read_rows(table))[0]}
@@ -70,7 +69,7 @@ def test_none_of_them_is_in_the_table_that_we_were_given() -> None:
 
 
 def test_the_docs_show_what_is_printed() -> None:
-    result = CliRunner().invoke(validate, ["--unseen", "--rows"], catch_exceptions=False)
+    result = CliRunner().invoke(validate, ["--unseen"], catch_exceptions=False)
     assert result.exit_code == 0
     shown = (ROOT / "docs" / "tables" / "unseen-training.md").read_text(encoding="utf-8")
     assert shown == f"```\n{result.stdout}```\n", "scripts/refit prints the table again"

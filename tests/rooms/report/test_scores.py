@@ -1,0 +1,112 @@
+"""Scores as text: whole through a pipe, within a terminal of any width, sums last."""
+
+from __future__ import annotations
+
+import copy
+import re
+from typing import Any
+
+import pytest
+from measured_rows import shipped_rows
+
+from datahall.calibrate.forecasting import forecast_runs
+from datahall.calibrate.judge import Judgement
+from datahall.calibrate.published import read_runs
+from datahall.calibrate.shipped import load
+from datahall.report.columns import aligned
+from datahall.report.scores import told
+
+
+@pytest.fixture(scope="module")
+def judged() -> dict[str, Any]:
+    rows = [*shipped_rows("korthikanti"), *shipped_rows("sc21"), *shipped_rows("megatron-bridge")[:12]]
+    lost = [{**rows[-1], "id": "lost", "seq_len": ""}, {**rows[-1], "id": "odd", "accelerator": "Cerebras"}]
+    runs, refused = read_runs([*rows, *lost])
+    return Judgement(tuple(runs), forecast_runs(load(), runs), tuple(refused)).to_json()
+
+
+def lines(data: dict[str, Any], width: int | None, *, rows: bool = True) -> list[str]:
+    return [line for part in told(data, "some", width, rows=rows) for line in (part.heading, *part.lines)]
+
+
+@pytest.mark.parametrize("width", [80, 100, 140, 200])
+def test_it_fits_the_terminal_and_every_run_is_there(judged: dict[str, Any], width: int) -> None:
+    said = lines(judged, width)
+    assert max(map(len, said)) <= width
+    for row in judged["rows"]:
+        [own] = [line for line in said if f" {row['id']} " in line]
+        assert row["model"] in own  # these names are short enough for all widths
+
+
+def test_through_a_pipe_each_row_is_one_whole_line(judged: dict[str, Any]) -> None:
+    said = lines(judged, None)
+    for row in judged["rows"]:
+        [own] = [line for line in said if f" {row['id']} " in line]
+        names = ("group", "model", "accelerator", "unit") if row["scored"] else ("group", "model", "reason", "kind")
+        assert all(row[name] in own for name in names)
+        assert ("scored" if row["scored"] else "refused") in own
+        assert not own.endswith(" ")
+
+
+def test_a_narrow_terminal_names_in_a_heading_what_rows_have_in_common(judged: dict[str, Any]) -> None:
+    said = lines(judged, 80)
+    assert "korthikanti, A100-80GB-SXM, in s: 8 scored" in said
+    assert "megatron-bridge, Cerebras: 1 refused" in said
+
+
+def test_only_models_are_cut_and_only_where_they_must_be(judged: dict[str, Any]) -> None:
+    data = copy.deepcopy(judged)
+    data["rows"][0]["model"] = long = "a-model-with-a-name-that-is-longer-than-a-terminal-has-place-for-175B"
+    narrow, wide = (next(line for line in lines(data, width) if data["rows"][0]["id"] in line) for width in (80, None))
+    assert len(narrow) <= 80
+    assert re.search("a-model-.*….*-175B ", narrow)
+    assert long in wide
+
+
+def test_all_sums_that_were_asked_for_are_last(judged: dict[str, Any]) -> None:
+    *_, last = told(judged, "some", None, rows=True)
+    assert last.heading == "some: 32 rows, 30 scored, 2 refused"
+    said = {line[2:16].strip() or "and": line[18:] for line in last.lines}
+
+    def percent(name: str) -> str:
+        return f"{100 * judged[name]:.1f} %"
+
+    assert said["coverage"] == f"{percent('scored_share')} of the rows are scored"
+    assert said["refused"] == "1 unstated, 1 uncovered"
+    for label, prefix in (("absolute error", ""), ("macro-averaged", "macro_")):
+        for word, name in (("median", "median_ape"), ("mean", "mean_ape"), ("p90", "p90_ape")):
+            assert f"{word} {percent(prefix + name)}" in said[label]
+    assert said["bias"].startswith(f"{100 * judged['bias']:+.1f} %")
+    half = percent("median_half_width_share")
+    assert said["90 % intervals"] == f"{percent('interval_coverage_share')} held, median half-width {half}"
+    assert said["interval score"].startswith(f"{judged['interval_score']:.3f}")
+    assert f"{percent('scored_share_of_usable')} of the 31 neither impossible nor unstated" in last.lines[1]
+
+
+def test_regret_is_told_where_there_is_a_choice(judged: dict[str, Any]) -> None:
+    none = {**judged, "regret_share": None, "n_choices": 0}
+    assert not [line for line in lines(none, None) if "regret" in line]
+    chosen = {**judged, "regret_share": 0.0123, "n_choices": 7}
+    assert [line for line in lines(chosen, None) if "1.2 % slower than the best measured plan, mean of 7" in line]
+
+
+def test_macro_averages_of_rows_without_quality_a_do_not_claim_it(judged: dict[str, Any]) -> None:
+    assert any("(over groups, quality A)" in line for line in lines(judged, None))
+    assert any("(over groups)" in line for line in lines({**judged, "macro_quality": None}, None))
+
+
+def test_figures_have_no_exponent(judged: dict[str, Any]) -> None:
+    data = copy.deepcopy(judged)
+    data["rows"][0] |= {"measured": 123456.0, "forecast": 0.00001234, "low": 0.00000999, "high": 98765.0}
+    own = next(line for line in lines(data, None) if data["rows"][0]["id"] in line)
+    assert "123500  0.00001234  0.00000999 to 98800" in own
+
+
+def test_a_sentence_is_wrapped_below_itself() -> None:
+    rows = [["name", "1", "2.5"], ["b", "a sentence that is longer than the line"]]
+    assert aligned(rows, {1, 2}, 34) == (
+        "name  1  2.5",
+        "b     a sentence that is longer",
+        "      than the line",
+    )
+    assert aligned(rows, {1, 2}) == ("name  1  2.5", "b     a sentence that is longer than the line")
