@@ -26,6 +26,12 @@ from datahall.compute.plan import ComputePlan
 from datahall.virtual.links import LinkRates
 from datahall.virtual.traits import StackTraits, traits_of
 
+UNITS: Mapping[str, str] = {  # of what is measured: the seconds of a step, or a rate of each device
+    "step_time_s": "s",
+    "tokens_per_s_per_device": "tokens/s/device",
+    "model_tflops_per_device": "TFLOP/s/device",
+}
+
 _COLUMNS = {"model", "accelerator", "n_devices"}
 _NUMBERS = ("n_devices", "seq_len", "global_batch", "step_time_s", "tokens_per_s_per_device")
 _RANKS = ("devices_per_node", "dp", "tp", "pp", "cp", "ep", "micro_batch")  # 0: without; -1: what is left
@@ -33,11 +39,6 @@ _UNITS = (  # what a cell may state in a unit that would be taken for the column
     ("step_time_s", r"\d\s*(?:ms|m?illi|us|µs|micro|min|h\b|hours?)", "seconds"),
     ("global_batch", r"\btok", "sequences"),
 )
-UNITS: Mapping[str, str] = {  # of what is measured: the seconds of a step, or a rate of each device
-    "step_time_s": "s",
-    "tokens_per_s_per_device": "tokens/s/device",
-    "model_tflops_per_device": "TFLOP/s/device",
-}
 _MOST_ROUNDED = 0.05  # of a batch that its ranks do not share out evenly
 _USUAL_RANK = 16  # of adapters where nobody states it; a step hardly depends on it
 
