@@ -39,7 +39,8 @@ def test_counts_are_equal_and_the_component_that_differs_is_named(tmp_path):
     for name in ("steps", "samples", "tokens", "matmul_flops", "attention_flops", "collective_bytes"):
         forecast_count, measured_count = counts[name]
         assert forecast_count == measured_count == result.counts[name], name
-    assert {row["name"] for row in told["components"]} >= {"compute", "input", "optimiser", "step_time", "peak_memory"}
+    names = {row["name"] for row in told["components"]}
+    assert names >= {"compute", "input", "optimiser", "step_time", "peak_memory", "host_memory"}
     off = {row["name"]: abs(row["measured"] - row["forecast"]) for row in told["components"] if row["name"] in PARTS}
     assert f"{max(off, key=lambda name: off[name])} " in told["named"]
 

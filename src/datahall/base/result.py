@@ -15,6 +15,7 @@ run, so that a slow colleague shows as waiting):
     step_time         seconds per step without checkpoints
     total_time        seconds from launch to the end
     peak_memory       bytes per process above the idle worker (after import and group start)
+    host_memory       bytes in the fullest host's memory that all processes there hold, the idle worker included
     checkpoint_write  seconds until one checkpoint is committed
     energy, cost      joules and USD for the whole run
     tokens_per_s      tokens per second of steady steps

@@ -75,6 +75,7 @@ def named_site(name: str, nodes: int | None = None) -> tuple[Site, Mapping[str, 
         oversubscription=entry.oversubscription,
         pod_devices=entry.pod_devices,
         host_cores=entry.host_cores,
+        host_memory_bytes=entry.host_memory_bytes,
         pue=entry.pue,
         failures_per_device_s=float(rates.rate("default").value),
         provenance=MappingProxyType(

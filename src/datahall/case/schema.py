@@ -258,6 +258,7 @@ class SiteForm(Form):
     oversubscription: Ratio | None = None
     pod_devices: Count | None = None
     host_cores: Whole | None = None
+    host_memory: SomeBytes | None = None
     pue: Ratio | None = None
     mtbf_per_device: Seconds | None = None
     price_per_device_hour: Dollars | None = None

@@ -40,6 +40,11 @@ class Accelerator:
     price_low_usd_per_h: float = 0.0
     price_high_usd_per_h: float = 0.0
 
+    @property
+    def one_process_a_host(self) -> bool:
+        """Whether a program takes all devices of its host, as JAX and SPMD in PyTorch/XLA do on TPUs."""
+        return self.kind == "tpu"
+
 
 @dataclass(frozen=True, slots=True)
 class Link:
@@ -89,6 +94,7 @@ class Site:
     oversubscription: float = 1.0
     pod_devices: int = 0
     host_cores: int = 0
+    host_memory_bytes: float = 0.0  # of a node beside its devices'; 0: not stated
     pue: float = 1.0
     failures_per_device_s: float = 0.0
     stack: str = ""

@@ -179,6 +179,8 @@ def _override(site: Site, why: Mapping[str, str], form: SiteForm, document: Docu
     changed |= {name: value for name in ("name", "topology", "stack") if (value := getattr(form, name))}
     plain = ("oversubscription", "pod_devices", "host_cores", "pue")
     changed |= {name: value for name in plain if (value := getattr(form, name)) is not None}
+    if form.host_memory is not None:
+        changed["host_memory_bytes"] = form.host_memory
     changed |= _prices_and_failures(site, form)
     stated = {path: Label.CATALOGUE for path in changed if path in site.provenance or path != "name"}
     provenance = MappingProxyType({**site.provenance, **stated})

@@ -28,6 +28,7 @@ class SiteEntry:
     oversubscription: float
     pod_devices: int  # that the network joins at full rate; 0: as the topology has it
     host_cores: int
+    host_memory_bytes: float  # 0: not stated
     pue: float
     source: str
     date: str

@@ -22,10 +22,10 @@ from datahall.storage.choice import CodecRate
 from datahall.storage.plan import DEFAULT_SHARDS, StoragePlan
 from datahall.virtual.calibration import Calibration
 from datahall.virtual.checkpoints import picked_codec
+from datahall.virtual.host_memory import KEPT_FOR_OTHERS
 from datahall.virtual.input_cache import with_reading
 from datahall.virtual.training import forecast
 
-KEPT_FOR_OTHERS = 0.1  # of the memory of the machine, for the system and other programs
 GOAL_METRIC = {"time": "total_time", "cost": "cost", "energy": "energy"}
 CalibrationAt = Callable[[Case, ComputePlan], Calibration]
 

@@ -7,6 +7,7 @@ step that failed because somebody died is done again with who is left.  Everythi
 from __future__ import annotations
 
 import os
+import platform
 import socket
 import sys
 import time
@@ -69,7 +70,7 @@ def _run(job: Job, rank: int, replacement: bool) -> int:
         if not worker.step(first=replacement):
             return EXIT_ALONE
         replacement = False
-    recorder.event("trained", peak_bytes=memory.peak_bytes())
+    recorder.event("trained", peak_bytes=memory.peak_bytes(), host_bytes=memory.host_bytes(), host=platform.node())
     _observe(job, workload, inner, recorder)
     recorder.close()
     return 0

@@ -16,6 +16,7 @@ each write their log into the same folder, and the first one's `result` merges w
 from __future__ import annotations
 
 import json
+import platform
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -123,7 +124,9 @@ class Meter:
             hook.remove()
         self._counter.release()
         self._end_flops()
-        self._recorder.event("trained", peak_bytes=self._memory.peak_bytes())
+        self._recorder.event(
+            "trained", peak_bytes=self._memory.peak_bytes(), host_bytes=self._memory.host_bytes(), host=platform.node()
+        )
         self._recorder.close()
         self.steps = read_steps(self.folder)
         self.result = self._read()

@@ -97,6 +97,10 @@ class MemoryWatch:
         peak = torch.cuda.max_memory_allocated(self.gpu) if self.gpu else _status_bytes("VmHWM")
         return max(0, peak - self.idle_bytes)
 
+    def host_bytes(self) -> int:
+        """Resident memory of this process at its highest point, idle or not: on a CPU that of `peak_bytes` and idle."""
+        return _status_bytes("VmHWM")
+
 
 def resident_bytes() -> int:
     """Resident memory of this process; 0 where there is no /proc."""

@@ -6,6 +6,7 @@ the step's time, and the few steps in which the machine did something else do no
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -52,8 +53,8 @@ def step_metrics(steps: Sequence[Step], view: int, tokens_per_step: int, period:
 
 
 def run_metrics(folder: Path, steps: Sequence[Step]) -> list[Metric]:
-    """checkpoint, checkpoint_write, checkpoint_slowing, startup, peak_memory and (of shards) input_wait, as far as the
-    run has them.
+    """checkpoint, checkpoint_write, checkpoint_slowing, startup, peak_memory, host_memory and (of shards) input_wait,
+    as far as the run has them.
     """
     found: list[Metric] = []
     committed = [event.data for event in read_kind(folder, "checkpoint")]
@@ -68,8 +69,13 @@ def run_metrics(folder: Path, steps: Sequence[Step]) -> list[Metric]:
         if read_kind(folder, "read"):
             found.append(exactly("input_wait", "seconds", _longest_wait_s(steps)))
         found.append(exactly("startup", "seconds", max(worker.begin_s for worker in steps[0].workers)))
-    peaks = [event.data["peak_bytes"] for event in read_kind(folder, "trained")]
-    found.append(exactly("peak_memory", "bytes", max(peaks, default=0)))
+    trained = {event.data["rank"]: event.data for event in read_kind(folder, "trained")}
+    found.append(exactly("peak_memory", "bytes", max((data["peak_bytes"] for data in trained.values()), default=0)))
+    hosts: Counter[str] = Counter()
+    for data in trained.values():
+        hosts[data["host"]] += data["host_bytes"]
+    if hosts:
+        found.append(exactly("host_memory", "bytes", max(hosts.values())))
     return found
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import sys
 import traceback
 from collections.abc import Sequence
@@ -82,7 +83,7 @@ def _run(job: Job, rank: int) -> None:
         recorder.clock = CudaClock(device, recorder.now)
     recorder.event("ready", step=first, idle_bytes=memory.idle_bytes, memory_exact=memory.exact)
     loop.train(job, workload, executor, recorder, counter, checkpoints, first)
-    recorder.event("trained", peak_bytes=memory.peak_bytes())
+    recorder.event("trained", peak_bytes=memory.peak_bytes(), host_bytes=memory.host_bytes(), host=platform.node())
     recorder.mark("observe")
     _observe(job, workload, executor, recorder)
     leave_together()

@@ -28,6 +28,7 @@ from datahall.search.space import Space, divisors, space
 from datahall.storage.plan import StoragePlan
 from datahall.virtual.calibration import Calibration
 from datahall.virtual.checkpoints import on_one_disk
+from datahall.virtual.host_memory import fits_host
 from datahall.virtual.training import RESTART_S
 from datahall.virtual.transferred import default_calibration
 
@@ -38,6 +39,7 @@ _ENDLESS = 100.0  # a run that takes so many times its steps is not one that end
 _UNRUN = "no engine that plans are exported to can run it (`site.stack` names another)"
 _FAILING = f"fails so often that less than 1/{_ENDLESS:.0f} of its time would be steps"
 _KEEP = StoragePlan().keep  # committed checkpoints, of what `whole_plan` writes
+_SAVED = StoragePlan(interval_steps=1, asynchronous=True)  # the same, as far as it is held in host memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +227,9 @@ def _met(case: Case, part: Priced, reasons: Counter[str]) -> NDArray[np.bool_]:
     memory = human(case.site.accelerator.memory_bytes, "bytes")
     reasons[f"needs more than the {memory} of one {case.site.accelerator.name}"] += part.plans - len(prices)
     met = np.ones(len(prices), dtype=bool)
+    hosted = fits_host(case, _SAVED, part.grid.numbers)
     for reason, passes in (
+        *([] if hosted is True else [(_crowded(case), part.of(hosted))]),
         (_full(case), on_one_disk(case, prices.devices, _KEEP) <= case.site.disk.capacity_bytes),
         (_FAILING, _ends(case, prices)),
         (f"takes longer than {human_time(goal.deadline_s)}", prices.total_s <= goal.deadline_s),
@@ -239,6 +243,11 @@ def _met(case: Case, part: Priced, reasons: Counter[str]) -> NDArray[np.bool_]:
 def _ends(case: Case, prices: Prices) -> NDArray[np.bool_]:
     """Whether failures leave a run the time to get on."""
     return prices.total_s <= _ENDLESS * (case.application.steps * prices.step_s + RESTART_S)
+
+
+def _crowded(case: Case) -> str:
+    has = human(case.site.host_memory_bytes, "bytes")
+    return f"may need more than the {has} of a host beside what others have of it"
 
 
 def _full(case: Case) -> str:
@@ -294,6 +303,14 @@ def _no_plan(case: Case, plans: int, least: _Least, reasons: Counter[str]) -> No
     if reasons.get(_unrun(case), 0):
         hint = "Name another site.stack, or an engine by --for."
         return NoPlan("no engine can run a plan that meets the goal.", reasons=dict(reasons), hint=hint)
+    if reasons.get(_crowded(case), 0) == least.fits:
+        what = (
+            f"no plan for {case.model.name} surely fits the {human(case.site.host_memory_bytes, 'bytes')} of its hosts."
+        )
+        hint = (
+            "Use more nodes, or state a larger site.host_memory: saves in the background copy checkpoints, others not."
+        )
+        return NoPlan(what, reasons=dict(reasons), hint=hint)
     if reasons.get(_full(case), 0) == least.fits:
         what = f"{_KEEP + 1} checkpoints of {case.model.name} do not fit on the disks of {case.site.name}."
         return NoPlan(what, reasons=dict(reasons), hint="State a disk with a larger capacity, or a shared one.")

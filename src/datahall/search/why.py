@@ -16,11 +16,13 @@ from datahall.calibrate.ledger import LedgerCalibration
 from datahall.case.question import Case
 from datahall.case.site import Accelerator, Link, Site
 from datahall.catalog.stacks import trains
+from datahall.compute.host_memory import HostBytes
 from datahall.compute.memory import MemoryBytes
 from datahall.compute.numbers import PlanNumbers
 from datahall.compute.plan import ComputePlan
 from datahall.search.rank import Ranking, goal_values, search
 from datahall.virtual.calibration import Calibration
+from datahall.virtual.host_memory import host_bytes
 from datahall.virtual.step_time import StepSeconds, step_time
 from datahall.virtual.training import forecast, held_bytes, power_w
 from datahall.virtual.transferred import Transferred, stack_note
@@ -105,6 +107,12 @@ def memory_items(case: Case, compute: ComputePlan, calibration: Calibration) -> 
     """Bytes on the fullest device, item by item."""
     inputs = calibration.inputs(case, compute)
     return held_bytes(inputs, PlanNumbers.of(compute))
+
+
+def host_items(ranking: Ranking, forecast: Result) -> HostBytes:
+    """Bytes of the fullest host under the chosen plan, item by item; `forecast` is that plan's."""
+    numbers = PlanNumbers.of(ranking.compute(0))
+    return host_bytes(ranking.case, ranking.plan().storage, numbers, training=forecast.metrics["peak_memory"].value)
 
 
 def losses(ranking: Ranking, most: int) -> list[Loss]:

@@ -29,6 +29,7 @@ from datahall.ui.logs.steps import TrainingLog, middle
 from datahall.ui.plan import uncorrected
 from datahall.virtual.training import forecast
 
+_NO_HOST_NOTE = "The log does not say what the run held on its hosts; `datahall.meter` measures that."
 NOISE_SHARE = 0.02  # of a steady training step, in published logs of mature stacks
 
 
@@ -93,7 +94,10 @@ def measured(proposal: Proposal, log: TrainingLog) -> Result:
     known = sorted(value for value in seconds if value is not None)
     tenth = len(known) // 10
     spread = replace(metrics["step_time"], low=known[tenth], high=known[-1 - tenth])
-    return Result("real", {**metrics, "step_time": spread}, notes=_notes(set(values), log, compute))
+    notes = _notes(set(values), log, compute)
+    if "host_memory" in proposal.forecast.metrics:
+        notes += (_NO_HOST_NOTE,)
+    return Result("real", {**metrics, "step_time": spread}, notes=notes)
 
 
 def _batches(log: TrainingLog, compute: ComputePlan) -> tuple[int, ...]:

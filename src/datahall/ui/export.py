@@ -24,6 +24,7 @@ from datahall.ui.export_engines import (
 )
 from datahall.ui.export_request import Request, request_of
 from datahall.ui.export_schedulers import Started, jobset_manifest, slurm_script, torchrun_script
+from datahall.virtual.host_memory import host_notes
 
 ENGINES = ("torchtitan", "megatron", "deepspeed")
 SCHEDULERS = ("torchrun", "slurm", "kubernetes")
@@ -81,6 +82,7 @@ def _remarks(proposal: Proposal, request: Request, engine: str, target: str) -> 
     if request.nodes > 1 and request.devices_per_node < whole:
         part = request.devices_per_node
         found.append(f"{part} of each node's {whole} devices are the plan's; the forecast fills nodes.")
+    found += host_notes(proposal.case, request.host_memory_bytes)
     return found + device_remarks(proposal.case.site.accelerator, target)
 
 

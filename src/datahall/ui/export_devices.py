@@ -41,14 +41,9 @@ _HOST_REMARK = "On TPUs one process a host has all its devices; train.py joins t
 _POOL_REMARK = "TPU and TOPOLOGY are the labels of your node pool, like tpu-v5p-slice and 4x4x4."
 
 
-def one_process_a_host(accelerator: Accelerator) -> bool:
-    """Whether a program takes all devices of its host, as JAX and SPMD in PyTorch/XLA do on TPUs."""
-    return accelerator.kind == "tpu"
-
-
 def check_torchrun(accelerator: Accelerator) -> None:
     """Raise Incompatible where torchrun, with its one process a device, is not what starts a training."""
-    if one_process_a_host(accelerator):
+    if accelerator.one_process_a_host:
         raise Incompatible(
             f"{accelerator.name}: torchrun starts one process a device, and on TPUs one process a host has them all.",
             hint="Export to slurm or kubernetes, which start it so.",
@@ -85,7 +80,7 @@ def device_remarks(accelerator: Accelerator, target: str) -> list[str]:
         found.append(_SLURM_REMARK.get(key, _UNKNOWN_REMARK))
     if target == "kubernetes" and accelerator.kind == "tpu":
         found.append(_POOL_REMARK)
-    if one_process_a_host(accelerator):
+    if accelerator.one_process_a_host:
         found.append(_HOST_REMARK)
     if key == ("aws", "other"):
         found.append(_CORES_REMARK)

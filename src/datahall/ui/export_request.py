@@ -9,12 +9,10 @@ import math
 from dataclasses import dataclass
 
 from datahall.base.errors import Refused
-from datahall.base.metric import Metric
+from datahall.base.metric import Metric, percentile_90
+from datahall.compute.host_memory import devices_of_a_node
 from datahall.decisions.proposal import Proposal
 
-# A 90 % interval ends at the 95th percentile; the 90th of a log-normal spread lies z(0.90)/z(0.95) of the way there.
-_TO_P90 = 1.2816 / 1.6449
-_HOST_BYTES_PER_PROCESS = 8 * 2**30  # Python, the framework, its device context and a loader: assumed, and said so
 _MINUTE_S = 60
 
 
@@ -22,8 +20,8 @@ _MINUTE_S = 60
 class Request:
     """What a job asks for.
 
-    `time_s` is the 90th percentile of the run, rounded up to minutes; `host_memory_bytes` is per node;
-    `device_memory_bytes` is the 90th percentile of the peak on one device; `median_s` is the forecast itself.
+    90th percentiles: `time_s` of the run, rounded up to minutes, `host_memory_bytes` of one node,
+    `device_memory_bytes` of the peak on one device.  `median_s` is the forecast itself.
     """
 
     nodes: int
@@ -41,40 +39,18 @@ class Request:
 
 
 def request_of(proposal: Proposal) -> Request:
-    """The request that `proposal` needs; Refused when its forecast lacks a total time or a peak memory."""
+    """The request that `proposal` needs; Refused when its forecast lacks a total time or a memory."""
     site, compute = proposal.case.site, proposal.plan.compute
-    total, memory = _needed(proposal, "total_time"), _needed(proposal, "peak_memory")
-    per_node = _per_node(compute.devices, site.devices_per_node, compute.tensor)
-    accelerated = site.accelerator.kind != "cpu"
-    host_per_process = _HOST_BYTES_PER_PROCESS if accelerated else _HOST_BYTES_PER_PROCESS // 8 + percentile_90(memory)
-    if proposal.plan.storage.asynchronous:
-        counts = proposal.forecast.counts  # bytes of all checkpoints of the run; one of them is held at a time
-        checkpoint = counts.get("checkpoint_bytes", 0) // max(1, counts.get("checkpoints", 1))
-        host_per_process += checkpoint // max(1, compute.devices)
+    total, memory, host = (_needed(proposal, name) for name in ("total_time", "peak_memory", "host_memory"))
+    per_node = int(devices_of_a_node(compute.devices, site.devices_per_node, compute.tensor))
     return Request(
         nodes=compute.devices // per_node,
         devices_per_node=per_node,
         cores_per_node=site.host_cores or per_node * max(1, compute.threads),
         time_s=_MINUTE_S * max(1, math.ceil(percentile_90(total) / _MINUTE_S)),
         median_s=total.value,
-        host_memory_bytes=math.ceil(per_node * host_per_process),
+        host_memory_bytes=math.ceil(percentile_90(host)),
         device_memory_bytes=math.ceil(percentile_90(memory)),
-    )
-
-
-def percentile_90(metric: Metric) -> float:
-    """The 90th percentile of a metric whose 90 % interval ends at the 95th, spread log-normally above its value."""
-    if metric.value <= 0 or metric.high <= metric.value:
-        return metric.value
-    return metric.value * (metric.high / metric.value) ** _TO_P90
-
-
-def _per_node(devices: int, most: int, tensor: int) -> int:
-    """Processes of a node: as many on each, so that nodes times them are the plan's, and tensor ranks side by side."""
-    return next(
-        count
-        for count in range(min(most, devices), 0, -1)
-        if devices % count == 0 and (count % tensor == 0 or tensor % count == 0)
     )
 
 

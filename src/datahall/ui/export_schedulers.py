@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 
 from datahall.base.units import human, human_time
 from datahall.decisions.proposal import Proposal
-from datahall.ui.export_devices import kubernetes_devices, node_selector, one_process_a_host, slurm_devices
+from datahall.ui.export_devices import kubernetes_devices, node_selector, slurm_devices
 from datahall.ui.export_request import Request
 
 _PORT = 29500
@@ -112,13 +112,15 @@ def slurm_time(seconds: int) -> str:
 
 
 def _about(proposal: Proposal, request: Request, started: Started) -> list[str]:
-    label = proposal.forecast.metrics["total_time"].label
+    label, host = (proposal.forecast.metrics[name].label for name in ("total_time", "host_memory"))
+    asked = human(request.host_memory_bytes, "bytes")
     peak = human(request.device_memory_bytes, "bytes")
     memory = human(proposal.case.site.accelerator.memory_bytes, "bytes")
     return [
         f"# {proposal.case.name}: written by datahall from a plan whose case hashes to {proposal.plan.case_hash[:12]}.",
         f"# Forecast {human_time(request.median_s)} ({label}); asked for: its p90, {human_time(request.time_s)}.",
-        f"# Peak on one device, 90th percentile: {peak} of {memory}.  Host memory is assumed, not measured.",
+        f"# Host memory of a node: forecast ({host}), asked for: its p90, {asked}.",
+        f"# Peak on one device, 90th percentile, which no scheduler is asked for: {peak} of {memory}.",
         *(f"# {remark}" for remark in started.remarks),
     ]
 
@@ -148,7 +150,7 @@ def _container(
 
 
 def _launched(proposal: Proposal, request: Request, command: list[str], head: str, run: str) -> str:
-    if one_process_a_host(proposal.case.site.accelerator):
+    if proposal.case.site.accelerator.one_process_a_host:
         return " ".join(["python", *command])
     start = [
         "torchrun",

@@ -23,7 +23,7 @@ from datahall.case.question import Case
 from datahall.decisions.proposal import Proposal
 from datahall.search.engines import ENGINES
 from datahall.search.rank import Ranking, search
-from datahall.search.why import Flip, Loss, explain, flips, losses, memory_items, step_items
+from datahall.search.why import Flip, Loss, explain, flips, host_items, losses, memory_items, step_items
 from datahall.virtual.calibration import Calibration
 from datahall.virtual.input_cache import CacheVerdict, cache_verdict
 from datahall.virtual.transferred import default_calibration
@@ -150,12 +150,15 @@ def plan_json(ranking: Ranking, others: list[Loss], changes: list[Flip]) -> dict
     best = ranking.compute(0)
     memory = memory_items(ranking.case, best, ranking.calibration)
     seconds = step_items(ranking.case, best, ranking.calibration)
+    forecast = explain(ranking)
+    host = host_items(ranking, forecast)
     return {
         "format_version": FORMAT_VERSION,
         "case": ranking.case.to_json(),
         "plan": ranking.plan().to_json(),
-        "forecast": explain(ranking).to_json(),
+        "forecast": forecast.to_json(),
         "memory_bytes": {name: float(getattr(memory, name)) for name in memory.__dataclass_fields__},
+        "host_memory_bytes": {name: float(getattr(host, name)) for name in host.__dataclass_fields__},
         "step_seconds": {name: float(getattr(seconds, name)) for name in seconds.__dataclass_fields__},
         "plans": {"searched": len(ranking.space), "qualified": ranking.qualified, "reasons": dict(ranking.reasons)},
         "splits": [_split_json(loss) for loss in others],

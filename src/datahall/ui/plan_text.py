@@ -11,6 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from datahall.base.metric import percentile_90
 from datahall.base.result import Result
 from datahall.base.units import human, human_count, human_interval, human_time
 from datahall.compute.plan import ComputePlan
@@ -19,8 +20,7 @@ from datahall.report.terminal import plain_table
 from datahall.report.words import percent
 from datahall.search.engines import ENGINES, engines_of
 from datahall.search.rank import Ranking, goal_values
-from datahall.search.why import Flip, Loss, bargain, left_free, memory_items, step_items
-from datahall.ui.export_request import percentile_90
+from datahall.search.why import Flip, Loss, bargain, host_items, left_free, memory_items, step_items
 
 _BAR = 24
 _FRONT = 6
@@ -41,6 +41,17 @@ _STEP_ITEMS = (
     ("fixed", "fixed"),
 )
 _MEMORY_ITEMS = ("weights", "gradients", "optimiser", "activations", "buffers", "fragmentation")
+
+
+_HOST_ITEMS = (
+    ("interpreters", "interpreter"),
+    ("device contexts", "context"),
+    ("communication", "communication"),
+    ("input", "input"),
+    ("checkpoint copies", "checkpoint"),
+    ("initial weights", "initial_weights"),
+    ("training itself", "training"),
+)
 
 
 def split_text(plan: ComputePlan) -> str:
@@ -66,7 +77,7 @@ def told(ranking: Ranking, forecast: Result, others: Sequence[Loss], changes: Se
         Text(""),
         _splits_table(ranking, others),
         Text(""),
-        _items_tables(ranking),
+        _items_tables(ranking, forecast),
         Text(""),
         *_front_tables(ranking),
         _sentences(ranking, forecast, changes),
@@ -124,6 +135,7 @@ def _run_table(forecast: Result, tokens: float) -> Table:
         ("cost", "cost"),
         ("energy", "energy"),
         ("peak memory", "peak_memory"),
+        ("a node's host memory", "host_memory"),
     )
     for name, key in named:
         metric = forecast.metrics[key]
@@ -201,7 +213,7 @@ def _as_good(ranking: Ranking, loss: Loss) -> str:
     return f"{percent(less)} less, may not fit" if less > SAME_SHARE else "as good, may not fit"
 
 
-def _items_tables(ranking: Ranking) -> Table:
+def _items_tables(ranking: Ranking, forecast: Result) -> Table:
     compute = ranking.compute(0)
     side = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), show_header=False)
     side.add_column()
@@ -212,10 +224,18 @@ def _items_tables(ranking: Ranking) -> Table:
     spent = [(name, float(getattr(seconds, key)), "seconds") for name, key in _STEP_ITEMS]
     room = ranking.case.site.accelerator.memory_bytes
     side.add_row(
-        _items(f"Memory of {human(room, 'bytes')}", held, room),
+        Group(_items(f"Memory of {human(room, 'bytes')}", held, room), Text(""), _host_items(ranking, forecast)),
         _items("One step", [item for item in spent if item[1] > 0.0005 * float(seconds.total)], float(seconds.total)),
     )
     return side
+
+
+def _host_items(ranking: Ranking, forecast: Result) -> Table:
+    """What the processes of a node hold beside their devices; of all there is, where the site states that."""
+    held, has = host_items(ranking, forecast), ranking.case.site.host_memory_bytes
+    items = [(name, float(getattr(held, key)), "bytes") for name, key in _HOST_ITEMS if float(getattr(held, key)) > 0]
+    title = f"Host memory of {human(has, 'bytes')}" if has else "Host memory of a node"
+    return _items(title, items, has or float(held.total))
 
 
 def _items(title: str, items: Sequence[tuple[str, float, str]], whole: float) -> Table:
@@ -311,9 +331,10 @@ def _engines(ranking: Ranking) -> list[str]:
 
 def _request(forecast: Result) -> str:
     asked = human_time(percentile_90(forecast.metrics["total_time"]))
+    host = human(percentile_90(forecast.metrics["host_memory"]), "bytes")
     return (
-        f"{asked} of time, enough for nine runs in ten; `datahall plan ... --out plan.json` and"
-        " `datahall export plan.json --to slurm` write the job script"
+        f"{asked} of time and {host} of host memory a node, enough for nine runs in ten; `datahall plan ... --out"
+        " plan.json` and `datahall export plan.json --to slurm` write the job script"
     )
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from datahall.base.errors import UsageError
 from datahall.base.label import Label, weakest
-from datahall.base.metric import Metric
+from datahall.base.metric import Metric, percentile_90
 from datahall.base.result import Result
 from datahall.base.units import human
 from datahall.case.question import Case
@@ -32,6 +32,7 @@ from datahall.virtual.calibration import Calibration, peak_flops_per_s
 from datahall.virtual.checkpoints import CheckpointSeconds, checkpoint_seconds, codec_sentence
 from datahall.virtual.failures import daly_interval_s, wall_over_work
 from datahall.virtual.gradient_plan import is_plain, optimisers, with_exchange
+from datahall.virtual.host_memory import host_metric, host_notes
 from datahall.virtual.input_cache import result_with_reading
 from datahall.virtual.reading import Waited, read_beside
 from datahall.virtual.run_counts import run_counts
@@ -99,7 +100,8 @@ def forecast(
     metrics = _metrics(case, values, spread, label)
     metrics["goodput"] = _goodput(run, spread, label)
     metrics |= _busiest(plan, float(inputs.habits.expert_wait), label)
-    notes = _notes(case, plan, run, inputs, own, calibration)
+    metrics["host_memory"] = host = host_metric(case, plan, own, metrics["peak_memory"])
+    notes = _notes(case, plan, run, inputs, own, calibration) + host_notes(case, percentile_90(host))
     counts = run_counts(case, plan, own)
     result = Result("virtual", MappingProxyType(metrics), MappingProxyType(counts), notes)
     if read is None:

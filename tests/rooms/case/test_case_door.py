@@ -144,6 +144,17 @@ def test_counted_sites(text: str, nodes: int, devices: int) -> None:
     assert site.failures_per_device_s > 0
 
 
+def test_memory_of_hosts_is_stated_or_left_open() -> None:
+    named = loads(GOOD)
+    assert named.site.host_memory_bytes == 2 * 2**40
+    stated = loads(GOOD, ["site.host_memory=512 GiB"])
+    assert stated.site.host_memory_bytes == 512 * 2**30
+    assert stated.hash() != named.hash()
+    assert from_model_and_site("gpt2", "8xH100-SXM").site.host_memory_bytes == 0
+    with pytest.raises(CaseError, match="above zero"):
+        loads(GOOD, ["site.host_memory=0 GiB"])
+
+
 def test_an_uneven_count_is_refused() -> None:
     with pytest.raises(UsageError, match="nodes x devices"):
         site_from_text("12xH100")

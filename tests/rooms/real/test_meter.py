@@ -43,6 +43,7 @@ def test_a_plain_loop_is_measured(tmp_path):
     metrics = meter.result.metrics
     assert abs(sum(metrics[part].value for part in parts) - metrics["step_time"].value) < 1e-9
     assert metrics["optimiser"].value > 0
+    assert metrics["host_memory"].value > metrics["peak_memory"].value
 
 
 def test_the_meter_changes_nothing_and_leaves_nothing_behind(tmp_path):

@@ -7,8 +7,10 @@ from small_cases import small_case, small_plan
 
 from datahall.base.errors import UsageError, WorldFailed
 from datahall.compute.handed import bucket_sizes
+from datahall.compute.host_memory import ON_PROCESSOR
 from datahall.compute.inventory import language_model_inventory
 from datahall.real import training
+from datahall.real.measure import read_kind
 
 BUCKET_BYTES = 100_000
 
@@ -89,6 +91,19 @@ def test_events_are_heard_in_order(two_workers, heard):
     assert kinds[0] == "launched"
     assert kinds[-1] == "finished"
     assert [event.data["step"] for event in heard if event.kind == "step"] == list(range(10))
+
+
+def test_host_memory_is_what_all_workers_hold_of_it(two_workers):
+    """What is measured of a worker above idle, and the idle worker: nothing is read twice or counted twice."""
+    idle, peak = (
+        [event.data[name] for event in read_kind(two_workers.folder, kind)]
+        for kind, name in (("ready", "idle_bytes"), ("trained", "peak_bytes"))
+    )
+    assert len(idle) == len(peak) == 2
+    held = two_workers.result.metrics["host_memory"]
+    assert held.value == sum(idle) + sum(peak)
+    assert held.value > 2 * two_workers.result.metrics["peak_memory"].value
+    assert all(0.5 < size / ON_PROCESSOR.interpreter < 2 for size in idle)
 
 
 def test_a_plan_of_another_case_is_refused(case, tmp_path):

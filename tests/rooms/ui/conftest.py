@@ -85,6 +85,7 @@ def make_proposal() -> Callable[..., Proposal]:
             Metric("optimiser", "seconds", 0.08 * step_s, 0.07 * step_s, 0.1 * step_s, label),
             Metric("input", "seconds", 0.02 * step_s, 0.0, 0.05 * step_s, label),
             Metric("peak_memory", "bytes", 40e9, 38e9, 43e9, label),
+            Metric("host_memory", "bytes", 100e9, 80e9, 125e9, Label.ASSUMED),
             Metric("tokens_per_s", "tokens_per_s", compute.global_batch * 4096 / step_s, 1.0, 1e9, label),
         ]
         forecast = Result("virtual", {metric.name: metric for metric in metrics})

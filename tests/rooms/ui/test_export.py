@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shlex
@@ -17,9 +18,9 @@ import pytest
 from called import datahall
 from ruamel.yaml import YAML
 
-from datahall.base.errors import Incompatible
+from datahall.base.errors import Incompatible, Refused
 from datahall.base.label import Label
-from datahall.base.metric import Metric
+from datahall.base.metric import Metric, percentile_90
 from datahall.case import from_model_and_site
 from datahall.case.named_site import site_from_text
 from datahall.compute.numbers import PlanNumbers
@@ -31,7 +32,7 @@ from datahall.search.why import explain
 from datahall.storage.plan import StoragePlan
 from datahall.ui.export import exported
 from datahall.ui.export_engines import megatron_arguments
-from datahall.ui.export_request import percentile_90, request_of
+from datahall.ui.export_request import request_of
 from datahall.ui.export_schedulers import slurm_time
 
 Make = Callable[..., Proposal]
@@ -75,13 +76,38 @@ def test_as_many_processes_are_started_as_the_plan_has(
     assert ("of each node's 8 devices are the plan's" in script) == (nodes > 1 and per_node < 8)
 
 
-def test_memory_is_asked_for_one_checkpoint_however_many_the_run_writes() -> None:
+def test_host_memory_is_asked_for_at_the_90th_percentile_of_its_forecast() -> None:
+    """One checkpoint at a time, however many the run writes."""
     case = from_model_and_site("llama-3.1-8b", "8xdgx-h100")
     ranking = search(case)
     proposal = Proposal(case, ranking.plan(), explain(ranking))
     assert proposal.plan.storage.asynchronous
     assert proposal.forecast.counts["checkpoints"] > 100
-    assert 64 * 2**30 < request_of(proposal).host_memory_bytes < 128 * 2**30
+    asked = percentile_90(proposal.forecast.metrics["host_memory"])
+    assert request_of(proposal).host_memory_bytes == math.ceil(asked)
+    assert asked < 128 * 2**30
+    mib = math.ceil(asked / 2**20)
+    assert f"#SBATCH --mem={mib}M\n" in exported(proposal, "slurm")["job.sbatch"]
+    manifest = YAML(typ="safe").load(exported(proposal, "kubernetes")["jobset.yaml"])
+    pod = manifest["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+    resources = pod["containers"][0]["resources"]
+    assert resources["requests"]["memory"] == resources["limits"]["memory"] == f"{mib}Mi"
+    for target, file in (("torchrun", "run.sh"), ("slurm", "job.sbatch"), ("kubernetes", "jobset.yaml")):
+        assert "# Host memory of a node: forecast (assumed), asked for: its p90, " in exported(proposal, target)[file]
+
+
+def test_a_plan_without_a_forecast_of_host_memory_is_refused(make_proposal: Make) -> None:
+    made = make_proposal(PLAN)
+    older = {name: metric for name, metric in made.forecast.metrics.items() if name != "host_memory"}
+    with pytest.raises(Refused, match="no host_memory"):
+        request_of(replace(made, forecast=replace(made.forecast, metrics=older)))
+
+
+def test_more_than_the_site_s_hosts_have_is_said(make_proposal: Make) -> None:
+    made = make_proposal(PLAN)
+    small = replace(made.case, site=replace(made.case.site, host_memory_bytes=100e9))
+    assert "# It may not fit its hosts" in exported(replace(made, case=small), "slurm")["job.sbatch"]
+    assert "may not fit its hosts" not in exported(made, "slurm")["job.sbatch"]
 
 
 def test_slurm_writes_days() -> None:

@@ -104,6 +104,7 @@ def test_json_has_what_its_readers_need(tmp_path: Path) -> None:
         assert metrics[name]["label"] in ("measured", "calibrated", "transferred", "catalogue", "assumed")
     assert answer["plans"]["qualified"] + sum(answer["plans"]["reasons"].values()) == answer["plans"]["searched"]
     assert sum(answer["memory_bytes"].values()) == pytest.approx(metrics["peak_memory"]["value"])
+    assert sum(answer["host_memory_bytes"].values()) == pytest.approx(metrics["host_memory"]["value"])
     saved = json.loads((tmp_path / "plan.json").read_text())
     assert saved["plan"]["compute"] == answer["plan"]["compute"]
     assert answer["splits"][0]["plan"] == answer["plan"]["compute"]

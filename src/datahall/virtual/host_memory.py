@@ -1,0 +1,151 @@
+"""The memory of a host under a plan: processes, input and the copies of checkpoints, with an interval and a label.
+
+Joins the rooms' figures for a site; `compute.host_memory` has the formula.  Devices' own memory is `training`'s.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any, Final
+
+import numpy as np
+
+from datahall.base.label import Label, weakest
+from datahall.base.metric import TO_P90, Metric
+from datahall.base.units import human
+from datahall.case.question import Case
+from datahall.catalog.compatibility import framework_of
+from datahall.compute.anatomy import Anatomy
+from datahall.compute.counts import ShapeCounts
+from datahall.compute.host_memory import (
+    JAX,
+    JAX_ON_TPU,
+    ON_PROCESSOR,
+    PYTORCH,
+    HostBytes,
+    HostHabits,
+    HostWidths,
+    devices_of_a_node,
+    host_log_half_width,
+    host_memory,
+    largest_tensor_bytes,
+)
+from datahall.compute.memory import held_parameters, sharded
+from datahall.compute.numbers import PlanNumbers
+from datahall.decisions.plan import Plan
+from datahall.storage.input import open_shards
+from datahall.storage.order import MIX
+from datahall.storage.plan import StoragePlan
+from datahall.virtual.checkpoints import checkpoint_bytes, staged_bytes
+
+KEPT_FOR_OTHERS: Final = 0.1  # of the memory of a host, for the system and other programs
+_WORD: Final = 4  # bytes of a parameter as a process reads it
+
+
+def host_bytes(
+    case: Case, storage: StoragePlan, numbers: PlanNumbers, own: Anatomy | None = None, training: Any = 0.0
+) -> HostBytes:
+    """What the fullest host holds, item by item; `training` is the peak of a process that computes on it itself."""
+    site, application = case.site, case.application
+    devices = on_a_host(case, numbers)
+    shared = site.accelerator.one_process_a_host
+    data = application.data
+    return host_memory(
+        numbers,
+        application.sequence,
+        habits_of(case),
+        devices=devices,
+        processes=np.minimum(1, devices) if shared else devices,
+        launchers=0 if shared or _computes(case) else 1,
+        copied=_copied(case, storage, numbers, own),
+        read=_WORD * case.model.parameters() if application.weights and not _computes(case) else 0.0,
+        ahead=storage.ahead,
+        shards_open=0.0 if data is None or _computes(case) else open_shards(MIX) * max(data.prepared_bytes, default=0),
+        training=training if _computes(case) else 0.0,
+    )
+
+
+def host_metric(case: Case, plan: Plan, own: Anatomy | None, peak: Metric) -> Metric:
+    """The metric `host_memory`; where processors train, its label and most of its interval are those of `peak`."""
+    held, widths = host_bytes(case, plan.storage, PlanNumbers.of(plan.compute), own, peak.value), HostWidths()
+    if _computes(case) and peak.value > 0:
+        widths = replace(widths, training=peak.high / peak.value)
+    half = float(host_log_half_width(held, widths))
+    label = weakest([peak.label, Label.TRANSFERRED]) if _computes(case) else Label.ASSUMED
+    value = float(held.total)
+    return Metric("host_memory", "bytes", value, value * math.exp(-half), value * math.exp(half), label)
+
+
+def fits_host(case: Case, storage: StoragePlan, numbers: PlanNumbers) -> Any:
+    """Whether hosts suffice nine times in ten, as the site states them; a mask for arrays, True where it does not.
+
+    Where processors train, memory is the devices' own, and was looked at.
+    """
+    if not case.site.host_memory_bytes or _computes(case):
+        return True
+    held = host_bytes(case, storage, numbers)
+    asked = held.total * np.exp(TO_P90 * host_log_half_width(held, HostWidths()))
+    return asked <= room(case)
+
+
+def room(case: Case) -> float:
+    """Bytes of a host, as the site states it, that a job can have."""
+    return (1.0 - KEPT_FOR_OTHERS) * case.site.host_memory_bytes
+
+
+def host_notes(case: Case, asked: float) -> tuple[str, ...]:
+    """What to say where the bytes that are `asked` for are more than the site's hosts have to give."""
+    if not case.site.host_memory_bytes or asked <= room(case) or _computes(case):
+        return ()
+    has = human(case.site.host_memory_bytes, "bytes")
+    return (
+        f"It may not fit its hosts: nine times in ten {human(asked, 'bytes')} of host memory suffice, and a host has"
+        f" {has}, a tenth of it for others. Checkpoints that hold the loop need no copy; ZeRO makes copies smaller.",
+    )
+
+
+def on_a_host(case: Case, numbers: PlanNumbers) -> Any:
+    """Devices of the plan on the fullest host; workers that share a processor's cores may be more than these."""
+    site = case.site
+    apart = devices_of_a_node(numbers.devices, site.devices_per_node, numbers.tensor)
+    return np.maximum(apart, np.ceil(np.asarray(numbers.devices) / site.nodes)) if _computes(case) else apart
+
+
+def habits_of(case: Case) -> HostHabits:
+    """What a process of the case's stack keeps on its devices' hosts."""
+    kind = case.site.accelerator.kind
+    if kind == "cpu":
+        return ON_PROCESSOR
+    if framework_of(case.site.stack, kind) != "jax":
+        return PYTORCH
+    return JAX_ON_TPU if kind == "tpu" else JAX
+
+
+def _computes(case: Case) -> bool:
+    """Whether hosts themselves compute."""
+    return case.site.accelerator.kind == "cpu"
+
+
+def _copied(case: Case, storage: StoragePlan, numbers: PlanNumbers, own: Anatomy | None) -> Any:
+    """Bytes of a checkpoint that wait in host memory for each device: all, or a tensor for each file under way."""
+    if not storage.interval_steps:
+        return 0.0
+    counts = ShapeCounts.of(case.model)
+    held = staged_bytes(case, numbers, own) if own is not None or _computes(case) else _saved(case, counts, numbers)
+    if storage.asynchronous:
+        return held
+    if _computes(case):
+        return 0.0  # tensors are written from where they are
+    return np.minimum(held, storage.shards * largest_tensor_bytes(counts, numbers))
+
+
+def _saved(case: Case, counts: ShapeCounts, numbers: PlanNumbers) -> Any:
+    """What a device holds of the checkpoint: 32-bit weights and two moments, shared out as device memory has them.
+
+    In 16 bits the weights are the optimiser's master copy, which ZeRO shares out from stage 1 on.
+    """
+    parameters = held_parameters(counts, numbers)
+    states = sharded(parameters, numbers, 1)
+    weights = np.where(np.asarray(numbers.linear_bits) < 32, states, sharded(parameters, numbers, 3))
+    return checkpoint_bytes(case) / 12.0 / case.model.parameters() * (4.0 * weights + 8.0 * states)
