@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -211,8 +211,9 @@ def scaled(runs: Sequence[PublishedRun]) -> list[list[int]]:
 
 
 def _kind(run: PublishedRun) -> tuple[Any, ...]:
-    """What runs have in common that are laid beside each other, whatever their size."""
-    release = (run.group, run.stack, run.traits, run.variants[0].plan.precision)
+    """What runs have in common that are laid beside each other, whatever their size; how fp8 is scaled may differ."""
+    traits = replace(run.traits, block_scales=0.0)
+    release = (run.group, run.stack, traits, run.variants[0].plan.precision)
     return (*release, run.model, run.accelerator.name, run.sequence)
 
 

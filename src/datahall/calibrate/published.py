@@ -154,7 +154,7 @@ def _run(cells: Cells, index: int) -> PublishedRun:
     shape = shape_of_row(cells)
     sequence = whole(cells.number("seq_len"), "seq_len")
     devices = whole(cells.number("n_devices"), "n_devices")
-    remark = f"{cells.text('note')} {cells.text('group')}"
+    remark = f"{cells.text('note')} {cells.text('group')} {cells.text('dtype')}"
     traits = traits_of(cells.text("framework"), card.kind, remark, card.architecture)
     figures = link_figures(card, cells.text("interconnect"), devices, int(cells.number("devices_per_node") or 0))
     variants = variants_of(cells, shape, devices, precision, traits, figures)

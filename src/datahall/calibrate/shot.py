@@ -93,6 +93,7 @@ def features(run: PublishedRun) -> Floats:
         {"eager": 0.0, "compiled": 1.0, "fused": 2.0, "old": 3.0, "xla": 4.0}[run.traits.issue],
         1.0 * run.traits.overlap,
         1.5 * run.traits.rowwise,
+        0.5 * run.traits.block_scales,
         1.5 * run.traits.token_drop,
     ]
     return np.array(logs)

@@ -47,6 +47,7 @@ class Setting:
     gradient_overlap: Any
     causal_skipped: Any
     rowwise: Any  # 1 where narrow operands have a scale for each row
+    block_scales: Any  # 1 where fp8 operands have a scale for each block
     token_drop: Any  # 1 where each expert takes a fixed number of tokens
     dual_pipe: Any  # 1 where expert and pipeline transfers hide behind another micro-batch's arithmetic
     owner_broadcasts: Any  # 1 where each rank broadcasts the tensors that it updated
@@ -80,6 +81,7 @@ def setting_of(accelerator: Accelerator, precision: str, traits: StackTraits, li
         gradient_overlap=traits.gradient_overlap,
         causal_skipped=traits.causal_skipped,
         rowwise=traits.rowwise,
+        block_scales=traits.block_scales,
         token_drop=traits.token_drop,
         dual_pipe=traits.dual_pipe,
         owner_broadcasts=traits.owner_broadcasts,
@@ -145,10 +147,12 @@ def _rates(counts: ShapeCounts, sequence: Any, at: Setting, c: Mapping[str, Any]
     share = np.where(on_tpu, c["product_share_tpu"], c["product_share"])
     wide = at.product_flops_per_s * np.power(at.power_ratio, c["power_exponent"]) * share
     bits = np.asarray(at.bits)
+    blocks = np.where((bits == 8) & (np.asarray(at.block_scales) > 0), c["block_scales_share"], 1.0)
     half_more = np.sqrt(
         np.maximum(1.0, at.precision_cap / 4.0)
     )  # of what the peak gains over four times the 16-bit one
-    gain = np.where(bits >= 16, 1.0, np.where(bits >= 8, c["precision_gain_fp8"], c["precision_gain_fp4"] * half_more))
+    fp8 = c["precision_gain_fp8"] * blocks
+    gain = np.where(bits >= 16, 1.0, np.where(bits >= 8, fp8, c["precision_gain_fp4"] * half_more))
     return DeviceRates(
         linear_flops_per_s=wide * np.minimum(gain, at.precision_cap),
         wide_flops_per_s=wide,
@@ -158,7 +162,7 @@ def _rates(counts: ShapeCounts, sequence: Any, at: Setting, c: Mapping[str, Any]
         kernel_s=np.where(on_tpu, 0.5, 1.0) * c["kernel_s"],
         fixed_s=c["fixed_s"],
         attention_backward_share=np.where(np.asarray(at.fused_attention) > 0, c["attention_backward"], 1.25),
-        expert_share=c["expert_share"],
+        expert_share=c["expert_share"] / blocks,  # grouped products gain by blocks what they lose: no scale an expert
         element_passes=_by_issue(at, c, "passes_{}"),
         cast_passes=np.where(bits >= 16, 0.0, np.where(bits >= 8, c["cast_passes_fp8"], c["cast_passes_fp4"]))
         * np.where(np.asarray(at.rowwise) > 0, c["rowwise_passes"], 1.0),

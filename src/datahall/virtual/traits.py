@@ -30,6 +30,7 @@ class StackTraits:
     gradient_overlap: float = 1.0
     early_attention: float = 0.0  # 1: FlashAttention of the first generation (2022 and 2023)
     rowwise: float = 0.0  # 1: narrow operands have a scale for each row instead of one for the tensor
+    block_scales: float = 0.0  # 1: fp8 operands have a scale for each block of 32 numbers (MXFP8)
     token_drop: float = 0.0  # 1: each expert takes a fixed number of tokens, so that all of a layer are one product
     causal_skipped: float = 1.0  # 1: the masked half of the scores is not computed
     sequence_parallel: bool = True
@@ -93,7 +94,7 @@ _RECOMPUTES = (  # what is written, from its beginning, and what `compute.plan` 
 
 
 def traits_of(framework: str, kind: str, note: str = "", architecture: str = "") -> StackTraits:
-    """The traits of `framework` on an accelerator of `kind` (gpu, tpu, ...); `note` may name compilation or overlap.
+    """The traits of `framework` on an accelerator of `kind` (gpu, tpu, ...); `note` may name compilation, overlap, scales.
 
     Megatron-LM of before fused attention never ran on an `architecture` that is younger than it.
     """
@@ -111,6 +112,8 @@ def traits_of(framework: str, kind: str, note: str = "", architecture: str = "")
         found = replace(found, issue="eager")
     if re.search(r"row-?wise(?! known)", remark):
         found = replace(found, rowwise=1.0)
+    if re.search(r"\bmx\b|mx-?fp8", f"{low} {remark}"):
+        found = replace(found, block_scales=1.0)
     if re.search(r"async ?tp|asynctp", remark) and not re.search(r"vanilla", remark):
         found = replace(found, overlap=1.0)
     if re.search(r"token[- ]?drop", remark):
