@@ -17,6 +17,8 @@ PRECISIONS = ("fp16", "bf16", "fp8", "fp4", "int8")  # what the table is asked f
 ANSWERS = ("yes", "no", "unknown")
 _NAMED = 4  # stacks that a refusal names
 _FIRST_YEAR = 19  # releases from here on are years and months (26.04, 2025.11), before it numbers (0.15)
+_MX = r"\bmx\b|mx-?fp8"  # a recipe of fp8, as people write it beside a stack's name or for a precision
+_MX_ARCHITECTURES = ("blackwell", "blackwell-ultra", "cdna4")
 _PATTERNS = (  # what people write for a stack, the narrower first: a port or a combination before what it is made of
     (r"neuron", "Neuron"),
     (r"auto.?model", "NeMo AutoModel"),
@@ -96,6 +98,25 @@ def check_trained(precision: str, stack: str, kind: str) -> None:
         f"{stack.strip()} does not train in {precision}{since}: {row['reason']}.",
         hint=f"{name} trains in {', '.join(_trained(name, precision))}. {others}",
     )
+
+
+def block_scaled(text: str) -> bool:
+    """Whether `text` names MXFP8, fp8 with a scale for each block of 32 numbers ("Megatron-Bridge 26.04, MXFP8")."""
+    return bool(re.search(_MX, text.lower()))
+
+
+def check_block_scaled(text: str, accelerator: str, architecture: str) -> None:
+    """Raise Incompatible if `text` names MXFP8 and the architecture has no products of blocks.
+
+    Source: Transformer Engine's matrix of data types and hardware (Blackwell of data centres, compute capability 10),
+    AMD's CDNA 4 instruction set.  An unknown architecture (empty) passes.
+    """
+    if architecture and block_scaled(text) and architecture not in _MX_ARCHITECTURES:
+        raise Incompatible(
+            f"{accelerator} does not compute in MXFP8: products of blocks with a scale each came with Blackwell and "
+            "CDNA 4.",
+            hint="Leave MXFP8 out: fp8 with a scale for each tensor, where the accelerator has it.",
+        )
 
 
 def trains(precision: str, stack: str, kind: str) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 from datahall.base.errors import Incompatible
 from datahall.case.model import ModelShape
+from datahall.catalog.stacks import block_scaled
 from datahall.compute.plan import ComputePlan
 from datahall.decisions.proposal import Proposal
 from datahall.search.engines import evened_layers, has_nvfp4, torchtitan_model
@@ -301,6 +302,8 @@ def _megatron_precision(proposal: Proposal) -> dict[str, Any]:
     precision, card = proposal.plan.compute.precision, proposal.case.site.accelerator
     _refuse_unless(precision in known, "Megatron-LM", f"the precision {precision}")
     _refuse_unless(precision != "fp4" or has_nvfp4(card), "Megatron-LM", f"fp4 on {card.name} (its recipe is NVFP4)")
+    if precision == "fp8" and block_scaled(proposal.case.site.stack):
+        return {"bf16": True, "fp8-format": "e4m3", "fp8-recipe": "mxfp8"}
     return known[precision]
 
 

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass, replace
 
 from datahall.catalog.compatibility import JAX_STACKS
+from datahall.catalog.stacks import block_scaled
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,7 @@ def traits_of(framework: str, kind: str, note: str = "", architecture: str = "")
         found = replace(found, issue="eager")
     if re.search(r"row-?wise(?! known)", remark):
         found = replace(found, rowwise=1.0)
-    if re.search(r"\bmx\b|mx-?fp8", f"{low} {remark}"):
+    if block_scaled(f"{low} {remark}"):
         found = replace(found, block_scales=1.0)
     if re.search(r"async ?tp|asynctp", remark) and not re.search(r"vanilla", remark):
         found = replace(found, overlap=1.0)

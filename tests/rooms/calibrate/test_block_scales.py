@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-import numpy as np
+from dataclasses import replace
 
+import numpy as np
+import pytest
+
+from datahall.base.errors import Incompatible
 from datahall.calibrate.design import design
 from datahall.calibrate.judge import choices
 from datahall.calibrate.published import PublishedRun, read_runs
 from datahall.calibrate.shipped import load, shipped_runs
+from datahall.case.named_site import site_from_text
+from datahall.case.quick import check_precision
 from datahall.virtual.traits import traits_of
 
 _DENSE = {
@@ -39,12 +45,27 @@ def test_what_published_pairs_of_one_plan_lose_is_what_is_forecast() -> None:
     forecast = [float(np.exp(one[1] - one[0])) for one in seconds]
     assert len(pairs) >= 7
     assert min(measured) > 1.0
-    assert abs(np.median(forecast) - np.median(measured)) < 0.02
+    assert abs(np.median(forecast) - np.median(measured)) < 0.025  # experts' rows pull the constant to one
 
 
 def test_how_fp8_is_scaled_is_part_of_a_choice() -> None:
     runs = read_runs([_DENSE | {"dtype": "fp8"}, _DENSE | {"dtype": "mxfp8", "tp": "2", "dp": "4"}])[0]
     assert choices(runs) == [[0, 1]]
+
+
+def test_an_accelerator_without_products_of_blocks_refuses_them() -> None:
+    refused = read_runs([_DENSE | {"dtype": "mxfp8", "accelerator": "H100-SXM"}])[1]
+    assert refused[0].kind == "impossible"
+    assert "H100-SXM does not compute in MXFP8" in refused[0].reason
+    assert not read_runs([_DENSE | {"dtype": "fp8", "accelerator": "H100-SXM"}])[1]
+    for site in ("8xH100-SXM", "8xB200"):
+        named = replace(site_from_text(site)[0], stack="Megatron-LM 0.15, MXFP8")
+        check_precision("bf16", named)
+        if site == "8xB200":
+            check_precision("fp8", named)
+            continue
+        with pytest.raises(Incompatible, match="does not compute in MXFP8"):
+            check_precision("fp8", named)
 
 
 def _longer(row: dict[str, str]) -> float:

@@ -207,6 +207,14 @@ def test_megatron_is_told_narrow_products_beside_weights_in_16_bits(
         assert not np.any(runnable("megatron", elsewhere.case, numbers, precision))
 
 
+def test_megatron_is_told_how_fp8_is_scaled_where_the_stack_says_so(make_proposal: Make) -> None:
+    made = on_site(make_proposal(ComputePlan(data=8, precision="fp8")), "8xB200")
+    site = replace(made.case.site, stack="Megatron-LM 0.15, MXFP8")
+    words = " ".join(megatron_arguments(replace(made, case=replace(made.case, site=site))))
+    assert "--fp8-format e4m3 --fp8-recipe mxfp8" in words
+    assert "fp8-recipe" not in " ".join(megatron_arguments(made))
+
+
 def test_megatron_counts_embedding_and_loss_where_that_makes_interleaved_stages_even(make_proposal: Make) -> None:
     """61 layers over 21 stages: 19 of three, and two at the ends."""
     from .conftest import DEEPSEEK_V3

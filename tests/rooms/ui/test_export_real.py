@@ -96,14 +96,15 @@ print(json.dumps({**degrees, "recompute": type(read.activation_checkpoint).__qua
 
 
 @pytest.mark.system
-@pytest.mark.parametrize("model", ["dense", "mixture", "uneven", "ends", "fp8", "fp4"])
+@pytest.mark.parametrize("model", ["dense", "mixture", "uneven", "ends", "fp8", "mxfp8", "fp4"])
 def test_megatron_takes_its_flags(make_proposal: Make, with_engine: Run, model: str) -> None:
     if model == "dense":
         proposal = make_proposal(PIPELINED)
-    elif model in ("fp8", "fp4"):
-        made = make_proposal(ComputePlan(data=8, precision=model))
+    elif model in ("fp8", "mxfp8", "fp4"):
+        made = make_proposal(ComputePlan(data=8, precision=model.removeprefix("mx")))
         card = site_from_text("8xB200")[0].accelerator
-        proposal = replace(made, case=replace(made.case, site=replace(made.case.site, accelerator=card)))
+        site = replace(made.case.site, accelerator=card, stack=f"Megatron-LM 0.15, {model}")
+        proposal = replace(made, case=replace(made.case, site=site))
     elif model == "ends":
         plan = ComputePlan(data=2, pipeline=7, virtual_stages=3, zero_stage=1, accumulation=7)
         proposal = make_proposal(plan, model=DEEPSEEK_V3)
