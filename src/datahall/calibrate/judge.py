@@ -76,6 +76,7 @@ class Judgement:
             "by_accelerator": self._by(
                 [run.accelerator.name for run in self.runs], [refusal.accelerator for refusal in self.refused]
             ),
+            "by_condition": self._by(self.forecasts.condition, []),
             "notes": list(self.notes),
             "rows": self._rows(),
         }

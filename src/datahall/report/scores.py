@@ -28,6 +28,12 @@ _PARTS: Mapping[str, str] = {
     "interval_coverage_share": "held",
     "median_half_width_share": "half-width",
 }
+_CONDITIONS = {
+    "repeated": "repeats of fitted runs",
+    "familiar": "stack and accelerator fitted",
+    "unseen": "stack or accelerator not fitted",
+    "shot": "after rows were shown",
+}
 _NAMES = ("group", "run", "model", "accelerator", "outcome")
 _FIGURES = ("measured", "forecast", "90 % interval")
 _LEAST_NAME = 8  # letters of a model's name that stay, however narrow the terminal is
@@ -45,6 +51,7 @@ def told(data: Values, title: str, width: int | None, *, rows: bool) -> list[Par
     """All parts of a judgement in the order in which they are printed; `title` is what was judged."""
     parts = _rows(data["rows"], width) if rows else []
     parts += [_by(data, "group", width), _by(data, "accelerator", width)] if data["n_rows"] else []
+    parts += [_by_condition(data["by_condition"], width)] if len(data["by_condition"]) > 1 else []
     return [*parts, *_refused(data["rows"], width), _sums(data, title, width)]
 
 
@@ -124,8 +131,18 @@ def _why(row: Values) -> str:
 def _by(data: Values, what: str, width: int | None) -> Part:
     """Scores of each group or accelerator, those of all rows below."""
     named = {name or "(none)": scores for name, scores in data[f"by_{what}"].items()} | {"all rows": data}
-    cells = [[name, *(_cell(column, scores.get(column)) for column in _PARTS)] for name, scores in named.items()]
-    return _table([[what, *_PARTS.values()], *cells], set(range(1, len(_PARTS) + 1)), width)
+    return _parts(what, _PARTS, named, width)
+
+
+def _by_condition(data: Values, width: int | None) -> Part:
+    """Scores of what was fitted itself and of what never was, whose errors and widths have no median in common."""
+    columns = {column: word for column, word in _PARTS.items() if column != "n_refused"}
+    return _parts("forecast as", columns, {_CONDITIONS[name]: scores for name, scores in data.items()}, width)
+
+
+def _parts(what: str, columns: Mapping[str, str], named: Mapping[str, Values], width: int | None) -> Part:
+    cells = [[name, *(_cell(column, scores.get(column)) for column in columns)] for name, scores in named.items()]
+    return _table([[what, *columns.values()], *cells], set(range(1, len(columns) + 1)), width)
 
 
 def _table(rows: Sequence[Sequence[str]], right: set[int], width: int | None) -> Part:

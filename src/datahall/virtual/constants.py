@@ -25,7 +25,7 @@ CONSTANTS: tuple[Constant, ...] = (
     Constant("product_share_tpu", 0.80, 0.08, "the same over the dense peak (TPU)"),
     Constant("precision_gain_fp8", 1.60, 0.08, "rate of fp8 products over bf16 products"),
     Constant("precision_gain_fp4", 2.40, 0.12, "rate of fp4 products over bf16 products"),
-    Constant("block_scales_share", 0.95, 0.05, "rate of dense MXFP8 products over fp8 ones with a scale a tensor"),
+    Constant("block_scales_share", 0.93, 0.05, "rate of dense MXFP8 products over fp8 ones with a scale a tensor"),
     Constant("power_exponent", 0.50, 0.30, "how a lower power limit lowers the rate of products"),
     Constant("attention_ampere", 0.60, 0.12, "fused attention, Ampere and older, over the best matrix product"),
     Constant("attention_hopper", 0.45, 0.15, "fused attention before Hopper kernels, on Hopper"),

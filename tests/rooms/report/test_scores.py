@@ -64,6 +64,7 @@ def test_only_models_are_cut_and_only_where_they_must_be(judged: dict[str, Any])
 
 
 def test_all_sums_that_were_asked_for_are_last(judged: dict[str, Any]) -> None:
+    judged = {**judged, "bias": -0.0123}  # its own is near zero, which has no sign
     *_, last = told(judged, "some", None, rows=True)
     assert last.heading == "some: 32 rows, 30 scored, 2 refused"
     said = {line[2:16].strip() or "and": line[18:] for line in last.lines}
@@ -76,7 +77,7 @@ def test_all_sums_that_were_asked_for_are_last(judged: dict[str, Any]) -> None:
     for label, prefix in (("absolute error", ""), ("macro-averaged", "macro_")):
         for word, name in (("median", "median_ape"), ("mean", "mean_ape"), ("p90", "p90_ape")):
             assert f"{word} {percent(prefix + name)}" in said[label]
-    assert said["bias"].startswith(f"{100 * judged['bias']:+.1f} %")
+    assert said["bias"].startswith("-1.2 %")
     half = percent("median_half_width_share")
     assert said["90 % intervals"] == f"{percent('interval_coverage_share')} held, median half-width {half}"
     assert said["interval score"].startswith(f"{judged['interval_score']:.3f}")
@@ -110,3 +111,16 @@ def test_a_sentence_is_wrapped_below_itself() -> None:
         "      than the line",
     )
     assert aligned(rows, {1, 2}) == ("name  1  2.5", "b     a sentence that is longer than the line")
+
+
+def test_repeats_of_fitted_runs_are_scored_apart_from_others(judged: dict[str, Any]) -> None:
+    assert set(judged["by_condition"]) == {row["condition"] for row in judged["rows"] if row["scored"]} == {"repeated"}
+    assert not any("repeats of fitted runs" in line for line in lines(judged, 100))  # those of all rows say it
+    rows = shipped_rows("sc21")
+    longer = [{**row, "id": f"{row['id']}-new", "seq_len": "4096"} for row in rows[:4]]
+    runs, refused = read_runs([*rows, *longer])
+    both = Judgement(tuple(runs), forecast_runs(load(), runs), tuple(refused)).to_json()
+    counts = {name: scores["n_scored"] for name, scores in both["by_condition"].items()}
+    assert counts == {"repeated": len(rows), "familiar": 4}
+    assert both["by_condition"]["familiar"]["median_half_width_share"] > both["median_half_width_share"]
+    assert sum("repeats of fitted runs" in line for line in lines(both, 100)) == 1
