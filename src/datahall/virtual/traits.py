@@ -95,7 +95,7 @@ _RECOMPUTES = (  # what is written, from its beginning, and what `compute.plan` 
 
 
 def traits_of(framework: str, kind: str, note: str = "", architecture: str = "") -> StackTraits:
-    """The traits of `framework` on an accelerator of `kind` (gpu, tpu, ...); `note` may name compilation, overlap, scales.
+    """The traits of `framework` on an accelerator of `kind` (gpu, tpu, ...); `note` may name compilation or scales.
 
     Megatron-LM of before fused attention never ran on an `architecture` that is younger than it.
     """
