@@ -17,7 +17,7 @@ PRECISIONS = ("fp16", "bf16", "fp8", "fp4", "int8")  # what the table is asked f
 ANSWERS = ("yes", "no", "unknown")
 _NAMED = 4  # stacks that a refusal names
 _FIRST_YEAR = 19  # releases from here on are years and months (26.04, 2025.11), before it numbers (0.15)
-_MX = r"\bmx\b|mx-?fp8"  # a recipe of fp8, as people write it beside a stack's name or for a precision
+_MX = r"(?<![a-z0-9])mx(?![a-z0-9])|mxfp8"  # a recipe of fp8, written beside a stack or for a precision
 _MX_ARCHITECTURES = ("blackwell", "blackwell-ultra", "cdna4")
 _PATTERNS = (  # what people write for a stack, the narrower first: a port or a combination before what it is made of
     (r"neuron", "Neuron"),

@@ -29,7 +29,10 @@ def test_the_format_is_read_from_the_row_and_from_the_stack() -> None:
     assert read_runs([_DENSE | {"dtype": "fp8"}])[0][0].traits.block_scales == 0.0
     assert traits_of("Megatron-Bridge 26.04, MXFP8", "gpu").block_scales == 1.0
     assert traits_of("Megatron-Bridge 26.04, FP8 (MX)", "gpu").block_scales == 1.0
+    assert read_runs([_DENSE | {"dtype": "fp8_mx"}])[0][0].traits.block_scales == 1.0  # Megatron-Bridge's name
+    assert traits_of("Megatron-Bridge 26.04, bf16_with_mxfp8_mixed", "gpu").block_scales == 1.0
     assert traits_of("mxnet", "gpu").block_scales == 0.0
+    assert traits_of("MXFP4", "gpu").block_scales == 0.0
 
 
 def test_dense_products_take_longer_and_those_of_experts_do_not() -> None:
