@@ -6,7 +6,7 @@ out: it is given back when a process asks for the room.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ _CHANNEL_BYTES = 2 * (524_288 + 4_915_200 + 4_194_304)  # to and from a neighbou
 
 @dataclass(frozen=True, slots=True)
 class HostHabits:
-    """What one process keeps under a framework on a kind of device, in bytes; `loaders` are its input workers.
+    """What one process keeps under a framework on a kind of device; `loaders` are its input workers.
 
     A worker of PyTorch 2.13 for processors kept 322 MB before its model was built, as much as an import of PyTorch 2.2
     built for CUDA (pytorch/pytorch#113326).  What a CUDA context and the libraries behind it add to a process was
@@ -31,19 +31,22 @@ class HostHabits:
     discuss.pytorch.org topics 25064, 42814, 124078 and 185388, DeepSpeedExamples#630, wenet#989.  2.0 GB is the median.
     """
 
-    interpreter: float = 0.32e9  # Python and the framework
-    context: float = 2.0e9  # of the device, with the libraries that it loads
-    communicator: float = _CHANNELS * _CHANNEL_BYTES  # as if its messages went through host memory
+    interpreter_bytes: float = 0.32e9  # Python and the framework
+    context_bytes: float = 2.0e9  # of the device, with the libraries that it loads
+    communicator_bytes: float = _CHANNELS * _CHANNEL_BYTES  # as if its messages went through host memory
     loaders: int = 2  # Megatron-LM's --num-workers; torchtitan reads in the process itself
-    loader: float = 0.2e9  # 202 to 231 MiB each (ultralytics#26090)
+    loader_bytes: float = 0.2e9  # 202 to 231 MiB each (ultralytics#26090)
 
 
 PYTORCH = HostHabits()
-# jaxlib 0.10 for processors kept 213 MB.  A TPU's runtime pins 4 GiB at its start (TPU_PREMAPPED_BUFFER_SIZE, Cloud
-# TPU performance guide), and its messages never see the host.
-JAX = HostHabits(interpreter=0.21e9)
-JAX_ON_TPU = HostHabits(interpreter=0.21e9, context=2.0**32, communicator=0.0)
-ON_PROCESSOR = HostHabits(context=0.0, communicator=0.0, loaders=0)  # buffers are in the peak of its training
+JAX = HostHabits(interpreter_bytes=0.21e9)  # jaxlib 0.10 for processors kept 213 MB
+ON_PROCESSOR = HostHabits(context_bytes=0.0, communicator_bytes=0.0, loaders=0)  # its peak has buffers in it
+_TPU_PINNED_BYTES = 2.0**32  # at the start of its runtime (TPU_PREMAPPED_BUFFER_SIZE, Cloud TPU performance guide)
+
+
+def on_tpu(habits: HostHabits) -> HostHabits:
+    """The habits of a framework on TPUs, whose runtime is the same for all and whose messages never see the host."""
+    return replace(habits, context_bytes=_TPU_PINNED_BYTES, communicator_bytes=0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +69,11 @@ class HostBytes:
 
 @dataclass(frozen=True, slots=True)
 class HostWidths:
-    """What each item may be more by, nine times in ten, as a factor on both sides of it.
+    """What each item may be more or less by, nine times in ten, as a factor on both sides of it.
 
     The context's is of the published figures, the interpreter's of the frameworks' releases.  The others are assumed:
     of messages that go from device to device, of loaders that hold tables of their data, of allocators that round up to
-    a power of two, of programs that read initial weights once a node.
+    a power of two, of programs that read initial weights in 16 bits.
     """
 
     interpreter: float = 1.4
@@ -83,11 +86,12 @@ class HostWidths:
 
 
 @formula(
-    equation="host = (n + 1) i + n c + n g 8 x 2 x 9.2 MiB + n l (w + 2 batches) + max(copies of checkpoints, 4 n P)",
+    equation="host = (n + 1) i + n c + n g 8 x 2 x 9.2 MiB + n l (w + 2 batches) + max(copies of checkpoints, 4 r P)",
     source="ours, of n processes with interpreter i, context c, g communicators (NCCL's src/init.cc: 0.5 + 4.7 + 4 MiB "
     "a channel and direction), l input workers w; a rank's copy of its state: PyTorch's recipe of asynchronous DCP",
     holds="resident memory of training processes; CUDA's c is taken for other makers' devices too; P parameters where "
-    "a case states its weights, read by every process as datahall's own and a plain from_pretrained do",
+    "a case states its weights, read by r = n processes as a plain from_pretrained does, or by r = 1 of them where the "
+    "plan spreads the weights, as transformers does under FSDP (its pull request 25107)",
 )
 def host_memory(
     plan: PlanNumbers,
@@ -97,29 +101,30 @@ def host_memory(
     devices: Any,
     processes: Any,
     launchers: int = 1,
-    copied: Any = 0.0,
-    read: float = 0.0,
+    copied_bytes: Any = 0.0,
+    read_bytes: float = 0.0,
     ahead: int = 0,
-    shards_open: float = 0.0,
-    training: Any = 0.0,
+    shards_open_bytes: float = 0.0,
+    training_bytes: Any = 0.0,
 ) -> HostBytes:
     """What `processes` with `devices` among them hold on one host, and what started them.
 
-    `copied` bytes of a checkpoint wait in host memory for each device, or the `read` bytes of its initial weights for
-    each process before there is any checkpoint, whichever is more.  `ahead` micro-batches are read early, with
-    `shards_open` bytes of data.  `training` bytes are a process's own where it computes on a processor.
+    `copied_bytes` of a checkpoint wait in host memory for each device, or before there is any the `read_bytes` of the
+    initial weights for each process that reads them, whichever is more.  `ahead` micro-batches are read early, with
+    `shards_open_bytes` of data.  `training_bytes` are a process's own where it computes on a processor.
     """
     batch = _TOKEN_BYTES * np.asarray(plan.micro_batch) * sequence * devices
     batches = (PREFETCHED * habits.loaders + ahead + 1) * batch
-    copies, weights = devices * np.asarray(copied, dtype=float), processes * read
+    copies = devices * np.asarray(copied_bytes, dtype=float)
+    weights = np.where(_spreads_weights(plan), 1, processes) * read_bytes
     return HostBytes(
-        interpreter=(processes + launchers) * habits.interpreter,
-        context=processes * habits.context,
-        communication=processes * communicators(plan) * habits.communicator,
-        input=processes * (habits.loaders * habits.loader + shards_open) + batches,
+        interpreter=(processes + launchers) * habits.interpreter_bytes,
+        context=processes * habits.context_bytes,
+        communication=processes * communicators(plan) * habits.communicator_bytes,
+        input=processes * (habits.loaders * habits.loader_bytes + shards_open_bytes) + batches,
         checkpoint=copies,
         initial_weights=np.maximum(0.0, weights - copies),
-        training=processes * training,
+        training=processes * training_bytes,
     )
 
 
@@ -156,3 +161,9 @@ def largest_tensor_bytes(counts: ShapeCounts, plan: PlanNumbers) -> Any:
     experts = counts.experts * counts.expert_weights / counts.mlp_matrices / np.asarray(plan.expert)
     matrix = np.maximum(counts.dense_weights / counts.mlp_matrices, experts)
     return 4.0 * np.maximum(counts.head_weights, matrix) / np.asarray(plan.tensor)
+
+
+def _spreads_weights(plan: PlanNumbers) -> Any:
+    """Whether no device holds the whole model, so that a program had better not read it in every process."""
+    cut = np.asarray(plan.tensor) * plan.pipeline * plan.expert > 1
+    return cut | ((np.asarray(plan.zero_stage) >= 3) & (np.asarray(plan.shards) > 1))

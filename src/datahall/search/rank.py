@@ -28,7 +28,7 @@ from datahall.search.space import Space, divisors, space
 from datahall.storage.plan import StoragePlan
 from datahall.virtual.calibration import Calibration
 from datahall.virtual.checkpoints import on_one_disk
-from datahall.virtual.host_memory import fits_host
+from datahall.virtual.host_memory import fits_host, host_remedy
 from datahall.virtual.training import RESTART_S
 from datahall.virtual.transferred import default_calibration
 
@@ -247,7 +247,7 @@ def _ends(case: Case, prices: Prices) -> NDArray[np.bool_]:
 
 def _crowded(case: Case) -> str:
     has = human(case.site.host_memory_bytes, "bytes")
-    return f"may need more than the {has} of a host beside what others have of it"
+    return f"may need more host memory than nine tenths of the {has} of a host"
 
 
 def _full(case: Case) -> str:
@@ -307,9 +307,7 @@ def _no_plan(case: Case, plans: int, least: _Least, reasons: Counter[str]) -> No
         what = (
             f"no plan for {case.model.name} surely fits the {human(case.site.host_memory_bytes, 'bytes')} of its hosts."
         )
-        hint = (
-            "Use more nodes, or state a larger site.host_memory: saves in the background copy checkpoints, others not."
-        )
+        hint = f"Use more nodes, or state a larger site.host_memory. {host_remedy(case)}"
         return NoPlan(what, reasons=dict(reasons), hint=hint)
     if reasons.get(_full(case), 0) == least.fits:
         what = f"{_KEEP + 1} checkpoints of {case.model.name} do not fit on the disks of {case.site.name}."

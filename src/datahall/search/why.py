@@ -111,8 +111,8 @@ def memory_items(case: Case, compute: ComputePlan, calibration: Calibration) -> 
 
 def host_items(ranking: Ranking, forecast: Result) -> HostBytes:
     """Bytes of the fullest host under the chosen plan, item by item; `forecast` is that plan's."""
-    numbers = PlanNumbers.of(ranking.compute(0))
-    return host_bytes(ranking.case, ranking.plan().storage, numbers, training=forecast.metrics["peak_memory"].value)
+    numbers, peak = PlanNumbers.of(ranking.compute(0)), forecast.metrics["peak_memory"]
+    return host_bytes(ranking.case, ranking.plan().storage, numbers, training_bytes=peak.value)
 
 
 def losses(ranking: Ranking, most: int) -> list[Loss]:

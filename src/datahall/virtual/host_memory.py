@@ -20,7 +20,6 @@ from datahall.compute.anatomy import Anatomy
 from datahall.compute.counts import ShapeCounts
 from datahall.compute.host_memory import (
     JAX,
-    JAX_ON_TPU,
     ON_PROCESSOR,
     PYTORCH,
     HostBytes,
@@ -30,6 +29,7 @@ from datahall.compute.host_memory import (
     host_log_half_width,
     host_memory,
     largest_tensor_bytes,
+    on_tpu,
 )
 from datahall.compute.memory import held_parameters, sharded
 from datahall.compute.numbers import PlanNumbers
@@ -44,13 +44,12 @@ _WORD: Final = 4  # bytes of a parameter as a process reads it
 
 
 def host_bytes(
-    case: Case, storage: StoragePlan, numbers: PlanNumbers, own: Anatomy | None = None, training: Any = 0.0
+    case: Case, storage: StoragePlan, numbers: PlanNumbers, own: Anatomy | None = None, training_bytes: Any = 0.0
 ) -> HostBytes:
-    """What the fullest host holds, item by item; `training` is the peak of a process that computes on it itself."""
+    """What the fullest host holds, item by item; `training_bytes` are the peak of a process that computes on it."""
     site, application = case.site, case.application
     devices = on_a_host(case, numbers)
     shared = site.accelerator.one_process_a_host
-    data = application.data
     return host_memory(
         numbers,
         application.sequence,
@@ -58,11 +57,11 @@ def host_bytes(
         devices=devices,
         processes=np.minimum(1, devices) if shared else devices,
         launchers=0 if shared or _computes(case) else 1,
-        copied=_copied(case, storage, numbers, own),
-        read=_WORD * case.model.parameters() if application.weights and not _computes(case) else 0.0,
+        copied_bytes=_copied(case, storage, numbers, own),
+        read_bytes=_WORD * case.model.parameters() if application.weights and not _computes(case) else 0.0,
         ahead=storage.ahead,
-        shards_open=0.0 if data is None or _computes(case) else open_shards(MIX) * max(data.prepared_bytes, default=0),
-        training=training if _computes(case) else 0.0,
+        shards_open_bytes=_open_bytes(case),
+        training_bytes=training_bytes if _computes(case) else 0.0,
     )
 
 
@@ -86,22 +85,31 @@ def fits_host(case: Case, storage: StoragePlan, numbers: PlanNumbers) -> Any:
         return True
     held = host_bytes(case, storage, numbers)
     asked = held.total * np.exp(TO_P90 * host_log_half_width(held, HostWidths()))
-    return asked <= room(case)
+    return asked <= room_bytes(case)
 
 
-def room(case: Case) -> float:
-    """Bytes of a host, as the site states it, that a job can have."""
+def room_bytes(case: Case) -> float:
+    """What a job can have of a host's memory, as the site states it."""
     return (1.0 - KEPT_FOR_OTHERS) * case.site.host_memory_bytes
 
 
-def host_notes(case: Case, asked: float) -> tuple[str, ...]:
-    """What to say where the bytes that are `asked` for are more than the site's hosts have to give."""
-    if not case.site.host_memory_bytes or asked <= room(case) or _computes(case):
+def host_notes(case: Case, asked_bytes: float) -> tuple[str, ...]:
+    """What to say where `asked_bytes` are more than the site's hosts have to give."""
+    if not case.site.host_memory_bytes or asked_bytes <= room_bytes(case):
         return ()
     has = human(case.site.host_memory_bytes, "bytes")
     return (
-        f"It may not fit its hosts: nine times in ten {human(asked, 'bytes')} of host memory suffice, and a host has"
-        f" {has}, a tenth of it for others. Checkpoints that hold the loop need no copy; ZeRO makes copies smaller.",
+        f"It may not fit its hosts: nine times in ten {human(asked_bytes, 'bytes')} of host memory suffice, and a host"
+        f" has {has}, a tenth of it for others. {host_remedy(case)}",
+    )
+
+
+def host_remedy(case: Case) -> str:
+    """A sentence on what makes a plan of the case need less of its hosts' memory."""
+    read = "; every process reads the initial weights, or one a node where the plan spreads them"
+    return (
+        "ZeRO makes copies of checkpoints smaller, and a save that holds the loop needs none"
+        f"{read if case.application.weights else ''}."
     )
 
 
@@ -117,14 +125,19 @@ def habits_of(case: Case) -> HostHabits:
     kind = case.site.accelerator.kind
     if kind == "cpu":
         return ON_PROCESSOR
-    if framework_of(case.site.stack, kind) != "jax":
-        return PYTORCH
-    return JAX_ON_TPU if kind == "tpu" else JAX
+    habits = JAX if framework_of(case.site.stack, kind) == "jax" else PYTORCH
+    return on_tpu(habits) if kind == "tpu" else habits
 
 
 def _computes(case: Case) -> bool:
     """Whether hosts themselves compute."""
     return case.site.accelerator.kind == "cpu"
+
+
+def _open_bytes(case: Case) -> float:
+    """Bytes of data that a process has open while it reads shards; a processor's peak has them in it."""
+    data = case.application.data
+    return 0.0 if data is None or _computes(case) else open_shards(MIX) * max(data.prepared_bytes, default=0)
 
 
 def _copied(case: Case, storage: StoragePlan, numbers: PlanNumbers, own: Anatomy | None) -> Any:

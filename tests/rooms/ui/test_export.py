@@ -110,6 +110,17 @@ def test_more_than_the_site_s_hosts_have_is_said(make_proposal: Make) -> None:
     assert "may not fit its hosts" not in exported(made, "slurm")["job.sbatch"]
 
 
+@pytest.mark.parametrize(("plan", "whole"), [(PLAN, True), (ComputePlan(data=12), False), (ComputePlan(data=4), False)])
+def test_a_job_of_whole_nodes_is_told_how_to_have_all_of_their_memory(
+    make_proposal: Make, plan: ComputePlan, whole: bool
+) -> None:
+    made = make_proposal(plan)
+    made = replace(made, case=replace(made.case, site=replace(made.case.site, nodes=2, devices_per_node=8)))
+    remark = "--mem=0 asks for all of it."
+    assert (remark in exported(made, "slurm")["job.sbatch"]) == whole
+    assert remark not in exported(made, "kubernetes")["jobset.yaml"]
+
+
 def test_slurm_writes_days() -> None:
     assert slurm_time(0) == "0-00:00:00"
     assert slurm_time(90061) == "1-01:01:01"

@@ -13,7 +13,7 @@ from datahall.base.metric import percentile_90
 from datahall.case import from_model_and_site
 from datahall.case.question import Case
 from datahall.compute.host_memory import (
-    JAX_ON_TPU,
+    JAX,
     ON_PROCESSOR,
     PYTORCH,
     HostBytes,
@@ -22,6 +22,7 @@ from datahall.compute.host_memory import (
     devices_of_a_node,
     host_log_half_width,
     host_memory,
+    on_tpu,
 )
 from datahall.compute.numbers import PlanNumbers, stack_plans
 from datahall.compute.plan import ComputePlan
@@ -31,7 +32,7 @@ from datahall.search.price import whole_plan
 from datahall.search.rank import search
 from datahall.search.why import explain
 from datahall.storage.plan import StoragePlan
-from datahall.virtual.host_memory import fits_host, habits_of, host_bytes, room
+from datahall.virtual.host_memory import fits_host, habits_of, host_bytes, room_bytes
 from datahall.virtual.training import forecast
 
 BACKGROUND = StoragePlan(interval_steps=100, shards=4, asynchronous=True)
@@ -103,9 +104,9 @@ def test_more_workers_and_more_read_ahead_hold_more() -> None:
 
     batch = 16 * 4 * 8192
     assert read(0) == 8 * batch
-    assert read(4) == pytest.approx(8 * (4 * PYTORCH.loader + 9 * batch))
+    assert read(4) == pytest.approx(8 * (4 * PYTORCH.loader_bytes + 9 * batch))
     assert read(2, ahead=3) - read(2) == 8 * 3 * batch
-    assert read(2, shards_open=1e8) - read(2) == pytest.approx(8e8)
+    assert read(2, shards_open_bytes=1e8) - read(2) == pytest.approx(8e8)
 
 
 def test_initial_weights_and_copies_are_not_there_at_once() -> None:
@@ -118,15 +119,58 @@ def test_initial_weights_and_copies_are_not_there_at_once() -> None:
     assert held_by(case, plan).initial_weights == 0
 
 
+@pytest.mark.parametrize(
+    ("plan", "readers"),
+    [
+        (ComputePlan(data=16), 8),
+        (ComputePlan(data=16, zero_stage=2), 8),
+        (ComputePlan(zero_stage=3), 1),
+        (ComputePlan(data=16, zero_stage=3), 1),
+        (ComputePlan(data=2, tensor=8), 1),
+        (ComputePlan(data=8, pipeline=2), 1),
+        (ComputePlan(data=16, expert=8), 1),
+    ],
+)
+def test_weights_that_a_plan_spreads_are_read_once_a_node(plan: ComputePlan, readers: int) -> None:
+    """Eight copies of a large model left half of a node's devices idle, so that its host would hold the others."""
+    case = a_case("mixtral-8x7b")
+    tuned = replace(case, application=replace(case.application, weights="somewhere"))
+    read = held_by(tuned, plan, StoragePlan()).initial_weights
+    assert read == pytest.approx(readers * 4.0 * case.model.parameters())
+
+
+def test_a_large_model_is_tuned_on_all_devices_of_a_host() -> None:
+    case = from_model_and_site("llama-3.1-70b", "dgx-h100", tokens=1e8)
+    application = replace(case.application, method="lora", lora_rank=16, weights="somewhere", sequence=4096)
+    best = search(replace(case, application=replace(application, global_batch=64)))
+    assert best.compute(0).devices == 8
+
+
+def test_what_a_tpu_s_host_keeps_does_not_depend_on_the_framework() -> None:
+    pod = a_case("gpt2", "16xTPU-v5p")
+    other = replace(pod, site=replace(pod.site, stack="PyTorch/XLA 2.5"))
+    found = held_by(other, ComputePlan(data=16))
+    assert (found.context, found.communication) == (2**32, 0)
+    assert found.interpreter == PYTORCH.interpreter_bytes
+
+
+def test_a_processor_s_host_that_is_too_small_is_spoken_of() -> None:
+    case = on_host(a_case("gpt2", "local"), 2**30)
+    plan = ComputePlan(precision="fp32")
+    assert any("may not fit its hosts" in note for note in forecast_of(case, plan).notes)
+    assert not any("its hosts" in note for note in forecast_of(on_host(case, 2**50), plan).notes)
+
+
 def test_processes_and_groups_are_counted() -> None:
     assert communicators(PlanNumbers.of(ComputePlan())) == 0
     assert communicators(PlanNumbers.of(ComputePlan(data=8))) == 2
     assert communicators(PlanNumbers.of(ComputePlan(data=2, tensor=2, pipeline=2))) == 4
     found = held_by(a_case(), ComputePlan(data=8))
-    assert (found.context, found.interpreter) == (8 * PYTORCH.context, pytest.approx(9 * PYTORCH.interpreter))
+    assert found.context == 8 * PYTORCH.context_bytes
+    assert found.interpreter == pytest.approx(9 * PYTORCH.interpreter_bytes)
     assert found.communication == pytest.approx(8 * 2 * 8 * 2 * 9.18 * 2**20, rel=1e-3)
     pod = a_case("gpt2", "16xTPU-v5p")
-    assert habits_of(pod) is JAX_ON_TPU
+    assert habits_of(pod) == on_tpu(JAX)
     one = held_by(pod, ComputePlan(data=16))
     assert (one.context, one.communication) == (2**32, 0)
     assert one.checkpoint == pytest.approx(4 * 12.0 * pod.model.parameters())  # of all four of its host
@@ -151,7 +195,7 @@ def test_a_processor_s_host_holds_what_its_processes_do_and_nothing_twice() -> N
     cores = replace(case, site=replace(case.site, nodes=1, devices_per_node=2, scale_up_domain=2, host_cores=2))
     found = forecast_of(cores, ComputePlan(data=2, precision="fp32"), StoragePlan(interval_steps=100)).metrics
     peak, host = found["peak_memory"], found["host_memory"]
-    batches = host.value - 2 * (ON_PROCESSOR.interpreter + peak.value)
+    batches = host.value - 2 * (ON_PROCESSOR.interpreter_bytes + peak.value)
     assert 0 <= batches < 1e6
     assert host.label >= peak.label
     assert host.high / host.value < peak.high / peak.value  # idle workers are surer than what they train
@@ -169,11 +213,22 @@ def test_no_plan_is_chosen_that_the_stated_hosts_may_not_hold() -> None:
     stopped = next(count for reason, count in bound.reasons.items() if "of a host" in reason)
     assert stopped >= free.qualified - bound.qualified
     for place in (0, len(bound.order) // 2, len(bound.order) - 1):
-        assert percentile_90(explain(bound, place).metrics["host_memory"]) <= room(small)
+        assert percentile_90(explain(bound, place).metrics["host_memory"]) <= room_bytes(small)
     assert search(on_host(case, 1e15)).qualified == free.qualified
     assert search(small, only_best=True).compute(0) == bound.compute(0)
     with pytest.raises(NoPlan, match=r"hosts"):
         search(on_host(case, 1e9))
+
+
+def test_what_helps_a_host_names_initial_weights_only_where_there_are_some() -> None:
+    case = on_host(a_case("tinyllama-1.1b", "8xA40"), 1e9)
+    tuned = replace(case, application=replace(case.application, weights="somewhere"))
+    said = [next(n for n in forecast_of(one, ComputePlan(data=8)).notes if "its hosts" in n) for one in (case, tuned)]
+    assert ["initial weights" in note for note in said] == [False, True]
+    assert all("ZeRO makes copies of checkpoints smaller" in note for note in said)
+    with pytest.raises(NoPlan) as stopped:
+        search(tuned)
+    assert "initial weights" in stopped.value.hint
 
 
 def test_the_mask_of_many_plans_is_that_of_each() -> None:
@@ -188,7 +243,7 @@ def test_the_mask_of_many_plans_is_that_of_each() -> None:
     assert len(set(alone)) == 2
     for plan, fits in zip(plans, alone, strict=True):
         said = forecast_of(case, plan)
-        assert (percentile_90(said.metrics["host_memory"]) <= room(case)) == fits
+        assert (percentile_90(said.metrics["host_memory"]) <= room_bytes(case)) == fits
         assert any("may not fit its hosts" in note for note in said.notes) == (not fits)
 
 
