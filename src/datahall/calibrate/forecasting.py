@@ -1,7 +1,8 @@
 """Forecasts of published runs with 90 % intervals, from fitted constants and, where given, a few rows of the stack.
 
 How wide an interval is follows from what nobody has seen of the run (`widths`) and from a factor per condition: a
-repeat of a fitted run, a familiar stack, an unseen one, a few rows seen.  The factors come from left-out residuals
+repeat of a fitted run, a familiar stack, an unseen one, a few rows seen of a family of runs that was fitted elsewhere
+or of one that never was.  The factors come from left-out residuals
 (split conformal prediction).  Scores are `judge`'s.
 """
 
@@ -22,7 +23,8 @@ from datahall.calibrate.widths import Novelty, log_scales, nearest
 
 Floats = NDArray[np.float64]
 
-REPEATED, FAMILIAR, UNSEEN, SHOT = "repeated", "familiar", "unseen", "shot"
+REPEATED, FAMILIAR, UNSEEN = "repeated", "familiar", "unseen"
+SHOT, SHOT_FAMILIAR = "shot", "shot-familiar"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +62,9 @@ def forecast_runs(trained: Trained, runs: Sequence[PublishedRun], seen: Sequence
     told = trained.neighbours.tell(runs)
     corrected = correct(trained.fitted, seen, runs, arrays, trained.neighbours.log_correction(seen))
     logs = plain + told.log_correction + np.where(_akin(runs, seen), corrected.log_correction, 0.0)
+    families = {run.group for run in trained.neighbours.runs}
     condition = tuple(
-        _condition(trained, run, bool(close), bool(same))
+        _condition(trained, run, run.group in families, bool(close), bool(same))
         for run, close, same in zip(runs, near, told.repeated, strict=True)
     )
     left = told.unexplained * np.where(near, corrected.unexplained, 1.0)
@@ -94,9 +97,9 @@ def places(runs: Sequence[PublishedRun]) -> Floats:
     return np.unique(np.array([features(run) for run in runs]).round(3), axis=0)
 
 
-def _condition(trained: Trained, run: PublishedRun, near: bool, repeated: bool) -> str:
+def _condition(trained: Trained, run: PublishedRun, fitted: bool, near: bool, repeated: bool) -> str:
     if near:
-        return SHOT
+        return SHOT_FAMILIAR if fitted else SHOT
     if repeated:
         return REPEATED
     known = run.stack in trained.stacks and run.accelerator.name in trained.accelerators

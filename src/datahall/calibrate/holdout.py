@@ -14,7 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datahall.calibrate.fit import Fitted, fit
-from datahall.calibrate.forecasting import FAMILIAR, REPEATED, SHOT, UNSEEN, Forecasts, Trained, forecast_runs, places
+from datahall.calibrate.forecasting import (
+    FAMILIAR,
+    REPEATED,
+    SHOT,
+    SHOT_FAMILIAR,
+    UNSEEN,
+    Forecasts,
+    Trained,
+    forecast_runs,
+    places,
+)
 from datahall.calibrate.neighbours import neighbours_of
 from datahall.calibrate.published import PublishedRun
 from datahall.calibrate.shot import MOST_ROWS
@@ -112,7 +122,7 @@ def interval_factors(runs: Sequence[PublishedRun], start: Mapping[str, float]) -
         REPEATED: _quantile(_ratios(runs, fitted), runs),
         FAMILIAR: _quantile(_ratios(runs, by_model), runs),
         UNSEEN: _quantile(unseen, twice),
-        SHOT: _shot_factor(runs, start),
+        **_shot_factors(runs, start),
     }
 
 
@@ -149,15 +159,16 @@ def _joined(parts: Sequence[Forecasts]) -> Forecasts:
     return Forecasts(**columns, condition=tuple(name for part in parts for name in part.condition))
 
 
-def _shot_factor(runs: Sequence[PublishedRun], start: Mapping[str, float]) -> float:
-    ratios: list[float] = []
-    owners: list[PublishedRun] = []
-    for key in (group_of, accelerator_of):
-        rest, found = ten_shot(runs, key, {}, start)
-        close = [name == SHOT for name in found.condition]  # some have no row of their own stack among the few
-        ratios += _ratios(rest, found)[close].tolist()
-        owners += compress(rest, close)
-    return _quantile(np.array(ratios), owners)
+def _shot_factors(runs: Sequence[PublishedRun], start: Mapping[str, float]) -> dict[str, float]:
+    """One of families never fitted, one of those fitted elsewhere; some runs have no row shown that is near."""
+    judged = [ten_shot(runs, key, {}, start) for key in (group_of, accelerator_of)]
+    owners = [run for rest, _ in judged for run in rest]
+    ratios = np.concatenate([_ratios(*one) for one in judged])
+    condition = np.array([name for _, found in judged for name in found.condition])
+    return {
+        name: _quantile(ratios[condition == name], list(compress(owners, condition == name)))
+        for name in (SHOT, SHOT_FAMILIAR)
+    }
 
 
 def _ratios(runs: Sequence[PublishedRun], found: Forecasts) -> Floats:

@@ -32,7 +32,8 @@ _CONDITIONS = {
     "repeated": "repeats of fitted runs",
     "familiar": "stack and accelerator fitted",
     "unseen": "stack or accelerator not fitted",
-    "shot": "after rows were shown",
+    "shot": "rows shown, family not fitted",
+    "shot-familiar": "rows shown, family fitted",
 }
 _NAMES = ("group", "run", "model", "accelerator", "outcome")
 _FIGURES = ("measured", "forecast", "90 % interval")

@@ -93,6 +93,18 @@ def test_near_releases_of_a_stack_tell_more_of_its_mixtures_than_far_ones() -> N
     assert near > far > 0
 
 
+def test_rows_shown_tell_less_of_a_family_that_was_never_fitted() -> None:
+    """Of the one, what the fit could not know is what ten rows say; of the other, they say all that there is."""
+    runs = [run for run in shipped_runs()[0] if run.group == "megatron-bridge"][:40]
+    strange = [replace(run, group="mine") for run in runs]
+    fitted, new = (forecast_runs(load(), some[10:], some[:10]) for some in (runs, strange))
+    assert set(fitted.condition) == {"shot-familiar"}
+    assert set(new.condition) == {"shot"}
+    wider = np.log(new.high / new.low) / np.log(fitted.high / fitted.low)
+    assert np.all(wider > 1.02)
+    assert np.allclose(new.seconds, fitted.seconds)
+
+
 def test_rows_of_another_stack_and_accelerator_move_nothing() -> None:
     runs = shipped_runs()[0]
     foreign = [replace(run, step_s=3.0 * run.step_s) for run in runs if run.group == "maxtext"][:10]
