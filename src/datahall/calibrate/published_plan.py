@@ -18,7 +18,8 @@ from datahall.compute.plan import ComputePlan
 from datahall.virtual.links import LinkRates
 from datahall.virtual.traits import StackTraits, recompute_of
 
-_ZERO_STAGE = r"zero[-_ (:=]*(?:stage)?[-_ :=]*([0-3])(?!\d)"
+_ZERO_STAGE = r"(?:\bz(?:ero)?|zero|\bstage)[-_ (:=]*(?:stage)?[-_ :=]*([0-3])(?!\d)"
+_GROUP = r"(?:within|\bdp[-_ ]?shard)\W{0,3}(\d+)"  # torchtitan's degree is of ranks that share one copy
 _UNSHARDED = r"(?:no|not|non|without)[-_ ]+(?:zero|[fh]sdp|shard\w*)|unsharded"
 _MEANT_SHARDED = (  # what says so of itself; other words ("ddp", "data parallel") are copies
     r"\bzero(?!.?bubble)|sdp\d?\b|\bmics\b|\bshard(?:ed|ing)?\W+(?:dp|data|opt|grad|param|weight|state)"
@@ -109,7 +110,7 @@ def _sharding(cells: Cells, figures: LinkRates, tensor: int) -> tuple[int, int]:
         return 3, max(1, figures.domain // tensor)
     if "in node" in low:
         return 3, 8
-    within = re.search(r"within (\d+)", low)
+    within = re.search(_GROUP, low)
     group = int(within[1]) if within else 0
     stage = re.search(_ZERO_STAGE, low)
     if re.search(r"hsdp|hybrid[-_ ]?shard", low):
@@ -118,7 +119,7 @@ def _sharding(cells: Cells, figures: LinkRates, tensor: int) -> tuple[int, int]:
         return 2, group
     if (stage and stage[1] == "1") or re.search(r"dist(?:ributed)?[-_ ]?opt", low):
         return 1, group
-    if (stage and stage[1] == "3") or re.search(r"fsdp|full[-_ ]?shard", low):
+    if (stage and stage[1] == "3") or re.search(r"fsdp|fully?[-_ ]?shard|\bdp[-_ ]?shard", low):
         return 3, group
     if stated and re.search(_MEANT_SHARDED, low) and not (stage and stage[1] == "0"):
         raise UnknownName(f'sharding is "{stated}", which is none of ZeRO-0 to ZeRO-3, FSDP, HSDP and "none".')
