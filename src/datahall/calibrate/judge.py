@@ -36,9 +36,14 @@ class Judgement:
     @property
     def errors(self) -> Floats:
         """Signed relative error of each run on what was measured."""
-        ratio = self.forecasts.seconds / self._measured
+        ratio = 1.0 + self.late
         rates = np.array([run.metric != "step_time_s" for run in self.runs], dtype=bool)
         return np.where(rates, 1.0 / ratio, ratio) - 1.0
+
+    @property
+    def late(self) -> Floats:
+        """Signed relative error of each run's step time, whatever was measured: above zero is forecast too slow."""
+        return self.forecasts.seconds / self._measured - 1.0
 
     @property
     def held(self) -> NDArray[np.bool_]:
@@ -51,11 +56,9 @@ class Judgement:
 
     def to_json(self) -> dict[str, Any]:
         """The scores as plain JSON values; shares, not percent."""
-        errors, held = self.errors, self.held
-        halves = (self.forecasts.high - self.forecasts.low) / (2.0 * self.forecasts.seconds)
         measured = self._measured
         low, high = self.forecasts.low / measured, self.forecasts.high / measured
-        summary = _summary(errors, held, halves)
+        summary = self._summary(np.ones(len(self.runs), dtype=bool))
         return {
             **self._scored(),
             "median_ape": summary["median_ape"],
@@ -131,24 +134,34 @@ class Judgement:
         """The mean over groups of a score, on rows of quality A where there are any."""
         best = [run.quality == "A" for run in self.runs]
         use = np.array(best if any(best) else [True] * len(best), dtype=bool)
-        errors, held = self.errors, self.held
         scores: list[float] = []
         for group in dict.fromkeys(run.group for run in self.runs):
             mine = use & np.array([run.group == group for run in self.runs], dtype=bool)
             if mine.any():
-                scores.append(_summary(errors[mine], held[mine], errors[mine])[name])
+                scores.append(self._summary(mine)[name])
         return float(np.mean(scores)) if scores else None
 
     def _by(self, names: Sequence[str], refused: Sequence[str]) -> dict[str, Any]:
-        errors, held = self.errors, self.held
-        halves = (self.forecasts.high - self.forecasts.low) / (2.0 * self.forecasts.seconds)
         table: dict[str, Any] = {}
         for name in dict.fromkeys([*names, *refused]):
             mine = np.array([other == name for other in names], dtype=bool)
             table[name] = {"n_scored": int(mine.sum()), "n_refused": sum(other == name for other in refused)}
             if mine.any():
-                table[name] |= _summary(errors[mine], held[mine], halves[mine])
+                table[name] |= self._summary(mine)
         return table
+
+    def _summary(self, mine: NDArray[np.bool_]) -> dict[str, Any]:
+        """Scores of some runs, None each where there are none; their bias is of the step's time, so that it adds up."""
+        if not mine.any():
+            names = ("median_ape", "mean_ape", "p90_ape", "bias", "interval_coverage_share", "median_half_width_share")
+            return dict.fromkeys(names)
+        halves = (self.forecasts.high - self.forecasts.low) / (2.0 * self.forecasts.seconds)
+        return {
+            **_off(self.errors[mine]),
+            "bias": float(np.median(self.late[mine])),
+            "interval_coverage_share": float(np.mean(self.held[mine])),
+            "median_half_width_share": float(np.median(halves[mine])),
+        }
 
     def _rows(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []
@@ -176,6 +189,7 @@ class Judgement:
                     "error_share": float(errors[index]),
                     "held": bool(held[index]),
                     "condition": self.forecasts.condition[index],
+                    "source": run.source,
                 }
             )
         return found + [
@@ -187,6 +201,7 @@ class Judgement:
                 "scored": False,
                 "kind": one.kind,
                 "reason": one.reason,
+                "source": one.source,
             }
             for one in self.refused
         ]
@@ -221,17 +236,6 @@ def _kind(run: PublishedRun) -> tuple[Any, ...]:
 def _rate(run: PublishedRun) -> float:
     """Tokens that a device takes in a second."""
     return run.global_batch * run.sequence / run.step_s / run.devices
-
-
-def _summary(errors: Floats, held: NDArray[np.bool_], halves: Floats) -> dict[str, Any]:
-    if not len(errors):
-        names = ("median_ape", "mean_ape", "p90_ape", "bias", "interval_coverage_share", "median_half_width_share")
-        return dict.fromkeys(names)
-    return {
-        **_off(errors),
-        "interval_coverage_share": float(np.mean(held)),
-        "median_half_width_share": float(np.median(halves)),
-    }
 
 
 def _off(errors: Floats | Sequence[float]) -> dict[str, float]:

@@ -69,6 +69,7 @@ class PublishedRun:
     step_flops: float = 0.0
     memory_bytes: float = 0.0
     adapters: Adapters | None = None
+    source: str = ""
 
     @property
     def stack(self) -> str:
@@ -134,8 +135,9 @@ def read_runs(rows: Sequence[Mapping[str, str]]) -> tuple[list[PublishedRun], li
         try:
             runs.append(_run(cells, index))
         except DatahallError as error:
-            named = (cells.text("group"), cells.text("model"), _accelerator_named(cells))
-            refused.append(Refusal(_key(cells, index), *named, kind_of(error), error.what))
+            card, kind = _accelerator_named(cells)
+            named = (_key(cells, index), _group(cells, kind), cells.text("model"), card)
+            refused.append(Refusal(*named, kind_of(error), error.what, cells.text("source")))
     return runs, refused
 
 
@@ -171,7 +173,7 @@ def _run(cells: Cells, index: int) -> PublishedRun:
     )
     return PublishedRun(
         key=_key(cells, index),
-        group=cells.text("group") or traits.family,
+        group=_group(cells, card.kind),
         model=cells.text("model"),
         quality=quality[:1].upper(),
         shape=shape,
@@ -188,6 +190,7 @@ def _run(cells: Cells, index: int) -> PublishedRun:
         step_flops=(model_rate or 0.0) * 1e12 * seconds,
         memory_bytes=(cells.number("memory_gb_per_device") or 0.0) * 2**30,
         adapters=adapters,
+        source=cells.text("source"),
     )
 
 
@@ -195,13 +198,19 @@ def _key(cells: Cells, index: int) -> str:
     return cells.text("id") or f"row {index + 1}"
 
 
-def _accelerator_named(cells: Cells) -> str:
-    """The catalogue's name of a row's accelerator, so that refused rows stand with scored ones; else what it says."""
+def _group(cells: Cells, kind: str) -> str:
+    """The group of a row on an accelerator of `kind`, scored or refused: its stack where it states none."""
+    return cells.text("group") or traits_of(cells.text("framework"), kind).family
+
+
+def _accelerator_named(cells: Cells) -> tuple[str, str]:
+    """The catalogue's name and kind of a row's accelerator, so that refused rows stand with scored ones."""
     text = cells.text("accelerator")
     try:
-        return accelerator_described(text).name
+        card = accelerator_described(text)
     except DatahallError:
-        return text
+        return text, "gpu"
+    return card.name, card.kind
 
 
 def _check_readable(cells: Cells) -> None:

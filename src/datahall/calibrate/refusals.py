@@ -35,6 +35,7 @@ class Refusal:
     accelerator: str
     kind: Kind
     reason: str
+    source: str = ""
 
 
 def kind_of(error: DatahallError) -> Kind:

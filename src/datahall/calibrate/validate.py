@@ -53,7 +53,7 @@ def _notes(scored: Sequence[PublishedRun], leave_out: str) -> tuple[str, ...]:
     if not known:
         return ()
     return (
-        f"{known} of {len(scored)} rows are among the runs that the shipped constants were fitted to: their "
+        f"{known:,} of {len(scored):,} rows are among the runs that the shipped constants were fitted to: their "
         "errors are in-sample. --leave-out group gives errors to quote.",
     )
 
@@ -102,7 +102,10 @@ def _unread(unread: Sequence[Refusal]) -> tuple[str, ...]:
 
 
 def _measurement(run: PublishedRun) -> tuple[object, ...]:
-    return run.accelerator.name, run.devices, run.sequence, run.shape.layers, run.shape.hidden, f"{run.step_s:.3g}"
+    """What makes a row a restatement of another: small models on one site take the same time under several plans."""
+    plan, shape = run.variants[0].plan, run.shape
+    cut = (plan.tensor, plan.pipeline, plan.micro_batch, run.global_batch)
+    return run.accelerator.name, run.devices, run.sequence, shape.layers, shape.hidden, *cut, f"{run.step_s:.3g}"
 
 
 def first_rows(runs: list[PublishedRun]) -> list[PublishedRun]:

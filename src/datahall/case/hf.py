@@ -31,11 +31,13 @@ _FOREIGN = (
     "linear_num_value_heads",
     "d_kv",
 )
+_TEXT_PARTS = ("text_config", "llm_config", "language_config")
+_SIZES = ("hidden_size", "num_hidden_layers", "embed_dim", "d_model", "depth", "width")
 
 
 @dataclass(frozen=True, slots=True)
 class HfModel:
-    """What a config.json says: shape, longest sequence (0: not stated), and a note if the shape was inferred."""
+    """What a config.json says: shape, longest sequence (0: not stated), and what was inferred or is not counted."""
 
     shape: ModelShape
     sequence: int
@@ -80,14 +82,20 @@ def from_config(config: Mapping[str, Any], *, where: str = "config.json", name: 
             hint="Compare it with the model's original config.json.",
         ) from error
     _check_sane(shape, where)
-    note = (
-        "" if reader else f'architecture "{kind or "unnamed"}" is not known; its shape was read from the usual fields'
-    )
-    return HfModel(shape, hf_dense.sequence_of(inner) or hf_families.LONGEST.get(kind, 0), note)
+    guessed = f'architecture "{kind or "unnamed"}" is not known; its shape was read from the usual fields'
+    notes = [] if reader else [guessed]
+    notes += [f"what its {other} describes is not counted, only its text model" for other in _beside_text(config)]
+    return HfModel(shape, hf_dense.sequence_of(inner) or hf_families.LONGEST.get(kind, 0), "; ".join(notes))
+
+
+def _beside_text(config: Mapping[str, Any]) -> list[str]:
+    """Parts of a model that have layers of their own beside its text model's: for images, sound, video."""
+    parts = {key: part for key, part in config.items() if key.endswith("_config") and key not in _TEXT_PARTS}
+    return [key for key, part in parts.items() if isinstance(part, Mapping) and any(size in part for size in _SIZES)]
 
 
 def _text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    for key in ("text_config", "llm_config", "language_config"):
+    for key in _TEXT_PARTS:
         inner = config.get(key)
         if isinstance(inner, Mapping):
             own = {k: v for k, v in cast(Mapping[str, Any], inner).items() if v is not None}

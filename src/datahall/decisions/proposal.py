@@ -16,6 +16,7 @@ from datahall.base.result import Result, result_from_json
 from datahall.base.whole_file import write_text
 from datahall.case.question import Case
 from datahall.case.saved import case_from_json
+from datahall.compute.possible import check_possible
 from datahall.decisions.plan import Plan, plan_from_json
 
 FORMAT_VERSION = 1
@@ -47,7 +48,7 @@ class Proposal:
 
 
 def load_proposal(path: Path) -> Proposal:
-    """The proposal at `path`; UsageError unless it is one and its plan was made for its case."""
+    """The proposal at `path`; UsageError unless it is one and its plan was made for its case and can exist."""
     try:
         data: Any = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -61,7 +62,7 @@ def load_proposal(path: Path) -> Proposal:
 
 
 def proposal_from_json(data: Mapping[str, Any], where: str = "") -> Proposal:
-    """The proposal that `Proposal.to_json` wrote; UsageError on another format or a plan of another case."""
+    """The proposal that `Proposal.to_json` wrote; UsageError on another format, a plan of another case or of none."""
     if data.get("format_version") != FORMAT_VERSION:
         raise UsageError(
             f"this plan file has format_version {data.get('format_version')!r}, not {FORMAT_VERSION}.",
@@ -76,7 +77,10 @@ def proposal_from_json(data: Mapping[str, Any], where: str = "") -> Proposal:
         raise UsageError(f"this plan file lacks {error}.", where=where, hint=_HINT) from error
     except (TypeError, ValueError, AttributeError) as error:
         raise UsageError(f"this plan file was changed: {error}.", where=where, hint=_HINT) from error
-    proposal.plan.check_belongs_to(proposal.case)
+    case = proposal.case
+    proposal.plan.check_belongs_to(case)
+    if not case.application.entry:  # a model of the user's own has another shape than the case
+        check_possible(proposal.plan.compute, case.model, case.application.sequence, case.application.global_batch)
     return proposal
 
 

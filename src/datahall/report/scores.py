@@ -1,4 +1,4 @@
-"""Judged runs as text: every row, then the parts by group and accelerator, then the sums, which are read most.
+"""Judged runs as text: every row and its source, the parts by group and accelerator, last the sums.
 
 Made from the scores as JSON values (`calibrate.judge`); prints nothing.  `width` is that of a terminal, None where
 nobody looks on: there each row keeps its one line, however long.
@@ -50,7 +50,7 @@ class Part:
 
 def told(data: Values, title: str, width: int | None, *, rows: bool) -> list[Part]:
     """All parts of a judgement in the order in which they are printed; `title` is what was judged."""
-    parts = _rows(data["rows"], width) if rows else []
+    parts = [*_rows(data["rows"], width), *_sources(data["rows"], width)] if rows else []
     parts += [_by(data, "group", width), _by(data, "accelerator", width)] if data["n_rows"] else []
     parts += [_by_condition(data["by_condition"], width)] if len(data["by_condition"]) > 1 else []
     return [*parts, *_refused(data["rows"], width), _sums(data, title, width)]
@@ -162,9 +162,18 @@ def _refused(rows: Sequence[Values], width: int | None) -> list[Part]:
     return parts
 
 
+def _sources(rows: Sequence[Values], width: int | None) -> list[Part]:
+    """Where rows stand, as far as they say it, with how many of a group stand there."""
+    stand = Counter((row["group"], row["source"]) for row in _together(rows, lambda row: row["group"]) if row["source"])
+    if not stand:
+        return []
+    cells = [[group or "(none)", f"{count:,}", source] for (group, source), count in stand.items()]
+    return [_table([["group", "rows", "source"], *cells], {1}, width)]
+
+
 def _sums(data: Values, title: str, width: int | None) -> Part:
     """The scores of all rows together."""
-    heading = f"{title}: {data['n_rows']:,} rows, {data['n_scored']:,} scored, {data['n_refused']:,} refused"
+    heading = f"{title}: {_counted(data['n_rows'], 'row')}, {data['n_scored']:,} scored, {data['n_refused']:,} refused"
     said = _scored(data) + (_errors(data) if data["n_scored"] else [])
     return Part(heading, aligned([["", *pair] for pair in said], width=width))
 
@@ -188,13 +197,13 @@ def _errors(data: Values) -> list[tuple[str, str]]:
     said = [
         ("absolute error", _off(data, "")),
         ("macro-averaged", f"{_off(data, 'macro_')} (over groups{best})"),
-        ("bias", f"{_signed(data['bias'])} (median signed error, forecast over measured)"),
+        ("bias", f"{_signed(data['bias'])} (median error of the step's time: below 0 is too fast)"),
         ("90 % intervals", f"{held} held, median half-width {half}"),
         ("interval score", f"{data['interval_score']:.3f} of the measurement: width, and what misses cost"),
     ]
     if data["regret_share"] is not None:
         regret = f"{_percent(data['regret_share'])} slower than the best measured plan"
-        said.append(("choice regret", f"{regret}, mean of {data['n_choices']} picks"))
+        said.append(("choice regret", f"{regret}, mean of {_counted(data['n_choices'], 'pick')}"))
     if data["scaling"] is not None:
         said += _kept(data["scaling"])
     return said
@@ -213,7 +222,7 @@ def _kept(kept: Values) -> list[tuple[str, str]]:
     )
     return [
         ("scaling", f"rate kept on more devices off by {off}"),
-        ("", f"(linear: off by {linear}; {kept['n_pairs']} pairs of runs)"),
+        ("", f"(linear: off by {linear}; {_counted(kept['n_pairs'], 'pair')} of runs)"),
     ]
 
 
@@ -223,6 +232,10 @@ def _cell(column: str, value: float | None) -> str:
     if column.startswith("n_"):
         return f"{value:,}"
     return _signed(value) if column == "bias" else _percent(value)
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}" + ("" if number == 1 else "s")
 
 
 def _percent(share: float) -> str:

@@ -112,14 +112,14 @@ def slurm_time(seconds: int) -> str:
 
 
 def _about(proposal: Proposal, request: Request, started: Started) -> list[str]:
-    label, host = (proposal.forecast.metrics[name].label for name in ("total_time", "host_memory"))
+    label, host = proposal.forecast.metrics["total_time"].label, proposal.forecast.metrics["host_memory"]
     asked = human(request.host_memory_bytes, "bytes")
     peak = human(request.device_memory_bytes, "bytes")
     memory = human(proposal.case.site.accelerator.memory_bytes, "bytes")
     return [
         f"# {proposal.case.name}: written by datahall from a plan whose case hashes to {proposal.plan.case_hash[:12]}.",
         f"# Forecast {human_time(request.median_s)} ({label}); asked for: its p90, {human_time(request.time_s)}.",
-        f"# Host memory of a node: forecast ({host}), asked for: its p90, {asked}.",
+        f"# Host memory of a node: {human(host.value, 'bytes')} ({host.label}); asked for: its p90, {asked}.",
         f"# Peak on one device, 90th percentile, which no scheduler is asked for: {peak} of {memory}.",
         *(f"# {remark}" for remark in started.remarks),
     ]

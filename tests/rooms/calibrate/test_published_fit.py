@@ -148,10 +148,15 @@ def test_what_cannot_be_forecast_is_refused_with_its_reason(tmp_path, changed, s
 
 def test_rows_of_the_fit_are_said_to_be_in_sample(tmp_path):
     run = next(run for run in RUNS if run.group == "torchtitan" and run.shape.layers == 32)
-    data = answer(
-        tmp_path, {"step_time_s": str(run.step_s), "accelerator": run.accelerator.name, "seq_len": str(run.sequence)}
-    )
-    assert any("in-sample" in note for note in data["notes"])
+    plan = run.variants[0].plan
+    restated = {
+        "step_time_s": str(run.step_s),
+        "accelerator": run.accelerator.name,
+        "seq_len": str(run.sequence),
+        "global_batch": str(run.global_batch),
+        "micro_batch": str(plan.micro_batch),
+    }
+    assert any("in-sample" in note for note in answer(tmp_path, restated)["notes"])
     assert not answer(tmp_path, {})["notes"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,32 @@ def test_each_row_is_told_in_what_its_source_measured() -> None:
     assert time["forecast"] == time["forecast_step_s"]
 
 
+def test_bias_is_of_the_step_s_time_whatever_was_measured() -> None:
+    """A forecast that is too fast is below zero on seconds and above on a rate, which would cancel in a median."""
+    slow = {"tokens": "1500", "flops": "100", "seconds": "10"}
+    data = judgement_of([{**row, row["primary_metric"]: slow[row["id"]]} for row in OWN_METRICS]).to_json()
+    assert {row["error_share"] > 0 for row in data["rows"]} == {True, False}
+    assert data["bias"] < -0.5
+    late = [row["forecast_step_s"] / row["measured_step_s"] - 1.0 for row in data["rows"]]
+    assert data["bias"] == data["by_group"]["own"]["bias"] == pytest.approx(statistics.median(late))
+
+
+def test_each_row_has_its_source() -> None:
+    rows = [*shipped_rows("sc21"), {**shipped_rows("sc21")[0], "id": "lost", "seq_len": ""}]
+    data = judgement_of(rows).to_json()
+    assert [row["source"] for row in data["rows"]] == [row["source"] for row in rows]
+    assert all(row["source"] for row in data["rows"])
+
+
+def test_a_row_without_a_group_is_one_of_its_stack_scored_or_refused() -> None:
+    row = {**OWN_METRICS[2], "group": ""}
+    for framework, group in (("", "unstated"), ("torchtitan", "torchtitan")):
+        scored = {**row, "framework": framework}
+        data = judgement_of([scored, {**scored, "seq_len": ""}, {**scored, "accelerator": "Cerebras"}]).to_json()
+        assert [one["scored"] for one in data["rows"]] == [True, False, False]
+        assert set(data["by_group"]) == {group}
+
+
 def test_rates_are_taken_as_they_are_where_they_are_what_was_measured() -> None:
     """A step's seconds beside them were derived, and may be rounded."""
     [row] = judgement_of([{**OWN_METRICS[0], "step_time_s": "2.7"}]).to_json()["rows"]
@@ -123,7 +150,7 @@ def test_rows_can_be_left_out(tmp_path: Path) -> None:
 def test_a_file_of_which_nothing_is_scored_has_no_errors(tmp_path: Path) -> None:
     row = {**shipped_rows("korthikanti")[0], "seq_len": ""}
     result = ran(written(tmp_path / "none.csv", [row]))
-    assert "1 rows, 0 scored, 1 refused" in result.stdout
+    assert "1 row, 0 scored, 1 refused" in result.stdout
     assert "macro-averaged" not in result.stdout
     data = json.loads(ran(written(tmp_path / "none.csv", [row]), "--json").stdout)
     assert (data["scored_share"], data["scored_share_of_usable"], data["median_ape"]) == (0.0, None, None)
@@ -143,6 +170,13 @@ def test_a_left_out_family_is_forecast_without_its_rows(tmp_path: Path) -> None:
     familiar = json.loads(ran(file, "--json").stdout)
     assert data["mean_ape"] < 0.08
     assert data["mean_ape"] != familiar["mean_ape"]
+
+
+def test_only_a_row_of_the_plan_that_was_fitted_is_said_to_be_in_sample(tmp_path: Path) -> None:
+    rows = shipped_rows("vtrain-single")[:3]
+    other = {**rows[0], "id": "other", "micro_batch": "4"}
+    notes = " ".join(json.loads(ran(written(tmp_path / "all.csv", [*rows, other]), "--json").stdout)["notes"])
+    assert "3 of 4 rows are among the runs" in notes
 
 
 def test_a_few_rows_correct_the_rest_and_are_not_scored(tmp_path: Path) -> None:

@@ -183,6 +183,17 @@ def test_nested_text_config_is_read() -> None:
     assert found.sequence == 131072  # released files leave it out, since it is the family's default
 
 
+@pytest.mark.parametrize("other", ["vision_config", "audio_config"])
+def test_what_is_not_counted_beside_the_text_model_is_said(other: str) -> None:
+    text = config("llama", 64, 4, 4, 4, 128, 100)
+    said = from_config({"model_type": "llava", "text_config": text, other: {"hidden_size": 9}}).note
+    assert f"its {other} describes is not counted" in said
+    assert not from_config({"model_type": "llava", "text_config": text, other: None}).note
+    both = from_config({"text_config": {**text, "model_type": "brand_new"}, other: {"hidden_size": 9}}).note
+    assert "not counted" in both
+    assert "brand_new" in both
+
+
 def test_an_unknown_architecture_is_inferred_or_refused() -> None:
     found = from_config(config("brand_new", 4096, 32, 32, 8, 14336, 128256))
     assert found.shape.parameters() == 8030261248

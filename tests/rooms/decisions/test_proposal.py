@@ -71,6 +71,8 @@ def test_a_saved_proposal_comes_back_equal(tmp_path: Path) -> None:
         (("case", "site", "node"), 5, "site.node"),
         (("format_version",), 99, "format_version 99"),
         (("kind",), "else", "not a plan file"),
+        (("plan", "compute", "zero_stage"), 7, "no ZeRO stage 7"),
+        (("plan", "compute", "accumulation"), 3, "sequences a step"),
     ],
 )
 def test_an_edited_file_is_refused(tmp_path: Path, path: tuple[str, ...], value: object, said: str) -> None:

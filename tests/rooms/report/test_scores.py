@@ -84,6 +84,26 @@ def test_all_sums_that_were_asked_for_are_last(judged: dict[str, Any]) -> None:
     assert f"{percent('scored_share_of_usable')} of the 31 neither impossible nor unstated" in last.lines[1]
 
 
+def test_sources_are_told_with_the_rows(judged: dict[str, Any]) -> None:
+    said = lines(judged, None)
+    start = said.index("group            rows  source")
+    for row in judged["rows"]:
+        assert any(line.startswith(row["group"]) and line.endswith(row["source"]) for line in said[start:])
+    assert any(re.match(r"sc21 +10  ", line) for line in said[start:])
+    assert not [line for line in lines(judged, None, rows=False) if line.endswith("  source")]
+    nowhere = [{**row, "source": ""} for row in judged["rows"]]
+    assert not [line for line in lines({**judged, "rows": nowhere}, None) if line.endswith("  source")]
+
+
+def test_one_row_is_one(judged: dict[str, Any]) -> None:
+    kept = {"n_pairs": 1, "median_ape": 0.1, "mean_ape": 0.1, "linear_median_ape": 0.2, "linear_mean_ape": 0.2}
+    one = {**judged, "n_rows": 1, "n_choices": 1, "regret_share": 0.0, "scaling": kept}
+    said = lines(one, None)
+    assert any(line.startswith("some: 1 row, ") for line in said)
+    assert any(line.endswith("mean of 1 pick") for line in said)
+    assert any(line.endswith("1 pair of runs)") for line in said)
+
+
 def test_regret_is_told_where_there_is_a_choice(judged: dict[str, Any]) -> None:
     none = {**judged, "regret_share": None, "n_choices": 0}
     assert not [line for line in lines(none, None) if "regret" in line]

@@ -21,6 +21,7 @@ from ruamel.yaml import YAML
 from datahall.base.errors import Incompatible, Refused
 from datahall.base.label import Label
 from datahall.base.metric import Metric, percentile_90
+from datahall.base.units import human
 from datahall.case import from_model_and_site
 from datahall.case.named_site import site_from_text
 from datahall.compute.numbers import PlanNumbers
@@ -83,7 +84,8 @@ def test_host_memory_is_asked_for_at_the_90th_percentile_of_its_forecast() -> No
     proposal = Proposal(case, ranking.plan(), explain(ranking))
     assert proposal.plan.storage.asynchronous
     assert proposal.forecast.counts["checkpoints"] > 100
-    asked = percentile_90(proposal.forecast.metrics["host_memory"])
+    host = proposal.forecast.metrics["host_memory"]
+    asked = percentile_90(host)
     assert request_of(proposal).host_memory_bytes == math.ceil(asked)
     assert asked < 128 * 2**30
     mib = math.ceil(asked / 2**20)
@@ -93,7 +95,8 @@ def test_host_memory_is_asked_for_at_the_90th_percentile_of_its_forecast() -> No
     resources = pod["containers"][0]["resources"]
     assert resources["requests"]["memory"] == resources["limits"]["memory"] == f"{mib}Mi"
     for target, file in (("torchrun", "run.sh"), ("slurm", "job.sbatch"), ("kubernetes", "jobset.yaml")):
-        assert "# Host memory of a node: forecast (assumed), asked for: its p90, " in exported(proposal, target)[file]
+        said = f"# Host memory of a node: {human(host.value, 'bytes')} (assumed); asked for: its p90, "
+        assert said in exported(proposal, target)[file]
 
 
 def test_a_plan_without_a_forecast_of_host_memory_is_refused(make_proposal: Make) -> None:

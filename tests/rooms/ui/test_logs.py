@@ -175,7 +175,9 @@ def test_the_trainers_summary_and_state(tmp_path: Path) -> None:
         {"loss": 2.0, "step": 5},
         {"train_runtime": 100.0, "train_samples_per_second": 8.0, "train_steps_per_second": 1.0},
     ]
-    assert read(tmp_path, json.dumps({"log_history": history}, indent=1)).steps[0].samples_per_s == 8.0
+    for indent in (1, None):
+        state = json.dumps({"log_history": history, "global_step": 5}, indent=indent)
+        assert read(tmp_path, state).steps[0].samples_per_s == 8.0
 
 
 def test_llm_foundry(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def read(lines: Iterable[str]) -> TrainingLog:
     every = list(lines)
     text = "\n".join(every)
     bars = _stretches(text)
-    records = [record for line in every if (record := _record(line)) is not None] or _state(text)
+    records = _state(text) or [record for line in every if (record := _record(line)) is not None]
     losses = [value for record in records if (value := number(record.get("loss"))) is not None]
     steps = [LoggedStep(step, seconds=seconds) for step, seconds in bars]
     if not steps:
