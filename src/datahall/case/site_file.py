@@ -40,6 +40,12 @@ def site_from_yaml(text: str, file: str = "site.yaml") -> Site:
     data: dict[str, Any] = dict(document.data)
     version = data.pop("format_version", None)
     data.pop("notes", None)
+    if version is None:
+        raise CaseError(
+            "it states no format_version: this is no file of `datahall probe`.",
+            where=file,
+            hint="What you describe yourself stands under `site:` in a case (docs/case.md): `datahall plan CASE.yaml`.",
+        )
     if version != FORMAT_VERSION:
         raise CaseError(
             f"it has format_version {version!r}, not {FORMAT_VERSION}.", where=file, hint="Run `datahall probe` again."

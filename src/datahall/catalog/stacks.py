@@ -6,6 +6,7 @@ it.  A stack that the table does not name, or of which it does not know, is answ
 
 from __future__ import annotations
 
+import calendar
 import re
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -62,11 +63,12 @@ def names() -> list[str]:
 
 def precisions(stack: str) -> dict[str, str]:
     """What the table says of each precision under one of its stacks: yes, no, unknown, or from which releases."""
-    rows = {precision: _table()[stack, precision] for precision in PRECISIONS}
-    return {
-        precision: f"from {row['release'].replace(' ', ' or ')}" if row["release"] else row["trains"]
-        for precision, row in rows.items()
-    }
+    return {precision: answer(_table()[stack, precision]) for precision in PRECISIONS}
+
+
+def answer(row: tables.RowText) -> str:
+    """What a row of the table says: yes, no, unknown, or from which releases, a month as one ("September 2025")."""
+    return f"from {' or '.join(map(_written, row['release'].split()))}" if row["release"] else row["trains"]
 
 
 def rows(text: str) -> list[tables.RowText]:
@@ -92,7 +94,7 @@ def check_trained(precision: str, stack: str, kind: str) -> None:
     older = _older(_release(pattern, stack), row["release"])
     if row["trains"] == "yes" and not older:
         return
-    since = f", which {name} has from {older} on" if older else ""
+    since = f", which {name} has from {_written(older)} on" if older else ""
     others = f"{_others(precision, name, kind)} `datahall catalog stacks` lists all."
     raise Incompatible(
         f"{stack.strip()} does not train in {precision}{since}: {row['reason']}.",
@@ -155,6 +157,12 @@ def _older(release: tuple[int, ...], since: str) -> str:
         if alike and release < first[: len(release)]:
             return text
     return ""
+
+
+def _written(release: str) -> str:
+    """A release as people write it: one that the table gives as a year and a month is no version."""
+    first, _, month = release.partition(".")
+    return f"{calendar.month_name[int(month)]} {first}" if int(first) >= 2000 and month else release
 
 
 def _numbers(text: str) -> tuple[int, ...]:

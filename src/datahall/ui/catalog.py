@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -34,6 +35,9 @@ def catalog(table: str | None, name: str | None, as_json: bool) -> None:
         chosen = [accelerators.accelerator(name).name] if name else accelerators.names()
         _show([_compatibility(card) for card in chosen], as_json, table)
     elif table == "stacks":
+        if name and not as_json:
+            _show_stack(name)
+            return
         listed = [{"name": stack, **stacks.precisions(stack)} for stack in stacks.names()]
         _show([dict(row) for row in stacks.rows(name)] if name else listed, as_json, table)
     elif name is None:
@@ -148,6 +152,21 @@ def _show(entries: list[Entry], as_json: bool, table: str) -> None:
     widths = {column: max(len(column), *(len(str(entry[column])) for entry in entries)) for column in columns}
     for line in ({column: column for column in columns}, *entries):
         click.echo("  ".join(str(line[column]).ljust(widths[column]) for column in columns).rstrip())
+
+
+def _show_stack(name: str) -> None:
+    """What a stack trains in, with the reason and the source of each answer wrapped beside it."""
+    from datahall.report.columns import aligned
+
+    rows = stacks.rows(name)
+    click.echo(rows[0]["stack"])
+    cells = [["precision", "trains", "why, and where it stands"]]
+    for row in rows:
+        why = f"{row['reason']}: " if row["reason"] else ""
+        stands = f"{why}{row['source']} ({row['date']}, {row['checked']})"
+        cells.append([row["precision"], stacks.answer(row), stands])
+    for line in aligned(cells, width=shutil.get_terminal_size((100, 24)).columns):
+        click.echo(line)
 
 
 def _show_one(entry: Entry, as_json: bool, table: str) -> None:

@@ -202,6 +202,14 @@ def test_a_site_file_is_read_as_it_was_written(tmp_path: Path) -> None:
         read_site(file)
 
 
+def test_a_site_described_by_hand_is_told_to_stand_in_a_case() -> None:
+    described = "accelerator: {name: NewCard, memory: 32 GiB}\ndevices_per_node: 4\n"
+    with pytest.raises(CaseError, match=r"mine.yaml: .*no file of `datahall probe`.* under `site:` in a case"):
+        site_from_yaml(described, "mine.yaml")
+    with pytest.raises(CaseError, match=r"format_version 2, not 1. Run `datahall probe` again"):
+        site_from_yaml("format_version: 2\n" + described, "mine.yaml")
+
+
 def test_a_quick_case_takes_a_site_file_or_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "mine.yaml"
     monkeypatch.setenv("DATAHALL_SITE", str(file))
@@ -339,7 +347,7 @@ def test_a_precision_that_the_stack_has_no_recipe_for_is_refused() -> None:
     text = "model: gpt2\napplication: {kind: training, precision: PRECISION}\nsite: {catalog: 8xB200, stack: STACK}\n"
     with pytest.raises(Incompatible, match=r"case:2.*llm-foundry does not train in fp4.*amp_fp8.*Megatron-Core"):
         loads(text.replace("PRECISION", "fp4").replace("STACK", "llm-foundry"))
-    with pytest.raises(Incompatible, match=r"case:2.*Megatron-Bridge 25.07 does not train in fp4.*2025.9"):
+    with pytest.raises(Incompatible, match=r"case:2.*Megatron-Bridge 25.07 does not train in fp4.*September 2025"):
         loads(text.replace("PRECISION", "fp4").replace("STACK", "Megatron-Bridge 25.07"))
     for precision, stack in (("fp8", "llm-foundry"), ("fp4", "Megatron-Bridge 26.02"), ("fp4", "MaxText")):
         assert loads(text.replace("PRECISION", precision).replace("STACK", stack)).application.precision == precision

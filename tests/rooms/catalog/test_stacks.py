@@ -90,14 +90,14 @@ def test_what_a_stack_trains_in_passes(precision: str, stack: str) -> None:
     [
         ("fp4", "llm-foundry", "amp_bf16 and amp_fp8", r"fp16, bf16, fp8\..*Megatron-Core \(from 0.15.*torchtitan"),
         ("fp4", "Megatron-LM 0.14.1", "from 0.15 on", "fp16, bf16, fp8"),
-        ("fp4", "Megatron-Bridge 25.07", "from 2025.9 on", "Megatron-Core"),
-        ("fp4", "NeMo 24.12", "from 2025.9 on", "Megatron-Core"),
+        ("fp4", "Megatron-Bridge 25.07", "from September 2025 on", "Megatron-Core"),
+        ("fp4", "NeMo 24.12", "from September 2025 on", "Megatron-Core"),
         ("fp4", "Megatron-Bridge 0.1", "from 0.2 on", "Megatron-Core"),
         ("fp4", "Megatron-LM (Megatron-Core 0.8, TE 2.9)", "from 0.15 on", "NeMo"),
         ("fp4", "torchtitan 0.2.2", "from 0.3 on", "Megatron-Core"),
         ("fp4", "Megatron-DeepSpeed", "--fp8-hybrid", "Megatron-Core"),
         ("fp4", "levanter", "Fp8DotGeneralOp", "MaxText"),
-        ("fp8", "Megatron-DeepSpeed 2021", "from 2022.9 on", "torchtitan"),
+        ("fp8", "Megatron-DeepSpeed 2021", "from September 2022 on", "torchtitan"),
         ("fp8", "torchtune 0.6.1", "from 0.7 on", "torchtitan"),
         ("fp4", "fms-fsdp", "bf16, or fp16", "Megatron-Bridge"),
         ("fp8", "EasyLM", "fp64", "MaxText"),
@@ -115,6 +115,12 @@ def test_what_a_stack_has_no_recipe_for_is_refused_with_the_reason_and_other_sta
     assert precision in refused.value.what
     assert re.search(instead, refused.value.hint)
     assert stacks.named(stack) == "Lightning" or stack in refused.value.what
+
+
+def test_a_release_that_is_a_month_is_written_as_one() -> None:
+    """"2025.9" after "0.15" would be read as a version, and as one before 25.10."""
+    assert stacks.precisions("Megatron-Core")["fp4"] == "from 0.15 or September 2025"
+    assert stacks.precisions("torchtune")["fp8"] == "from 0.7"
 
 
 def test_the_precision_taken_unasked_is_one_that_the_stack_trains_in() -> None:

@@ -42,6 +42,16 @@ def test_an_entry_names_its_source(table: str, name: str, says: str) -> None:
     assert says in CliRunner().invoke(catalog, [table, name, "--json"]).output
 
 
+def test_what_stands_behind_a_stack_s_answers_fits_a_terminal() -> None:
+    said = CliRunner().invoke(catalog, ["stacks", "Megatron-LM"], env={"COLUMNS": "80"}).output
+    listed = json.loads(CliRunner().invoke(catalog, ["stacks", "Megatron-LM", "--json"]).output)["entries"]
+    assert said.startswith("Megatron-Core\n")
+    assert max(map(len, said.splitlines())) <= 80
+    for row in listed:
+        for name in ("precision", "reason", "source", "date", "checked"):
+            assert "".join(row[name].split()) in "".join(said.split())
+
+
 def test_whole_figures_are_written_in_full() -> None:
     said = CliRunner().invoke(catalog, ["models", "llama-3.1-8b"]).output
     assert "vocab 128256" in said
