@@ -118,7 +118,7 @@ def test_what_a_stack_has_no_recipe_for_is_refused_with_the_reason_and_other_sta
 
 
 def test_a_release_that_is_a_month_is_written_as_one() -> None:
-    """"2025.9" after "0.15" would be read as a version, and as one before 25.10."""
+    """As "2025.9" behind "0.15" it would be read as a version, and as one after 2025.10."""
     assert stacks.precisions("Megatron-Core")["fp4"] == "from 0.15 or September 2025"
     assert stacks.precisions("torchtune")["fp8"] == "from 0.7"
 
