@@ -41,7 +41,7 @@ _PATTERNS = (  # what people write for a stack, the narrower first: a port or a 
     (r"easylm", "EasyLM"),
     (r"\bpax", "Pax"),
     (r"optimum.?habana", "Optimum Habana"),
-    (r"hugging ?face|transformers|accelerate|\btrl\b", "Hugging Face Trainer"),
+    (r"hugging ?face|hf.?trainer|transformers|accelerate|\btrl\b", "Hugging Face Trainer"),
     (r"lightning", "Lightning"),
     (r"fms.?fsdp", "fms-fsdp"),
     (r"intern(?:evo|lm)", "InternEvo"),

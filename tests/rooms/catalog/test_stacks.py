@@ -46,6 +46,7 @@ def test_a_stack_is_found_by_its_own_name(stack: str) -> None:
         ("Pathways/T5X", "T5X"),
         ("paxml 1.4", "Pax"),
         ("HF Trainer (transformers 4.50)", "Hugging Face Trainer"),
+        ("HF Trainer 4.50", "Hugging Face Trainer"),
         ("optimum-habana 1.19", "Optimum Habana"),
         ("NxD Training (Neuron 2.26)", "Neuron"),
         ("PyTorch DDP", "PyTorch"),
