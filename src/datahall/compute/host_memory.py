@@ -144,13 +144,17 @@ def communicators(plan: PlanNumbers) -> Any:
     return (np.asarray(plan.devices) > 1) * (1 + sum(1 * (np.asarray(degree) > 1) for degree in cuts))
 
 
-def devices_of_a_node(devices: Any, most: int, tensor: Any) -> Any:
-    """Devices that a plan takes of each node, at most `most`: as many on each, and tensor ranks side by side."""
-    found = np.ones_like(np.asarray(devices * tensor, dtype=np.int64))
+def devices_of_a_node(devices: Any, most: int, tensor: Any, nodes: int) -> Any:
+    """Devices that a plan takes of a node, at most `most`: as many on each, and tensor ranks side by side.
+
+    Where that needs more than the site's `nodes`, tensor ranks lie on two of them.
+    """
+    even = beside = np.ones_like(np.asarray(devices * tensor, dtype=np.int64))
     for count in range(2, most + 1):
-        beside = (count % tensor == 0) | (tensor % count == 0)
-        found = np.where((count <= devices) & (devices % count == 0) & beside, count, found)
-    return found
+        divides = (count <= devices) & (devices % count == 0)
+        even = np.where(divides, count, even)
+        beside = np.where(divides & ((count % tensor == 0) | (tensor % count == 0)), count, beside)
+    return np.where(beside * nodes >= devices, beside, even)
 
 
 def largest_tensor_bytes(counts: ShapeCounts, plan: PlanNumbers) -> Any:

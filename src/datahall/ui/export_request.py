@@ -42,7 +42,7 @@ def request_of(proposal: Proposal) -> Request:
     """The request that `proposal` needs; Refused when its forecast lacks a total time or a memory."""
     site, compute = proposal.case.site, proposal.plan.compute
     total, memory, host = (_needed(proposal, name) for name in ("total_time", "peak_memory", "host_memory"))
-    per_node = int(devices_of_a_node(compute.devices, site.devices_per_node, compute.tensor))
+    per_node = int(devices_of_a_node(compute.devices, site.devices_per_node, compute.tensor, site.nodes))
     return Request(
         nodes=compute.devices // per_node,
         devices_per_node=per_node,

@@ -116,7 +116,7 @@ def host_remedy(case: Case) -> str:
 def on_a_host(case: Case, numbers: PlanNumbers) -> Any:
     """Devices of the plan on the fullest host; workers that share a processor's cores may be more than these."""
     site = case.site
-    apart = devices_of_a_node(numbers.devices, site.devices_per_node, numbers.tensor)
+    apart = devices_of_a_node(numbers.devices, site.devices_per_node, numbers.tensor, site.nodes)
     return np.maximum(apart, np.ceil(np.asarray(numbers.devices) / site.nodes)) if _computes(case) else apart
 
 

@@ -113,6 +113,14 @@ def test_more_than_the_site_s_hosts_have_is_said(make_proposal: Make) -> None:
     assert "may not fit its hosts" not in exported(made, "slurm")["job.sbatch"]
 
 
+def test_no_more_nodes_are_asked_for_than_the_site_has(make_proposal: Make) -> None:
+    made = make_proposal(ComputePlan(data=3, tensor=4))
+    request = request_of(
+        replace(made, case=replace(made.case, site=replace(made.case.site, nodes=2, devices_per_node=6)))
+    )
+    assert (request.nodes, request.devices_per_node) == (2, 6)
+
+
 @pytest.mark.parametrize(("plan", "whole"), [(PLAN, True), (ComputePlan(data=12), False), (ComputePlan(data=4), False)])
 def test_a_job_of_whole_nodes_is_told_how_to_have_all_of_their_memory(
     make_proposal: Make, plan: ComputePlan, whole: bool

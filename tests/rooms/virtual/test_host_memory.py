@@ -58,12 +58,19 @@ def forecast_of(case: Case, compute: ComputePlan, storage: StoragePlan = BACKGRO
 @pytest.mark.parametrize("most", [1, 4, 6, 8])
 def test_devices_of_a_node_are_as_many_on_each_with_tensor_ranks_side_by_side(most: int) -> None:
     devices, tensor = np.meshgrid(np.arange(1, 49), [1, 2, 3, 4, 8, 16])
-    found = devices_of_a_node(devices, most, tensor)
+    found = devices_of_a_node(devices, most, tensor, 48)
     for total, ranks, count in zip(devices.ravel(), tensor.ravel(), found.ravel(), strict=True):
         wanted = next(
             c for c in range(min(most, total), 0, -1) if total % c == 0 and (c % ranks == 0 or ranks % c == 0)
         )
-        assert count == wanted == devices_of_a_node(int(total), most, int(ranks)), (total, ranks)
+        assert count == wanted == devices_of_a_node(int(total), most, int(ranks), 48), (total, ranks)
+
+
+def test_tensor_ranks_lie_on_two_nodes_where_there_is_no_third() -> None:
+    assert devices_of_a_node(12, 6, 4, 3) == 4
+    assert devices_of_a_node(12, 6, 4, 2) == 6
+    found = devices_of_a_node(np.array([12, 12, 4]), 6, np.array([4, 2, 4]), 2)
+    assert found.tolist() == [6, 6, 4]
 
 
 def test_a_background_save_holds_what_each_rank_has_of_the_checkpoint() -> None:
