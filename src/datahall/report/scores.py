@@ -7,7 +7,7 @@ nobody looks on: there each row keeps its one line, however long.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import groupby
@@ -26,18 +26,18 @@ _PARTS: Mapping[str, str] = {
     "p90_ape": "p90",
     "bias": "bias",
     "interval_coverage_share": "held",
-    "median_half_width_share": "half-width",
+    "median_half_width_share": "±",  # half of the interval
 }
 _CONDITIONS = {
     "repeated": "repeats of fitted runs",
     "familiar": "stack and accelerator fitted",
-    "unseen": "stack or accelerator not fitted",
+    "unseen": "stack or accelerator new",
     "shot": "rows shown, family not fitted",
     "shot-familiar": "rows shown, family fitted",
 }
 _NAMES = ("group", "run", "model", "accelerator", "outcome")
 _FIGURES = ("measured", "forecast", "90 % interval")
-_LEAST_NAME = 8  # letters of a model's name that stay, however narrow the terminal is
+_LEAST_NAME = 8  # letters of a name that stay, however narrow the terminal is
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,20 +96,20 @@ def _alike(rows: Sequence[Values], width: int | None) -> Part:
     if not first["scored"]:
         refused = aligned([["", row["id"], row["model"], _why(row)] for row in rows], width=width)
         return Part(f"{where}: {len(rows)} refused", refused)
-    longest = max(len(row["model"]) for row in rows)
-    lines = _without_names(rows, longest, width)
-    over = 0 if width is None else max(map(len, lines)) - width
-    if over > 0:
-        lines = _without_names(rows, max(_LEAST_NAME, longest - over), width)
+    heading = ["", "run", "model", *_FIGURES, "error", "held"]
+    cells = [["", row["id"], row["model"], *_figures(row), _error(row), _held(row)] for row in rows]
+    lines = _narrowed([heading, *cells], heading.index("model"), range(3, len(heading) - 1), width)
     return Part(f"{where}, in {first['unit']}: {len(rows)} scored", lines)
 
 
-def _without_names(rows: Sequence[Values], most: int, width: int | None) -> tuple[str, ...]:
-    """Rows without what they have in common; of a model's name at most so many letters."""
-    heading = ["", "run", "model", *_FIGURES, "error", "held"]
-    right = {heading.index(name) for name in (*_FIGURES, "error")}
-    cells = (["", row["id"], _cut(row["model"], most), *_figures(row), _error(row), _held(row)] for row in rows)
-    return aligned([heading, *cells], right, width)
+def _narrowed(rows: Sequence[Sequence[str]], names: int, right: Collection[int], width: int | None) -> tuple[str, ...]:
+    """The lines of rows, whose `names`, a column, are cut where they are too long for the width."""
+    lines = aligned(rows, right, width)
+    over = 0 if width is None else max(map(len, lines)) - width
+    if over <= 0:
+        return lines
+    most = max(_LEAST_NAME, max(len(row[names]) for row in rows) - over)
+    return aligned([[*row[:names], _cut(row[names], most), *row[names + 1 :]] for row in rows], right, width)
 
 
 def _figures(row: Values) -> list[str]:
@@ -143,7 +143,8 @@ def _by_condition(data: Values, width: int | None) -> Part:
 
 def _parts(what: str, columns: Mapping[str, str], named: Mapping[str, Values], width: int | None) -> Part:
     cells = [[name, *(_cell(column, scores.get(column)) for column in columns)] for name, scores in named.items()]
-    return _table([[what, *columns.values()], *cells], set(range(1, len(columns) + 1)), width)
+    heading, *lines = _narrowed([[what, *columns.values()], *cells], 0, range(1, len(columns) + 1), width)
+    return Part(heading, tuple(lines))
 
 
 def _table(rows: Sequence[Sequence[str]], right: set[int], width: int | None) -> Part:

@@ -38,6 +38,19 @@ def test_it_fits_the_terminal_and_every_run_is_there(judged: dict[str, Any], wid
         assert row["model"] in own  # these names are short enough for all widths
 
 
+def test_tables_of_scores_fit_80_columns_whatever_the_figures_and_names(judged: dict[str, Any]) -> None:
+    data = copy.deepcopy(judged)
+    wide = dict.fromkeys(("median_ape", "mean_ape", "p90_ape", "median_half_width_share"), 0.888)
+    wide |= {"n_scored": 1259, "n_refused": 12, "bias": -0.777, "interval_coverage_share": 1.0}
+    data["by_group"] = {"of-a-name-that-nobody-would-give-to-a-group-of-runs-2026": wide, "short": wide}
+    data["by_condition"] = dict.fromkeys(("repeated", "familiar", "unseen", "shot", "shot-familiar"), wide)
+    said = lines(data, 80, rows=False)
+    assert max(map(len, said)) <= 80
+    assert any(re.match("of-a-na.*….*-2026 ", line) for line in said)
+    for name in ("stack and accelerator fitted ", "rows shown, family not fitted "):  # not cut
+        assert any(line.startswith(name) for line in said)
+
+
 def test_through_a_pipe_each_row_is_one_whole_line(judged: dict[str, Any]) -> None:
     said = lines(judged, None)
     for row in judged["rows"]:
