@@ -52,8 +52,10 @@ def answer(tmp_path: Path, *rows: dict[str, str]) -> dict:
     return json.loads(result.stdout)
 
 
-def test_the_shipped_constants_are_those_that_the_shipped_runs_give():
-    assert differing(load().fitted.constants, fit(RUNS).constants) == []
+def test_the_shipped_constants_and_effects_are_those_that_the_shipped_runs_give():
+    refitted, shipped = fit(RUNS), load().fitted
+    assert differing(shipped.constants, refitted.constants) == []
+    assert refitted.effects == pytest.approx(dict(shipped.effects), abs=1e-3)  # logarithms: to a thousandth
 
 
 @pytest.mark.parametrize("group", ["torchtitan", "sc21"])
