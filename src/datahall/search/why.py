@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from datahall.base.errors import DatahallError
+from datahall.base.label import weakest
 from datahall.base.result import Result
 from datahall.calibrate.ledger import LedgerCalibration
 from datahall.case.question import Case
@@ -24,7 +25,7 @@ from datahall.search.rank import Ranking, goal_values, search
 from datahall.virtual.calibration import Calibration
 from datahall.virtual.host_memory import host_bytes
 from datahall.virtual.step_time import StepSeconds, step_time
-from datahall.virtual.training import forecast, held_bytes, power_w
+from datahall.virtual.training import PRICED, forecast, held_bytes, power_w
 from datahall.virtual.transferred import Transferred, stack_note
 
 _LEARNT = ("step_time", "total_time", "tokens_per_s", "mfu", "cost", "energy")
@@ -91,8 +92,10 @@ def explain(ranking: Ranking, place: int = 0) -> Result:
         result = replace(result, notes=(_HALVES_NOTE, *result.notes))
     if not isinstance(ranking.calibration, LedgerCalibration):
         return result
-    label = ranking.calibration.label  # whole runs on this hardware were measured, whatever its parts rest on
-    timed = {name: replace(result.metrics[name], label=label) for name in _LEARNT if name in result.metrics}
+    label, site = ranking.calibration.label, ranking.case.site
+    # Whole runs on this hardware were measured, whatever its parts rest on, but not what an hour of it costs or draws.
+    labels = {name: weakest([label, site.label(PRICED[name])]) if name in PRICED else label for name in _LEARNT}
+    timed = {name: replace(result.metrics[name], label=labels[name]) for name in _LEARNT if name in result.metrics}
     learnt = ranking.calibration.learnt
     note = f"Corrected by {learnt.factor:.3f} after {learnt.count} compared run(s) on this hardware ({label})."
     return replace(result, metrics={**result.metrics, **timed}, notes=(*result.notes, note))

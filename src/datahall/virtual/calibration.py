@@ -69,8 +69,7 @@ class Uncalibrated:
 
     def spread(self, component: str) -> tuple[float, float]:
         """Half and double for parts; the total of published families left out lay within 0.65 to 1.5."""
-        whole = component in {"step_time", "tokens_per_s", "mfu"}
-        return (0.65, self.slowest) if whole else (0.5, max(2.0, self.slowest))
+        return (0.65, self.slowest) if component in WHOLE else (0.5, max(2.0, self.slowest))
 
 
 def trainable_share(case: Case) -> float:

@@ -44,7 +44,8 @@ RESTART_S = 300.0  # reschedule, load, first step: used only where failures are 
 _IDLE_POWER_SHARE = 0.3  # of the device's power limit, while it waits
 _HOST_POWER_SHARE = 0.6  # servers, fans, switches beside each device's own power
 
-_PRICED = {"energy": "accelerator.power_w", "cost": "accelerator.price_usd_per_h"}
+# what turns a forecast of seconds into one of joules and dollars, by the label of its figure
+PRICED = {"energy": "accelerator.power_w", "cost": "accelerator.price_usd_per_h"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +228,7 @@ def _metrics(
 ) -> dict[str, Metric]:
     """The values with their intervals and labels."""
     # Joules and dollars rest on figures that no fit and no probe has touched.
-    priced = {name: weakest([label, case.site.label(path)]) for name, path in _PRICED.items()}
+    priced = {name: weakest([label, case.site.label(path)]) for name, path in PRICED.items()}
     metrics = {
         name: _metric(name, unit, value, calibration, priced.get(name, label)) for name, (unit, value) in values.items()
     }

@@ -14,6 +14,7 @@ from datahall.calibrate.ledger import Entry, LedgerCalibration, correction, entr
 from datahall.case import from_model_and_site
 from datahall.compute.numbers import PlanNumbers
 from datahall.search.rank import search
+from datahall.search.why import explain
 from datahall.virtual.calibration import Uncalibrated
 from datahall.virtual.step_time import step_time
 
@@ -85,3 +86,12 @@ def test_every_duration_takes_the_factor_longer(tmp_path: Path) -> None:
         assert float(after.total) == pytest.approx(float(before.total) * learnt.learnt.factor, rel=1e-9)
         assert float(after.transfer) == pytest.approx(float(before.transfer) * learnt.learnt.factor, rel=1e-9)
     assert with_ledger(case, Uncalibrated(), tmp_path / "none.jsonl").label == Label.CATALOGUE
+
+
+def test_dollars_and_joules_stay_what_their_price_and_power_rest_on(tmp_path: Path) -> None:
+    """Logs say how long steps take; they say nothing of what an hour costs or draws."""
+    case = from_model_and_site("llama-3.1-8b", "2x8xA40", tokens=1e9)
+    record(entry(1.3), tmp_path / "ledger.jsonl")
+    found = explain(search(case, with_ledger(case, Uncalibrated(), tmp_path / "ledger.jsonl"))).metrics
+    assert found["step_time"].label in (Label.CALIBRATED, Label.TRANSFERRED)
+    assert found["cost"].label == found["energy"].label == Label.CATALOGUE

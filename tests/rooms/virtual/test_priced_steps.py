@@ -23,6 +23,7 @@ from datahall.compute.plan import ComputePlan
 from datahall.decisions import Plan
 from datahall.network.plan import NetworkPlan
 from datahall.storage.plan import StoragePlan
+from datahall.virtual.calibration import Uncalibrated
 from datahall.virtual.constants import CONSTANTS, expected
 from datahall.virtual.links import LinkRates
 from datahall.virtual.pricing import Setting, setting_of, stack_settings, step_inputs
@@ -251,3 +252,16 @@ def test_transfers_hidden_behind_arithmetic_slow_it_on_a_gpu_and_not_where_engin
     hidden = float(whole.shard_exchange - free.shard_exchange)  # all of it, less what arithmetic does not hide
     assert slowed.beside == pytest.approx(0.1 * hidden, rel=1e-6)
     assert step("TPU-v5e", 0.2).beside == 0.0
+
+
+def test_a_run_s_interval_is_its_step_s_on_described_hardware_too() -> None:
+    """A run is a step many times over: without failures nothing else makes it less certain."""
+    described = (
+        "model: gpt2\napplication: {kind: training, tokens: 1e9, precision: bf16}\n"
+        "site: {accelerator: {name: NewCard, memory: 32 GiB, memory_bandwidth: 1 TB/s, peak: {bf16: 200 TFLOP/s}},"
+        " devices_per_node: 4, device_link: 30 GB/s, disk: nvme}\n"
+    )
+    case = loads(described)
+    for calibration in (default_calibration(case), Uncalibrated(slowest=3.0)):
+        step = calibration.spread("step_time")
+        assert all(calibration.spread(name) == step for name in ("total_time", "tokens_per_s", "energy", "cost"))
