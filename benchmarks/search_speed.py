@@ -1,5 +1,8 @@
 """How fast plans are searched: complete plans a second on one core, and three named searches with their start-up.
 
+Each named search is timed twice: until the choice and why it was made, and as `datahall plan` with all that it prints
+(the front, what loses and what would flip the choice).
+
     python benchmarks/search_speed.py
 
 Prints a table.  A complete plan is one with its memory, step, run, dollars and joules.  Run it on an idle machine.
@@ -38,9 +41,14 @@ def main() -> None:
     """Measure and print."""
     print(f"{'complete plans a second of a core':46} {plans_per_s():>12,.0f}   bar 300,000")
     for model, site, batch, bar in SEARCHES:
-        seconds, busy, searched, met = timed(model, site, batch)
+        seconds, busy, said = timed([sys.executable, "-c", _ONE, model, site, str(batch)])
+        searched, met = (int(word) for word in said.split())
         took = f"{seconds:>10.2f} s ({busy:.2f} s of a core)"
         print(f"{model + ' on ' + site:46} {took}   bar {bar:.0f} s   {searched:,} plans, {met:,} fit")
+        whole = ["--model", model, "--site", site, "--set", "application.tokens=1e12"]
+        whole += ["--set", f"application.global_batch={batch}"] if batch else []
+        seconds, busy, _ = timed([sys.executable, "-m", "datahall.ui.cli", "plan", *whole])
+        print(f"{'  the same, all of datahall plan':46} {seconds:>10.2f} s ({busy:.2f} s of a core)   bar {bar:.0f} s")
     print(f"{'most memory of a search':46} {resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024:>12,.0f} MiB")
 
 
@@ -62,13 +70,11 @@ def plans_per_s() -> float:
     return len(plans) / best
 
 
-def timed(model: str, site: str, batch: int) -> tuple[float, float, int, int]:
-    """Seconds of a whole process, start-up included, by the clock and of a core; plans searched, plans that fit."""
+def timed(command: list[str]) -> tuple[float, float, str]:
+    """Seconds of a whole process, start-up included, by the clock and of a core, and what it said."""
     started, before = time.perf_counter(), _children_s()
-    command = [sys.executable, "-c", _ONE, model, site, str(batch)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
-    searched, met = (int(word) for word in done.stdout.split())
-    return time.perf_counter() - started, _children_s() - before, searched, met
+    return time.perf_counter() - started, _children_s() - before, done.stdout
 
 
 def _children_s() -> float:

@@ -6,7 +6,7 @@ Grid by grid: what does not follow from an axis has one element along it.  A tes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -96,13 +96,30 @@ class Best:
     worth: float = float("inf")
 
 
-def nearest(case: Case, plans: Space, calibration: Calibration, best: Best) -> Iterator[Priced]:
-    """As `priced`, without plans that lose by more than the forecast can tell apart, whatever their transfers take."""
+Floors = Sequence[NDArray[np.float64]]
+
+
+def floors_of(case: Case, plans: Space, calibration: Calibration) -> Floors:
+    """What the goal makes small, of the plans of each grid, at least; of cases with slower links or less memory too.
+
+    Empty for workers that share a processor's cores: they are few.
+    """
     inputs = calibration.inputs(case, ComputePlan(precision=plans.precision))
-    if np.isfinite(inputs.cores):  # workers that share a processor's cores are few
+    return [] if np.isfinite(inputs.cores) else [_floor(case, grid.numbers, inputs) for grid in plans.grids]
+
+
+def nearest(
+    case: Case, plans: Space, calibration: Calibration, best: Best, floors: Floors | None = None
+) -> Iterator[Priced]:
+    """As `priced`, without plans that lose by more than the forecast can tell apart, whatever their transfers take.
+
+    `floors` are those of the case, or of one with faster links.
+    """
+    inputs = calibration.inputs(case, ComputePlan(precision=plans.precision))
+    floors = floors_of(case, plans, calibration) if floors is None else floors
+    if not floors:
         yield from priced(case, plans, calibration)
         return
-    floors = [_floor(case, grid.numbers, inputs) for grid in plans.grids]
     least = np.array([floor.min() for floor in floors])
     for index in np.argsort(least, kind="stable"):
         bound = best.worth * (1.0 + RISK_SHARE) * (1.0 + SAME_SHARE) ** 2

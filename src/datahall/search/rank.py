@@ -22,7 +22,7 @@ from datahall.compute.plan import ComputePlan
 from datahall.decisions.choice import SAME_SHARE, preferred
 from datahall.decisions.plan import Plan
 from datahall.search.engines import engine_named, exportable, runnable
-from datahall.search.price import Best, Priced, Prices, nearest, priced, whole_plan
+from datahall.search.price import Best, Floors, Priced, Prices, nearest, priced, whole_plan
 from datahall.search.shortlist import Shortlist, unbeaten
 from datahall.search.space import Space, divisors, space
 from datahall.storage.plan import StoragePlan
@@ -98,11 +98,13 @@ def search(
     engine: str = "",
     plans: Space | None = None,
     only_best: bool = False,
+    floors: Floors | None = None,
 ) -> Ranking:
     """Every plan of `case`, ranked by its goal; only those that `engine` can run, or, where none is named, any engine.
 
     `plans` takes those of an earlier search of the same model, batch and devices, in place of working them out again.
-    With `only_best` the choice is the same, and plans that cannot be it are not looked at.
+    With `only_best` the choice is the same, and plans that cannot be it are not looked at; `floors` of `plans` on links
+    at least as fast tell which, where they are known.
 
     Raises NoPlan with the obstacles and how many plans each stopped, Incompatible where the accelerator cannot compute
     in the case's precision or has no price or power for a goal that asks for it.
@@ -115,7 +117,7 @@ def search(
         lambda prices: goal_values(case, prices), lambda prices: ~_narrow(case, calibration, prices.memory_bytes)
     )
     reasons, least, qualified, best = Counter[str](), _Least(), 0, Best()
-    for part in nearest(case, plans, calibration, best) if only_best else priced(case, plans, calibration):
+    for part in nearest(case, plans, calibration, best, floors) if only_best else priced(case, plans, calibration):
         least = least.with_part(case, part)
         met = _met(case, part, reasons)
         able = part.of(_runs(case, part.grid.numbers, precision, engine))

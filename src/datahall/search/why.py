@@ -21,6 +21,7 @@ from datahall.compute.host_memory import HostBytes
 from datahall.compute.memory import MemoryBytes
 from datahall.compute.numbers import PlanNumbers
 from datahall.compute.plan import ComputePlan
+from datahall.search.price import Floors, floors_of
 from datahall.search.rank import Ranking, goal_values, search
 from datahall.virtual.calibration import Calibration
 from datahall.virtual.host_memory import host_bytes
@@ -146,7 +147,13 @@ def flips(ranking: Ranking) -> list[Flip]:
     narrower = card.peak_flops_per_s.get("fp8") and trains("fp8", site.stack, card.kind)
     if narrower and best.precision in ("bf16", "fp16"):
         changes.append(("fp8 products", replace(case, application=replace(case.application, precision="fp8"))))
-    return [_flip(ranking, what, changed) for what, changed in changes]
+    fastest = replace(site, scale_out=_faster(site.scale_out), scale_up=_faster(site.scale_up))
+    plans = ranking.space.in_precision(best.precision)
+    shared = floors_of(_on(case, fastest), plans, ranking.calibration)
+    return [
+        _flip(ranking, what, changed, shared if changed.application == case.application else None)
+        for what, changed in changes
+    ]
 
 
 def bargain(ranking: Ranking) -> Bargain | None:
@@ -177,10 +184,12 @@ def left_free(ranking: Ranking) -> LeftFree | None:
     return LeftFree(int(free[0]), float(idle_j[0]), place, float(whole_j[place]))
 
 
-def _flip(ranking: Ranking, what: str, changed: Case) -> Flip:
+def _flip(ranking: Ranking, what: str, changed: Case, floors: Floors | None) -> Flip:
     before, best = _goal_value(ranking), ranking.compute(0)
     try:
-        other = search(changed, ranking.calibration, engine=ranking.engine, plans=ranking.space, only_best=True)
+        other = search(
+            changed, ranking.calibration, engine=ranking.engine, plans=ranking.space, only_best=True, floors=floors
+        )
     except DatahallError:
         return Flip(what, None, 0.0, False)
     plan = other.compute(0)

@@ -20,7 +20,7 @@ from datahall.compute.possible import check_possible
 from datahall.decisions.choice import preferred
 from datahall.search import shortlist
 from datahall.search.engines import runnable
-from datahall.search.price import Best, nearest, price
+from datahall.search.price import Best, floors_of, nearest, price
 from datahall.search.rank import goal_values, search
 from datahall.search.space import divisors, space
 from datahall.virtual.transferred import default_calibration
@@ -148,6 +148,12 @@ def test_looking_for_the_best_alone_finds_the_same(model: str, site: str, goal: 
     assert best.qualified < whole.qualified / 2
     bounded = replace(case, goal=Goal(goal, deadline_s=float(np.median(whole.prices.total_s))))
     assert search(bounded, only_best=True).compute(0) == search(bounded).compute(0)
+    links = {name: getattr(case.site, name) for name in ("scale_up", "scale_out")}
+    faster = {name: replace(link, bytes_per_s=2 * link.bytes_per_s) for name, link in links.items()}
+    least = floors_of(replace(case, site=replace(case.site, **faster)), whole.space, whole.calibration)
+    own = floors_of(case, whole.space, whole.calibration)
+    assert all((low <= high).all() for low, high in zip(least, own, strict=True))  # so that they bound this case too
+    assert search(case, plans=whole.space, only_best=True, floors=least).compute(0) == whole.compute(0)
 
 
 @pytest.mark.parametrize("goal", ["time", "cost", "energy"])
