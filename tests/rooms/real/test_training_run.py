@@ -103,7 +103,7 @@ def test_host_memory_is_what_all_workers_hold_of_it(two_workers):
     held = two_workers.result.metrics["host_memory"]
     assert held.value == sum(idle) + sum(peak)
     assert held.value > 2 * two_workers.result.metrics["peak_memory"].value
-    assert all(0.5 < size / ON_PROCESSOR.interpreter < 2 for size in idle)
+    assert all(0.5 < size / ON_PROCESSOR.interpreter_bytes < 2 for size in idle)
 
 
 def test_a_plan_of_another_case_is_refused(case, tmp_path):
