@@ -153,8 +153,8 @@ def _run(cells: Cells, index: int) -> PublishedRun:
     framework = compatibility.framework_of(cells.text("framework"), card.kind)
     compatibility.check(card.name, precision, framework)
     stacks.check_trained(precision, cells.text("framework"), card.kind)
-    if precision == "fp8":
-        stacks.check_block_scaled(f"{cells.text('framework')} {cells.text('dtype')}", card.name, card.architecture)
+    written = f"{cells.text('framework')} {cells.text('dtype')}"
+    stacks.check_block_scaled(precision, written, card.name, card.architecture)
     shape = shape_of_row(cells)
     sequence = whole(cells.number("seq_len"), "seq_len")
     devices = whole(cells.number("n_devices"), "n_devices")

@@ -130,8 +130,7 @@ def check_precision(precision: str, site: Site, where: str = "") -> None:
     framework = compatibility.framework_of(site.stack, card.kind)
     try:
         stacks.check_trained(wanted, site.stack, card.kind)
-        if wanted == "fp8":
-            stacks.check_block_scaled(site.stack, card.name, card.architecture)
+        stacks.check_block_scaled(wanted, site.stack, card.name, card.architecture)
         if card.architecture and wanted:
             compatibility.check(card.name, wanted, framework)
     except UsageError as error:

@@ -107,16 +107,16 @@ def block_scaled(text: str) -> bool:
     return bool(re.search(_MX, text.lower()))
 
 
-def check_block_scaled(text: str, accelerator: str, architecture: str) -> None:
-    """Raise Incompatible if `text` names MXFP8 and the architecture has no products of blocks.
+def check_block_scaled(precision: str, text: str, accelerator: str, architecture: str) -> None:
+    """Raise Incompatible if fp8 is meant as the MXFP8 that `text` names and the architecture has no products of blocks.
 
     Source: Transformer Engine's matrix of data types and hardware (Blackwell of data centres, compute capability 10),
     AMD's CDNA 4 instruction set.  An unknown architecture (empty) passes.
     """
-    if architecture and block_scaled(text) and architecture not in _MX_ARCHITECTURES:
+    if precision == "fp8" and block_scaled(text) and architecture and architecture not in _MX_ARCHITECTURES:
         raise Incompatible(
-            f"{accelerator} does not compute in MXFP8: products of blocks with a scale each came with Blackwell and "
-            "CDNA 4.",
+            f"{accelerator} does not compute in MXFP8: products of blocks with a scale each are those of data centres' "
+            "Blackwell and of CDNA 4.",
             hint="Leave MXFP8 out: fp8 with a scale for each tensor, where the accelerator has it.",
         )
 
