@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,16 +36,16 @@ class Design:
     setting: Setting
     adapters: AdapterNumbers  # all zero where the whole model is trained
     trainable_share: Floats
-    owner: NDArray[np.int64]
+    owner: NDArray[np.int64]  # rising
     weight: Floats
     scale: Floats  # the run's batch over the variant's
     runs: int
 
-    def seconds(self, constants: Mapping[str, float]) -> Floats:
-        """Forecast seconds of each run's step."""
+    def seconds(self, constants: Mapping[str, Any]) -> Floats:
+        """Forecast seconds of each run's step; of columns of constants, a row for each of their values."""
         return self.mean(self.scale * self.steps(constants).total)
 
-    def steps(self, constants: Mapping[str, float]) -> StepSeconds:
+    def steps(self, constants: Mapping[str, Any]) -> StepSeconds:
         """Forecast of each variant, by component."""
         return step_time(self._inputs(constants), self.plans)
 
@@ -58,8 +59,9 @@ class Design:
         return self.mean(held_bytes(self._inputs(expected()), self.plans).total)
 
     def mean(self, values: Floats) -> Floats:
-        """The weighted mean over each run's variants."""
-        return np.asarray(np.bincount(self.owner, self.weight * values, self.runs), dtype=np.float64)
+        """The weighted mean over each run's variants, along the last axis."""
+        first = np.flatnonzero(np.diff(self.owner, prepend=-1))
+        return np.asarray(np.add.reduceat(self.weight * values, first, axis=-1), dtype=np.float64)
 
     def spread(self, values: Floats) -> Floats:
         """Half the range of the logarithm over each run's variants: what its blanks leave open."""
@@ -68,7 +70,7 @@ class Design:
         np.maximum.at(high, self.owner, np.log(values))
         return 0.5 * (high - low)
 
-    def _inputs(self, constants: Mapping[str, float]) -> StepInputs:
+    def _inputs(self, constants: Mapping[str, Any]) -> StepInputs:
         return step_inputs(self.counts, self.sequence, self.setting, constants, self.trainable_share, self.adapters)
 
 

@@ -30,6 +30,7 @@ _STEP_ITEMS = (
     ("experts", "experts"),
     ("attention", "attention"),
     ("element-wise", "elementwise"),
+    ("embedding", "embedding"),
     ("logits and loss", "logits"),
     ("recomputation", "recompute"),
     ("kernel launches", "launch"),

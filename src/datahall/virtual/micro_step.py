@@ -20,6 +20,7 @@ from datahall.virtual.habits import StackHabits
 _LAYER_KERNELS = 25.0
 _MIXTURE_KERNELS = 24.0  # router, permutation, grouped products, on top
 _ELEMENTS_PER_HIDDEN = 6.0  # norms and residuals, each pair fused
+_LOOKUP_KERNELS = 5.0  # one forward; backward the table's zeros, then tokens sorted, their rows summed and added
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,7 @@ class MicroStep:
     attention: Any
     elementwise: Any
     experts: Any
+    embedding: Any
     logits: Any
     recompute: Any
     host: Any
@@ -39,7 +41,8 @@ class MicroStep:
     @property
     def device(self) -> Any:
         """Device seconds of the whole micro-step."""
-        return self.linear + self.attention + self.elementwise + self.experts + self.logits + self.recompute
+        ends = self.embedding + self.logits
+        return self.linear + self.attention + self.elementwise + self.experts + ends + self.recompute
 
 
 def micro_step(
@@ -78,6 +81,7 @@ def micro_step(
         attention=attend + attend_back,
         elementwise=3.0 * element,
         experts=(1.0 + grads) * experts + 2.0 * permute,
+        embedding=_embedding_s(counts, tokens, rates, plan, grads),
         logits=np.maximum(0.0, _logits_s(counts, tokens, rates, plan, grads) - spare),
         recompute=recompute,
         host=kernels * (3.0 + again_linear) * rates.launch_s,
@@ -228,6 +232,22 @@ def _adapter_s(tokens: Any, rates: DeviceRates, plan: PlanNumbers, adapters: Ada
     moved = 3.0 * rates.word_bytes * tokens * adapters.width / plan.tensor
     kernels = adapters.matrices
     return product_s(flops, moved, rates.linear_flops_per_s, rates.memory_bytes_per_s, rates.kernel_s, kernels)
+
+
+def _embedding_s(counts: ShapeCounts, tokens: Any, rates: DeviceRates, plan: PlanNumbers, grads: Any) -> Any:
+    """Forward and backward seconds of the lookup of tokens in their table, where one stage has both ends.
+
+    A row is read and written for each token; backward a token's gradient is read, and its row read and written, in a
+    gradient as large as a rank's part of the table, which is first zeroed and then read.  Of a pipeline the first stage
+    looks up while the last, which has the head, is the slower one.  One-hot products instead of lookups are not
+    forecast.
+    """
+    alone = np.where(np.asarray(plan.pipeline) > 1, 0.0, np.minimum(counts.vocab, 1.0))
+    trained = grads - 1.0
+    rows = (2.0 + 3.0 * trained) * tokens * counts.hidden
+    moved = rates.word_bytes * (rows + 2.0 * trained * counts.head_weights / plan.tensor)
+    kernels = 1.0 + (_LOOKUP_KERNELS - 1.0) * trained
+    return alone * traffic_s(moved, rates.memory_bytes_per_s, rates.kernel_s, kernels)
 
 
 def _logits_s(counts: ShapeCounts, tokens: Any, rates: DeviceRates, plan: PlanNumbers, grads: Any) -> Any:

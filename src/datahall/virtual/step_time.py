@@ -61,6 +61,7 @@ class StepSeconds:
     attention: Any
     elementwise: Any
     experts: Any
+    embedding: Any
     logits: Any
     recompute: Any
     launch: Any  # what the host adds: launches, and cut tensors
@@ -153,6 +154,7 @@ def step_time(inputs: StepInputs, plan: PlanNumbers) -> StepSeconds:
         attention=steps * one.attention,
         elementwise=steps * one.elementwise,
         experts=steps * one.experts,
+        embedding=steps * one.embedding,
         logits=steps * one.logits,
         recompute=steps * one.recompute,
         launch=steps * launched,

@@ -11,13 +11,15 @@ import pytest
 from click.testing import CliRunner
 
 from datahall.calibrate.accuracy_table import markdown, refusals, rivals
-from datahall.calibrate.fit import fit
+from datahall.calibrate.design import design
+from datahall.calibrate.fit import linearised
 from datahall.calibrate.forecasting import forecast_runs
 from datahall.calibrate.holdout import few_of, trained_on
 from datahall.calibrate.neighbours import covariance, neighbours_of
 from datahall.calibrate.published import PublishedRun
-from datahall.calibrate.refit import differing
-from datahall.calibrate.shipped import load, shipped_runs
+from datahall.calibrate.refit import differing, refitted
+from datahall.calibrate.shipped import NAME, load, shipped_runs
+from datahall.catalog.calibrations import calibration
 from datahall.ui.validate import validate
 
 RUNS, _ = shipped_runs()
@@ -52,10 +54,30 @@ def answer(tmp_path: Path, *rows: dict[str, str]) -> dict:
     return json.loads(result.stdout)
 
 
-def test_the_shipped_constants_and_effects_are_those_that_the_shipped_runs_give():
-    refitted, shipped = fit(RUNS), load().fitted
-    assert differing(shipped.constants, refitted.constants) == []
-    assert refitted.effects == pytest.approx(dict(shipped.effects), abs=1e-3)  # logarithms: to a thousandth
+def test_every_figure_of_the_shipped_calibration_is_the_one_that_the_shipped_runs_give():
+    assert differing(calibration(NAME), refitted()) == {}
+
+
+def test_a_figure_that_differs_is_named():
+    shipped = calibration(NAME)
+    factor, constant = shipped["interval_factors"]["unseen"], shipped["constants"]["kernel_s"]
+    other = shipped | {"interval_factors": shipped["interval_factors"] | {"unseen": 1.002 * factor}}
+    other["constants"] = shipped["constants"] | {"kernel_s": 1.002 * constant}
+    del other["validity"]
+    apart = differing(shipped, other)
+    assert list(apart) == ["constants.kernel_s", "interval_factors.unseen", "validity"]
+    assert apart["constants.kernel_s"] == (constant, 1.002 * constant)
+
+
+def test_slopes_are_those_of_one_constant_after_another():
+    few, logs = RUNS[::40], load().fitted.log_constants()
+    arrays = design(few)
+    base, slopes = linearised(arrays, logs)
+    names = list(load().fitted.constants)
+    assert base == pytest.approx(np.log(arrays.seconds(load().fitted.constants)))
+    for index in (0, 7, len(names) - 1):
+        moved = load().fitted.constants | {names[index]: np.exp(logs[index] + 1e-4)}
+        assert slopes[:, index] == pytest.approx((np.log(arrays.seconds(moved)) - base) / 1e-4, abs=1e-6)
 
 
 @pytest.mark.parametrize("group", ["torchtitan", "sc21"])

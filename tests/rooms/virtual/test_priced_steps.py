@@ -15,6 +15,7 @@ from datahall.case import from_model_and_site, loads
 from datahall.case.named_model import shape_of
 from datahall.case.named_site import accelerator_of
 from datahall.catalog import accelerators
+from datahall.compute.adapters import AdapterNumbers
 from datahall.compute.counts import ShapeCounts, stack_counts
 from datahall.compute.memory import memory
 from datahall.compute.mfu import model_flops_per_step
@@ -192,6 +193,34 @@ def test_a_last_stage_that_lacks_a_layer_has_the_head_in_its_place() -> None:
     short, full = (step_time(one, plan) for one in inputs)
     assert short.logits < 0.2 * full.logits
     assert short.linear == pytest.approx(full.linear)  # the stages before it are as long
+
+
+def test_a_lookup_moves_a_token_s_rows_and_its_gradient_the_whole_table() -> None:
+    shape = shape_of("llama-3.1-8b")  # 128,256 rows of 4,096 in 16 bits: 1.05 GB
+    at = setting("H100-SXM", "torchtitan")
+    constants = {**expected(), "kernel_s": 1e-12, "memory_share": 1.0}
+
+    def lookup_s(rank: float = 0.0, **cut: float) -> float:
+        adapters = AdapterNumbers(rank=rank, matrices=7.0 * (rank > 0), width=1e4 * (rank > 0))
+        inputs = step_inputs(ShapeCounts.of(shape), 8192, at, constants, adapters=adapters)
+        return float(step_time(inputs, PlanNumbers(recompute=2, **cut)).embedding)
+
+    rows, table = 8192 * 4096 * 2 / 3.35e12, 128256 * 4096 * 2 / 3.35e12
+    assert lookup_s() == pytest.approx(5 * rows + 2 * table)
+    assert lookup_s(accumulation=3) == pytest.approx(3 * lookup_s())
+    assert lookup_s(tensor=8) == pytest.approx(5 * rows + 2 * table / 8)  # each rank has all tokens, and its part of it
+    assert lookup_s(rank=16) == pytest.approx(2 * rows)  # a frozen table gets no gradient
+    assert lookup_s(pipeline=4) == 0.0  # of the first stage, which waits for the last
+    no_words = step_inputs(ShapeCounts.of(replace(shape, vocab=0)), 8192, at, constants)
+    assert step_time(no_words, PlanNumbers()).embedding == 0.0
+
+
+def test_device_seconds_are_those_of_the_parts() -> None:
+    inputs = step_inputs(ShapeCounts.of(shape_of("mixtral-8x7b")), 4096, setting("H100-SXM", ""), expected())
+    step = step_time(inputs, PlanNumbers(data=8, expert=8, recompute=2, accumulation=2))
+    kinds = ("linear", "experts", "attention", "elementwise", "embedding", "logits", "recompute", "launch", "beside")
+    assert sum(float(getattr(step, kind)) for kind in kinds) == pytest.approx(float(step.compute))
+    assert step.embedding > 0.0
 
 
 def test_an_all_reduce_over_two_domains_sends_half_of_what_a_ring_does_between_them() -> None:
