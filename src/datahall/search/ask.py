@@ -77,6 +77,7 @@ class CheckpointAnswer:
     """How often to write checkpoints, seconds of work apart, and what each choice costs (share of the time).
 
     A checkpoint is under way for `write_s`; it holds the loop for `stall_s` and makes steps longer by `slowed_s`.
+    `beside` is whether it is written beside training.
     """
 
     write_s: float
@@ -89,6 +90,7 @@ class CheckpointAnswer:
     lost_shares: Sequence[tuple[float, float]]  # interval in seconds, share of the wall time that is not training
     codec: str
     codec_why: str
+    beside: bool
 
 
 def smallest_site(case: Case, calibration: Calibration) -> Offer:
@@ -168,7 +170,8 @@ def checkpoint_interval(ranking: Ranking) -> CheckpointAnswer:
     young = float(young_interval_s(cost, between))
     why = codec_sentence(case, plan.storage, numbers)
     held, slowed, steps = float(written.stall), float(written.slowed), max(1, round(best / step_s))
-    return CheckpointAnswer(write, held, slowed, between, young, best, steps, lost, plan.storage.codec, why)
+    how = plan.storage
+    return CheckpointAnswer(write, held, slowed, between, young, best, steps, lost, how.codec, why, how.asynchronous)
 
 
 def _step_at(case: Case, bytes_per_s: float, calibration: Calibration) -> float:

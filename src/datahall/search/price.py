@@ -21,17 +21,14 @@ from datahall.compute.plan import ComputePlan
 from datahall.decisions.choice import RISK_SHARE, SAME_SHARE
 from datahall.decisions.plan import Plan
 from datahall.network.plan import NetworkPlan
+from datahall.search.saves import Saves
 from datahall.search.space import Grid, Space
-from datahall.storage.plan import StoragePlan
 from datahall.virtual import training
 from datahall.virtual.calibration import Calibration
-from datahall.virtual.checkpoints import CheckpointSeconds, checkpoint_seconds, picked_codec, shards_of
-from datahall.virtual.failures import background_interval_s
 from datahall.virtual.input_cache import with_reading
 from datahall.virtual.step_time import StepInputs, step_time
 
 Numbers = NDArray[np.float64]
-_UNSTATED_INTERVAL_S = 3600.0  # between checkpoints where nobody stated how often devices fail
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +81,9 @@ def price(case: Case, plans: Space, calibration: Calibration, *, only_fitting: b
 def priced(case: Case, plans: Space, calibration: Calibration, *, only_fitting: bool = True) -> Iterator[Priced]:
     """The grids of `plans` with their prices, as `price` has them, one after the other."""
     inputs = calibration.inputs(case, ComputePlan(precision=plans.precision))
-    room = case.site.accelerator.memory_bytes if only_fitting else np.inf
+    saves, room = Saves(case), case.site.accelerator.memory_bytes if only_fitting else np.inf
     for first, grid in zip(plans.starts, plans.grids, strict=False):
-        yield _priced_grid(case, grid, int(first), inputs, room)
+        yield _priced_grid(case, grid, int(first), inputs, saves, room)
 
 
 @dataclass(slots=True)
@@ -120,14 +117,14 @@ def nearest(
     if not floors:
         yield from priced(case, plans, calibration)
         return
-    least = np.array([floor.min() for floor in floors])
+    least, saves = np.array([floor.min() for floor in floors]), Saves(case)
     for index in np.argsort(least, kind="stable"):
         bound = best.worth * (1.0 + RISK_SHARE) * (1.0 + SAME_SHARE) ** 2
         if least[index] > bound:
             return
         grid = plans.grids[index]
         hopeful = replace(grid, exists=grid.exists & (floors[index] <= bound))
-        yield _priced_grid(case, hopeful, int(plans.starts[index]), inputs, case.site.accelerator.memory_bytes)
+        yield _priced_grid(case, hopeful, int(plans.starts[index]), inputs, saves, case.site.accelerator.memory_bytes)
 
 
 def _floor(case: Case, plan: PlanNumbers, inputs: StepInputs) -> Any:
@@ -144,7 +141,7 @@ def _floor(case: Case, plan: PlanNumbers, inputs: StepInputs) -> Any:
     return training.power_w(site, seconds.compute / step) * plan.devices * run
 
 
-def _priced_grid(case: Case, grid: Grid, first: int, inputs: StepInputs, room: float) -> Priced:
+def _priced_grid(case: Case, grid: Grid, first: int, inputs: StepInputs, saves: Saves, room: float) -> Priced:
     numbers, exists = _trimmed(grid.numbers, grid.exists)
     held = np.broadcast_to(memory_bytes(case, float_counts(case), numbers, inputs), exists.shape)
     fits = held[exists] <= room
@@ -155,7 +152,7 @@ def _priced_grid(case: Case, grid: Grid, first: int, inputs: StepInputs, room: f
     needed = held[exists]
     least = float(needed.min(initial=np.inf))
     numbers, chosen = _trimmed(numbers, chosen)
-    runs = _run(case, numbers, inputs) if len(cells) else (np.ones(1),) * 4
+    runs = _run(case, numbers, inputs, saves) if len(cells) else (np.ones(1),) * 4
     columns = [np.broadcast_to(column, chosen.shape)[chosen] for column in (numbers.devices, *runs)]
     return Priced(grid, len(fits), least, Prices(cells, families, columns[0], needed[fits], *columns[1:]), first)
 
@@ -186,12 +183,11 @@ def memory_bytes(case: Case, counts: ShapeCounts, numbers: PlanNumbers, inputs: 
 
 
 def whole_plan(case: Case, compute: ComputePlan, step_s: float) -> Plan:
-    """The plan around a compute plan: checkpoints in the background, as often as failures make worth while."""
-    numbers = PlanNumbers.of(compute)
-    interval = int(_interval_steps(case, numbers, step_s))
-    shards = shards_of(compute.devices)
-    codec = picked_codec(case, numbers, shards)
-    storage = StoragePlan(interval_steps=interval, shards=shards, codec=codec, asynchronous=True)
+    """The plan around a compute plan: checkpoints as often as failures make worth while.
+
+    They are written in the background, unless the hosts may not hold the copies that this takes.
+    """
+    storage = Saves(case).storage(PlanNumbers.of(compute), step_s)
     storage = with_reading(case, compute, storage, step_s)
     return Plan(compute, storage, NetworkPlan(), case.hash())
 
@@ -202,28 +198,14 @@ def float_counts(case: Case) -> ShapeCounts:
     return ShapeCounts(**{name: float(getattr(counts, name)) for name in ShapeCounts.__dataclass_fields__})
 
 
-def _run(case: Case, numbers: PlanNumbers, inputs: StepInputs) -> tuple[Any, Any, Any, Any]:
+def _run(case: Case, numbers: PlanNumbers, inputs: StepInputs, saves: Saves) -> tuple[Any, Any, Any, Any]:
     """Step seconds, run seconds, dollars and joules, as `training.forecast` has them."""
     seconds = step_time(inputs, numbers)
     step, devices, site = seconds.total, numbers.devices, case.site
-    interval = _interval_steps(case, numbers, step) * step
-    saved_s = _saved(case, numbers, step - seconds.optimiser).cost
+    interval = saves.interval_steps(numbers, step) * step
+    saved_s = saves.seconds(numbers, step - seconds.optimiser).cost
     failures = site.failures_per_device_s * devices
     work = case.application.steps * step
     total = training.run_parts(work, interval, saved_s, failures, inputs.habits.startup_s).total
     cost = site.accelerator.price_usd_per_h / 3600.0 * devices * total
     return step, total, cost, training.power_w(site, seconds.compute / step) * devices * total
-
-
-def _saved(case: Case, numbers: PlanNumbers, hidden_s: Any) -> CheckpointSeconds:
-    return checkpoint_seconds(case, StoragePlan(asynchronous=True), numbers, hidden_s=hidden_s)
-
-
-def _interval_steps(case: Case, numbers: PlanNumbers, step_s: Any) -> Any:
-    rate = case.site.failures_per_device_s * numbers.devices
-    if case.site.failures_per_device_s > 0:
-        saved = _saved(case, numbers, step_s)
-        best = background_interval_s(saved.cost, saved.write, 1.0 / rate)
-    else:
-        best = _UNSTATED_INTERVAL_S + 0.0 * numbers.devices
-    return np.maximum(1.0, np.rint(best / step_s))

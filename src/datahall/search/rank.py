@@ -28,7 +28,7 @@ from datahall.search.space import Space, divisors, space
 from datahall.storage.plan import StoragePlan
 from datahall.virtual.calibration import Calibration
 from datahall.virtual.checkpoints import on_one_disk
-from datahall.virtual.host_memory import fits_host, host_remedy
+from datahall.virtual.host_memory import holds_copies, holds_saves, weights_remark
 from datahall.virtual.training import RESTART_S
 from datahall.virtual.transferred import default_calibration
 
@@ -39,7 +39,6 @@ _ENDLESS = 100.0  # a run that takes so many times its steps is not one that end
 _UNRUN = "no engine that plans are exported to can run it (`site.stack` names another)"
 _FAILING = f"fails so often that less than 1/{_ENDLESS:.0f} of its time would be steps"
 _KEEP = StoragePlan().keep  # committed checkpoints, of what `whole_plan` writes
-_SAVED = StoragePlan(interval_steps=1, asynchronous=True)  # the same, as far as it is held in host memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +228,7 @@ def _met(case: Case, part: Priced, reasons: Counter[str]) -> NDArray[np.bool_]:
     memory = human(case.site.accelerator.memory_bytes, "bytes")
     reasons[f"needs more than the {memory} of one {case.site.accelerator.name}"] += part.plans - len(prices)
     met = np.ones(len(prices), dtype=bool)
-    hosted = fits_host(case, _SAVED, part.grid.numbers)
+    hosted = _hosted(case, part.grid.numbers)
     for reason, passes in (
         *([] if hosted is True else [(_crowded(case), part.of(hosted))]),
         (_full(case), on_one_disk(case, prices.devices, _KEEP) <= case.site.disk.capacity_bytes),
@@ -242,6 +241,12 @@ def _met(case: Case, part: Priced, reasons: Counter[str]) -> NDArray[np.bool_]:
     return met
 
 
+def _hosted(case: Case, plans: PlanNumbers) -> Any:
+    """Whether hosts suffice, at worst with checkpoints that hold the loop; True where nobody stated what they have."""
+    copies = holds_copies(case, plans)
+    return copies if np.all(copies) else copies | holds_saves(case, plans)
+
+
 def _ends(case: Case, prices: Prices) -> NDArray[np.bool_]:
     """Whether failures leave a run the time to get on."""
     return prices.total_s <= _ENDLESS * (case.application.steps * prices.step_s + RESTART_S)
@@ -249,7 +254,7 @@ def _ends(case: Case, prices: Prices) -> NDArray[np.bool_]:
 
 def _crowded(case: Case) -> str:
     has = human(case.site.host_memory_bytes, "bytes")
-    return f"may need more host memory than nine tenths of the {has} of a host"
+    return f"may need more host memory than nine tenths of the {has} of a host, however it saves"
 
 
 def _full(case: Case) -> str:
@@ -309,7 +314,7 @@ def _no_plan(case: Case, plans: int, least: _Least, reasons: Counter[str]) -> No
         what = (
             f"no plan for {case.model.name} surely fits the {human(case.site.host_memory_bytes, 'bytes')} of its hosts."
         )
-        hint = f"Use more nodes, or state a larger site.host_memory. {host_remedy(case)}"
+        hint = f"Use more nodes, or state a larger site.host_memory.{weights_remark(case)}"
         return NoPlan(what, reasons=dict(reasons), hint=hint)
     if reasons.get(_full(case), 0) == least.fits:
         what = f"{_KEEP + 1} checkpoints of {case.model.name} do not fit on the disks of {case.site.name}."

@@ -82,7 +82,7 @@ def _remarks(proposal: Proposal, request: Request, engine: str, target: str) -> 
     if request.nodes > 1 and request.devices_per_node < whole:
         part = request.devices_per_node
         found.append(f"{part} of each node's {whole} devices are the plan's; the forecast fills nodes.")
-    found += host_notes(proposal.case, request.host_memory_bytes)
+    found += host_notes(proposal.case, proposal.plan, request.host_memory_bytes)
     if target == "slurm" and request.devices_per_node == whole:
         found.append("It has every device of its nodes; if nobody else wants their memory, --mem=0 asks for all of it.")
     return found + device_remarks(proposal.case.site.accelerator, target)

@@ -135,9 +135,10 @@ def _checkpoint(case: Case, calibration: Calibration) -> Answer:
     by = "Daly" if found.daly_s > found.write_s else "one begins when the one before has ended"
     text = Text()
     text.append(f"Every {human_time(found.daly_s)} ({found.daly_steps:,} steps)", style="bold")
+    beside = f"holds for {human_time(found.stall_s)} and slows by {human_time(found.slowed_s)}"
+    how = f"beside training, which it {beside}" if found.beside else "while training waits (hosts may not hold copies)"
     text.append(
-        f": a checkpoint takes {human_time(found.write_s)} to write, beside training, which it holds for"
-        f" {human_time(found.stall_s)} and slows by {human_time(found.slowed_s)};"
+        f": a checkpoint takes {human_time(found.write_s)} to write, {how};"
         f" some device fails every {human_time(found.between_failures_s)}"
         f" ({by}; Young says {human_time(found.young_s)}).\n"
         f"{found.codec_why}\n"
@@ -152,6 +153,7 @@ def _checkpoint(case: Case, calibration: Calibration) -> Answer:
         "write_s": found.write_s,
         "stall_s": found.stall_s,
         "slowed_s": found.slowed_s,
+        "beside": found.beside,
         "codec": found.codec,
         "codec_why": found.codec_why,
         "between_failures_s": found.between_failures_s,

@@ -7,7 +7,7 @@ write is `failures`'.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Final
 
 import numpy as np
@@ -48,6 +48,13 @@ class CheckpointSeconds:
     def cost(self) -> Any:
         """Seconds by which a run is longer for each."""
         return self.stall + self.slowed
+
+    def with_those(self, which: Any, others: CheckpointSeconds) -> CheckpointSeconds:
+        """These, with the elements of `others` where the mask `which` says."""
+        if np.all(which):
+            return others
+        pairs = ((getattr(self, field.name), getattr(others, field.name)) for field in fields(self))
+        return CheckpointSeconds(*(np.where(which, other, mine) for mine, other in pairs))
 
 
 def checkpoint_bytes(case: Case, own: Anatomy | None = None, optimisers: int = 1) -> int:
@@ -137,9 +144,9 @@ def codec_rates(case: Case, numbers: PlanNumbers, shards: int, measured: Sequenc
     return found
 
 
-def shards_of(devices: int) -> int:
+def shards_of(devices: Any) -> Any:
     """Files of each rank: a few, since one thread does not fill a disk, and fewer where there are many ranks."""
-    return max(1, min(DEFAULT_SHARDS, _MOST_FILES // devices))
+    return np.clip(_MOST_FILES // devices, 1, DEFAULT_SHARDS)
 
 
 def picked_codec(case: Case, numbers: PlanNumbers, shards: int, measured: Sequence[CodecRate] = ()) -> str:

@@ -37,10 +37,12 @@ from datahall.decisions.plan import Plan
 from datahall.storage.input import open_shards
 from datahall.storage.order import MIX
 from datahall.storage.plan import StoragePlan
-from datahall.virtual.checkpoints import checkpoint_bytes, staged_bytes
+from datahall.virtual.checkpoints import checkpoint_bytes, shards_of, staged_bytes
 
 KEPT_FOR_OTHERS: Final = 0.1  # of the memory of a host, for the system and other programs
 _WORD: Final = 4  # bytes of a parameter as a process reads it
+_COPIED: Final = StoragePlan(interval_steps=1, asynchronous=True)  # as far as it is held in host memory
+_COPIES_REMEDY: Final = " ZeRO makes copies of checkpoints smaller, and a save that holds the loop needs none."
 
 
 def host_bytes(
@@ -83,9 +85,17 @@ def fits_host(case: Case, storage: StoragePlan, numbers: PlanNumbers) -> Any:
     """
     if not case.site.host_memory_bytes or _computes(case):
         return True
-    held = host_bytes(case, storage, numbers)
-    asked = held.total * np.exp(TO_P90 * host_log_half_width(held, HostWidths()))
-    return asked <= room_bytes(case)
+    return _asked_bytes(case, storage, numbers) <= room_bytes(case)
+
+
+def holds_copies(case: Case, numbers: PlanNumbers) -> Any:
+    """Whether hosts suffice, as in `fits_host`, where each checkpoint is copied to them and written beside training."""
+    return fits_host(case, _COPIED, numbers)
+
+
+def holds_saves(case: Case, numbers: PlanNumbers) -> Any:
+    """The same where training waits for each checkpoint, so that only the tensors under way are in their memory."""
+    return fits_host(case, replace(_COPIED, shards=shards_of(numbers.devices), asynchronous=False), numbers)
 
 
 def room_bytes(case: Case) -> float:
@@ -93,24 +103,28 @@ def room_bytes(case: Case) -> float:
     return (1.0 - KEPT_FOR_OTHERS) * case.site.host_memory_bytes
 
 
-def host_notes(case: Case, asked_bytes: float) -> tuple[str, ...]:
-    """What to say where `asked_bytes` are more than the site's hosts have to give."""
-    if not case.site.host_memory_bytes or asked_bytes <= room_bytes(case):
+def host_notes(case: Case, plan: Plan, asked_bytes: float) -> tuple[str, ...]:
+    """What to say where `asked_bytes` are more than the site's hosts have to give, or only copies would have been."""
+    has, numbers = case.site.host_memory_bytes, PlanNumbers.of(plan.compute)
+    if has and asked_bytes > room_bytes(case):
+        return (
+            f"It may not fit its hosts: nine times in ten {human(asked_bytes, 'bytes')} of host memory suffice, and a"
+            f" host has {human(has, 'bytes')}, a tenth of it for others."
+            f"{_COPIES_REMEDY if plan.storage.asynchronous else ''}{weights_remark(case)}",
+        )
+    if plan.storage.asynchronous or not plan.storage.interval_steps or np.all(holds_copies(case, numbers)):
         return ()
-    has = human(case.site.host_memory_bytes, "bytes")
+    enough = human(_asked_bytes(case, _COPIED, numbers) / (1.0 - KEPT_FOR_OTHERS), "bytes")
     return (
-        f"It may not fit its hosts: nine times in ten {human(asked_bytes, 'bytes')} of host memory suffice, and a host"
-        f" has {has}, a tenth of it for others. {host_remedy(case)}",
+        "Checkpoints hold the loop while they are written: copies to write beside training from may not fit hosts of"
+        f" {human(has, 'bytes')}; hosts of {enough} would do.",
     )
 
 
-def host_remedy(case: Case) -> str:
-    """A sentence on what makes a plan of the case need less of its hosts' memory."""
-    read = "; every process reads the initial weights, or one a node where the plan spreads them"
-    return (
-        "ZeRO makes copies of checkpoints smaller, and a save that holds the loop needs none"
-        f"{read if case.application.weights else ''}."
-    )
+def weights_remark(case: Case) -> str:
+    """A sentence, behind others, on who reads the initial weights, where there are some."""
+    read = " Every process reads the initial weights, or one a node where the plan spreads them."
+    return read if case.application.weights else ""
 
 
 def on_a_host(case: Case, numbers: PlanNumbers) -> Any:
@@ -127,6 +141,12 @@ def habits_of(case: Case) -> HostHabits:
         return ON_PROCESSOR
     habits = JAX if framework_of(case.site.stack, kind) == "jax" else PYTORCH
     return on_tpu(habits) if kind == "tpu" else habits
+
+
+def _asked_bytes(case: Case, storage: StoragePlan, numbers: PlanNumbers) -> Any:
+    """What suffices nine times in ten."""
+    held = host_bytes(case, storage, numbers)
+    return held.total * np.exp(TO_P90 * host_log_half_width(held, HostWidths()))
 
 
 def _computes(case: Case) -> bool:

@@ -102,7 +102,7 @@ def forecast(
     metrics["goodput"] = _goodput(run, spread, label)
     metrics |= _busiest(plan, float(inputs.habits.expert_wait), label)
     metrics["host_memory"] = host = host_metric(case, plan, own, metrics["peak_memory"])
-    notes = _notes(case, plan, run, inputs, own, calibration) + host_notes(case, percentile_90(host))
+    notes = _notes(case, plan, run, inputs, own, calibration) + host_notes(case, plan, percentile_90(host))
     counts = run_counts(case, plan, own)
     result = Result("virtual", MappingProxyType(metrics), MappingProxyType(counts), notes)
     if read is None:

@@ -143,6 +143,15 @@ def test_the_interval_of_checkpoints_loses_the_least() -> None:
         checkpoint_interval(silent)
 
 
+def test_the_interval_of_saves_that_hold_the_loop_weighs_all_of_their_time() -> None:
+    case = from_model_and_site("llama-2-70b", "2x8xH100-SXM", tokens=1e9)
+    small = replace(case, site=replace(case.site, host_memory_bytes=256e9))
+    beside, held = (checkpoint_interval(search(one)) for one in (case, small))
+    assert (beside.beside, held.beside) == (True, False)
+    assert (held.stall_s, held.slowed_s) == (held.write_s, 0.0)
+    assert held.daly_s > 3.0 * beside.daly_s
+
+
 def test_no_interval_is_shown_that_ends_before_its_checkpoint_is_written() -> None:
     found = checkpoint_interval(search(from_model_and_site("llama-3.1-405b", "llama3-h100", tokens=1e12)))
     assert found.daly_s == found.write_s > found.young_s

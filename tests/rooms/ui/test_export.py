@@ -113,6 +113,20 @@ def test_more_than_the_site_s_hosts_have_is_said(make_proposal: Make) -> None:
     assert "may not fit its hosts" not in exported(made, "slurm")["job.sbatch"]
 
 
+def test_hosts_that_may_not_hold_copies_are_asked_for_less_and_not_for_background_saves() -> None:
+    free = from_model_and_site("llama-2-70b", "2x8xH100-SXM", tokens=1e9)
+    small = replace(free, site=replace(free.site, host_memory_bytes=256e9))
+    scripts: list[str] = []
+    for case in (free, small):
+        ranking = search(case, engine="megatron")
+        proposal = Proposal(case, ranking.plan(), explain(ranking))
+        scripts.append(exported(proposal, "slurm", "megatron")["job.sbatch"])
+    asked_mib = [int(re.findall(r"--mem=(\d+)M", script)[0]) for script in scripts]
+    assert asked_mib[1] * 2**20 <= 0.9 * 256e9 < asked_mib[0] * 2**20
+    assert ["--async-save" in script for script in scripts] == [True, False]
+    assert ["# Checkpoints hold the loop" in script for script in scripts] == [False, True]
+
+
 def test_no_more_nodes_are_asked_for_than_the_site_has(make_proposal: Make) -> None:
     made = make_proposal(ComputePlan(data=3, tensor=4))
     request = request_of(
