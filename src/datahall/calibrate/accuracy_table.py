@@ -112,6 +112,7 @@ def bars(held_out: Mapping[str, Any], unseen: Mapping[str, Any]) -> str:
     add("collected after the fit: median", 0.15, unseen["macro_median_ape"])
     add("collected after the fit: mean", 0.20, unseen["macro_mean_ape"])
     add("regret of the pick, shipped runs, families left out", 0.02, zero["regret_share"])
+    add("regret of the pick, shipped runs of quality A, families left out", 0.02, zero["regret_share_quality_a"])
     add("regret of the pick, runs collected after the fit", 0.02, unseen["regret_share"])
     return "\n".join([*lines, *_scored_lines(unseen), "", *_interval_lines(held_out, unseen), ""])
 

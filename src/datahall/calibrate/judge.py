@@ -72,8 +72,7 @@ class Judgement:
             "interval_coverage_share": summary["interval_coverage_share"],
             "median_half_width_share": summary["median_half_width_share"],
             "interval_score": float(np.mean(interval_score(low, high, 1.0))) if len(measured) else None,
-            "n_choices": len(choices(self.runs)),
-            "regret_share": self.regret_share(),
+            **self._regret(),
             "scaling": self.scaling(),
             "by_group": self._by([run.group for run in self.runs], [refusal.group for refusal in self.refused]),
             "by_accelerator": self._by(
@@ -99,15 +98,30 @@ class Judgement:
             "refused_reasons": dict(Counter(refusal.reason for refusal in self.refused)),
         }
 
-    def regret_share(self) -> float | None:
-        """Mean over choices of how much slower the plan that the search would take was than the fastest measured."""
-        regrets: list[float] = []
+    def _regret(self) -> dict[str, Any]:
+        """Choices and their mean regret: over all rows, and over those between runs of quality A."""
+        regrets = self.regrets()
+        best = [regret for regret, quality in regrets if quality == "A"]
+        return {
+            "n_choices": len(regrets),
+            "regret_share": float(np.mean([regret for regret, _ in regrets])) if regrets else None,
+            "n_choices_quality_a": len(best),
+            "regret_share_quality_a": float(np.mean(best)) if best else None,
+        }
+
+    def regrets(self) -> list[tuple[float, str]]:
+        """Of each choice how much slower the plan that the search would take was than the fastest measured (a share).
+
+        With the quality of the rows that it is between, the worst of them.
+        """
+        found: list[tuple[float, str]] = []
         for indices in choices(self.runs):
             plans = stack_plans([self.runs[index].variants[0].plan for index in indices])
             taken = preferred(self.forecasts.seconds[indices], plans)[0]
             measured = self._measured[indices]
-            regrets.append(float(measured[taken] / measured.min()) - 1.0)
-        return float(np.mean(regrets)) if regrets else None
+            quality = max(self.runs[index].quality for index in indices)
+            found.append((float(measured[taken] / measured.min()) - 1.0, quality))
+        return found
 
     def scaling(self) -> dict[str, Any] | None:
         """Errors of what a device keeps of its rate, between runs that differ in their number of devices.

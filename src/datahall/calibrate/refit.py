@@ -31,7 +31,8 @@ from datahall.calibrate.shipped import NAME, shipped_runs, trained_json
 from datahall.catalog import calibrations
 
 _SCORES = ("n_scored", "median_ape", "mean_ape", "p90_ape", "interval_coverage_share", "median_half_width_share")
-_OVERALL = ("regret_share", *_SCORES, "macro_median_ape", "macro_mean_ape", "interval_score")  # of draws no regret
+_REGRETS = ("regret_share", "regret_share_quality_a")
+_OVERALL = (*_SCORES, "macro_median_ape", "macro_mean_ape", "interval_score")
 _LEAST_APART = 5e-4  # of logarithms and shares
 
 
@@ -93,7 +94,9 @@ def held_out(runs: Sequence[PublishedRun], trained: Trained) -> dict[str, Any]:
         for name, judged, found in (("zero_shot", runs, none), ("ten_shot", rest, few)):
             scores = Judgement(tuple(judged), found, ()).to_json()
             table[f"{title}_{name}"] = _rounded(scores["by_group" if key is group_of else "by_accelerator"])
-            table["summary"] |= _rounded({f"{title}_{name}": scores}, _OVERALL[name == "ten_shot" :])
+            table["summary"] |= _rounded(
+                {f"{title}_{name}": scores}, (*(_REGRETS if name == "zero_shot" else ()), *_OVERALL)
+            )  # of draws of shown rows no regret
     table["others_shown"] = _rounded({"korthikanti": _others_shown(runs, trained, "korthikanti", "sc21").to_json()})
     return table
 

@@ -205,6 +205,9 @@ def _errors(data: Values) -> list[tuple[str, str]]:
     if data["regret_share"] is not None:
         regret = f"{_percent(data['regret_share'])} slower than the best measured plan"
         said.append(("choice regret", f"{regret}, mean of {_counted(data['n_choices'], 'pick')}"))
+        if 0 < data["n_choices_quality_a"] < data["n_choices"]:
+            best = f"{_percent(data['regret_share_quality_a'])} over the {data['n_choices_quality_a']}"
+            said.append(("", f"{best} between rows of quality A alone"))
     if data["scaling"] is not None:
         said += _kept(data["scaling"])
     return said

@@ -110,7 +110,7 @@ def test_sources_are_told_with_the_rows(judged: dict[str, Any]) -> None:
 
 def test_one_row_is_one(judged: dict[str, Any]) -> None:
     kept = {"n_pairs": 1, "median_ape": 0.1, "mean_ape": 0.1, "linear_median_ape": 0.2, "linear_mean_ape": 0.2}
-    one = {**judged, "n_rows": 1, "n_choices": 1, "regret_share": 0.0, "scaling": kept}
+    one = {**judged, "n_rows": 1, "n_choices": 1, "n_choices_quality_a": 1, "regret_share": 0.0, "scaling": kept}
     said = lines(one, None)
     assert any(line.startswith("some: 1 row, ") for line in said)
     assert any(line.endswith("mean of 1 pick") for line in said)
@@ -122,6 +122,9 @@ def test_regret_is_told_where_there_is_a_choice(judged: dict[str, Any]) -> None:
     assert not [line for line in lines(none, None) if "regret" in line]
     chosen = {**judged, "regret_share": 0.0123, "n_choices": 7}
     assert [line for line in lines(chosen, None) if "1.2 % slower than the best measured plan, mean of 7" in line]
+    apart = {**chosen, "n_choices_quality_a": 3, "regret_share_quality_a": 0.004}
+    assert [line for line in lines(apart, None) if line.strip() == "0.4 % over the 3 between rows of quality A alone"]
+    assert not [line for line in lines({**apart, "n_choices_quality_a": 7}, None) if "alone" in line]
 
 
 def test_macro_averages_of_rows_without_quality_a_do_not_claim_it(judged: dict[str, Any]) -> None:
