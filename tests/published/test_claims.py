@@ -2,12 +2,16 @@
 
 import json
 import re
+from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from datahall.base.errors import UnknownName, UsageError
+from datahall.catalog.calibrations import calibration
+from datahall.catalog.published_inference import figures
 from datahall.ui.claim import claim_command, share_of
 
 CASES = Path(__file__).parents[2] / "cases"
@@ -53,11 +57,11 @@ def test_half_the_time_on_tpus_holds_against_older_chips_and_no_published_run_on
 
 
 @pytest.mark.parametrize(
-    ("case", "claimed", "title"),
-    [("a100-megatron.yaml", "-30%", "1,024 A100s"), ("tpu-v5p.yaml", "-50%", "512 TPU v5p")],
+    ("case", "claimed", "more", "title"),
+    [("a100-megatron.yaml", "-30%", "+20%", "1,024 A100s"), ("tpu-v5p.yaml", "-50%", "+30%", "512 TPU v5p")],
 )
-def test_the_page_says_what_the_command_says(case: str, claimed: str, title: str):
-    said = answer(case, f"--training-time={claimed}")
+def test_the_page_says_what_the_command_says(case: str, claimed: str, more: str, title: str):
+    said = answer(case, f"--training-time={claimed}", f"--inference={more}")
     whole = (CASES.parent / "docs" / "claims.md").read_text()
     page = next(" ".join(part.split()) for part in whole.split("## ") if part.startswith(title))
     days, mfu, same = said["total_time"], said["mfu"], said["same_devices_at_mfu"]
@@ -69,6 +73,87 @@ def test_the_page_says_what_the_command_says(case: str, claimed: str, title: str
         ratio = [1 - one[end] for end in ("saved", "saved_high", "saved_low")]
         if f"({ratio[0]:.2f}, " in page:
             assert "({:.2f}, {:.2f} to {:.2f})".format(*ratio) in page, one["site"]
+
+    tokens = re.search(rf"- {more[1:-1]} % more tokens (.*?\.)(?: -|$)", page)
+    assert tokens is not None
+    told = _told(tokens[1])
+    assert told == {one["site"].split(" x ")[1]: one["inference"] for one in said["baselines"]}
+    for ratio in (one["served"] for one in said["baselines"]):
+        if f"{ratio['value']:.2f} times as many" in page:
+            assert (
+                "{:.2f} times as many, {:.2f} to {:.2f}".format(*(ratio[k] for k in ("value", "low", "high"))) in page
+            )
+
+
+_WRITTEN = {
+    "V100": ["V100-32GB-SXM2"], "v3": ["TPU-v3"], "v4": ["TPU-v4"], "v5e": ["TPU-v5e"], "v5p": ["TPU-v5p"],
+    "v6e": ["TPU-v6e"], "40 GB A100": ["A100-40GB-SXM"], "A100s": ["A100-40GB-SXM", "A100-80GB-SXM"],
+    "H100s": ["H100-SXM"], "MI300X": ["MI300X"], "H200": ["H200-SXM"], "B200": ["B200"],
+}  # fmt: skip
+
+
+def _told(sentence: str) -> dict[str, str]:
+    """The verdict that a sentence gives of each baseline: "**holds** against V100, ..., is **open** against ..."."""
+    found = {}
+    for verdict, names in re.findall(r"\*\*(\w+)\*\* against ([^*]*)", sentence):
+        for written, full in _WRITTEN.items():
+            if re.search(rf"(?<!\w){written}(?!\w)", names):
+                found |= dict.fromkeys(full, verdict)
+    return found
+
+
+def test_the_page_says_what_the_shipped_calibration_of_inference_says():
+    data = calibration("inference")
+    whole = " ".join((CASES.parent / "docs" / "claims.md").read_text().split())
+    constants, held, validity = data["constants"], data["held_out"], data["validity"]
+    times = "{:.0f} us a layer, {:.0f} us an all-reduce".format(*(1e6 * constants[k] for k in ("layer_s", "reduce_s")))
+    shares = f"{constants['product_share']:.2f} of the peak, {constants['memory_share']:.2f} of the memory rate"
+    assert f"Four constants are fitted: {shares}, {times}." in whole
+    summary = held["summary"]
+    assert f"{summary['fit']['n']:,} published times between tokens" in whole
+    assert f"{summary['unseen']['n']} figures of another kind" in whole
+
+    def both(name: str, middle: str) -> str:
+        return f"{100 * summary[name]['median_ape']:.1f}{middle}{100 * summary[name]['mean_ape']:.1f} %"
+
+    assert f"Families left out: {both('family', ' % off at the median, ')} on average" in whole
+    worst = [max(summary[part][k] for part in ("model", "engine", "accelerator")) for k in ("median_ape", "mean_ape")]
+    assert "at most {:.1f} and {:.1f} %".format(*(100 * one for one in worst)) in whole
+    assert f"of the fit itself ({both('fit', ' and ')})" in whole
+    assert f"before any fit are off by {both('no_fit', ' and ')}" in whole
+    assert f"{summary['unseen']['median_ratio']:.2f} times what was measured" in whole
+    assert f"({both('unseen', ' % off, ')} on average)" in whole
+    assert {f"{held['unseen'][name]['median_ratio']:.1f}" for name in ("B200", "GB200")} == {"1.7"}
+    factors = data["interval_factors"]
+    covered = f"{100 * summary['unseen']['interval_coverage_share']:.0f} %"
+    assert f"within a factor of {factors['figure']:.1f} of the forecast; of the 459, {covered}." in whole
+    assert f"within a factor of {factors['ratio']:.1f}. That is the interval of `tokens`." in whole
+    pairs = [100 * held["ratio"][f"{one} over {other}"]["median_ape"] for one, other in (
+        ("H100-SXM", "H200-SXM"), ("MI300X", "MI325X"), ("H200-SXM", "MI300X"), ("H200-SXM", "MI325X")
+    )]  # fmt: skip
+    said = re.search(r"off by (\d+) % \(H100 over H200\) and (\d+) % \(MI.*? of two makers by (\d+) and (\d+) %", whole)
+    assert said is not None
+    assert [f"{one:.0f}" for one in pairs] == list(said.groups())
+    amd = held["maker"]["AMD"]
+    assert f"took was {1 / amd['median_ratio']:.1f} times the forecast at the median" in whole
+    assert f"held for {100 * amd['interval_coverage_share']:.0f} % of {amd['n']} figures" in whole
+    again = _spreads()
+    slowest = f"the slowest run took {np.median(again):.1f} times the fastest at the median and up to {max(again):.1f}"
+    assert f"at {len(again)} loads that were measured again and again, {slowest} times" in whole
+    assert f"prompts over {validity['prompt_tokens'][1]:,} tokens" in whole
+    assert f"narrower than {validity['hidden'][0]:,}" in whole
+    assert "{} to {} sequences".format(*validity["sequences_at_once"]) in whole
+
+
+def _spreads() -> list[float]:
+    """Of each load that several sources measured under one engine, the longest over the shortest time."""
+    loads: dict[tuple[object, ...], dict[str, list[float]]] = {}
+    for one in figures():
+        devices = one.family, one.model, one.accelerator, one.engine, one.tensor, one.weights
+        load = (*devices, one.sequences_at_once, one.prompt_tokens, one.answer_tokens)
+        loads.setdefault(load, {}).setdefault(one.source, []).append(one.token_s)
+    times = [list(chain.from_iterable(found.values())) for found in loads.values() if len(found) > 1]
+    return [max(found) / min(found) for found in times]
 
 
 def test_a_longer_run_is_told_as_a_ratio():

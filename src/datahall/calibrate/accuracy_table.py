@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from datahall.calibrate.design import design
+from datahall.calibrate.inference_table import shipped_markdown
 from datahall.calibrate.refusals import usable_rows
 from datahall.calibrate.shipped import shipped_runs
 from datahall.calibrate.validate import judge_rows
@@ -29,7 +30,7 @@ _CALCULON = {"korthikanti": "Calculon 3.65", "vtrain-multi": "Calculon 11.1", "v
 
 
 def main() -> int:
-    """Write docs/tables/training-accuracy.md under the project's root, which is the first argument."""
+    """Write the tables of accuracy into docs/tables under the project's root, which is the first argument."""
     tables = Path(sys.argv[1]) / "docs" / "tables"
     tables.mkdir(parents=True, exist_ok=True)
     held_out = calibrations.calibration(_NAME)["held_out"]
@@ -37,6 +38,7 @@ def main() -> int:
     (tables / "training-accuracy.md").write_text(text, encoding="utf-8")
     asked = bars(held_out, judge_rows(None, unseen=True).to_json())
     (tables / "training-bars.md").write_text(asked, encoding="utf-8")
+    (tables / "inference-accuracy.md").write_text(shipped_markdown(), encoding="utf-8")
     return 0
 
 

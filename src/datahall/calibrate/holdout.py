@@ -116,12 +116,12 @@ def interval_factors(runs: Sequence[PublishedRun], start: Mapping[str, float]) -
     by_accelerator = left_out_forecasts(runs, runs, accelerator_of, none, start=start)
     by_model = left_out_forecasts(runs, runs, model_fold_of, none, start=start)
     unseen = np.concatenate([_ratios(runs, by_group), _ratios(runs, by_accelerator)])
-    twice = [*runs, *runs]
+    families = [run.group for run in runs]
     fitted = forecast_runs(trained_on(runs, none, start), runs)
     return {
-        REPEATED: _quantile(_ratios(runs, fitted), runs),
-        FAMILIAR: _quantile(_ratios(runs, by_model), runs),
-        UNSEEN: _quantile(unseen, twice),
+        REPEATED: family_quantile(_ratios(runs, fitted), families),
+        FAMILIAR: family_quantile(_ratios(runs, by_model), families),
+        UNSEEN: family_quantile(unseen, [*families, *families]),
         **_shot_factors(runs, start),
     }
 
@@ -151,6 +151,16 @@ def ten_shot(
     return judged, _joined(parts)
 
 
+def family_quantile(ratios: Floats, families: Sequence[str]) -> float:
+    """The weighted quantile with the usual finite-sample step, families weighing by the root of their size."""
+    sizes = Counter(families)
+    weights = np.array([sizes[family] ** -0.5 for family in families])
+    order = np.argsort(ratios)
+    share = np.cumsum(weights[order]) / (weights.sum() + weights.max())
+    place = int(np.searchsorted(share, _COVERAGE))
+    return float(ratios[order][min(place, len(ratios) - 1)])
+
+
 def _joined(parts: Sequence[Forecasts]) -> Forecasts:
     columns = {
         name: np.concatenate([getattr(part, name) for part in parts])
@@ -162,24 +172,14 @@ def _joined(parts: Sequence[Forecasts]) -> Forecasts:
 def _shot_factors(runs: Sequence[PublishedRun], start: Mapping[str, float]) -> dict[str, float]:
     """One of families never fitted, one of those fitted elsewhere; some runs have no row shown that is near."""
     judged = [ten_shot(runs, key, {}, start) for key in (group_of, accelerator_of)]
-    owners = [run for rest, _ in judged for run in rest]
+    owners = [run.group for rest, _ in judged for run in rest]
     ratios = np.concatenate([_ratios(*one) for one in judged])
     condition = np.array([name for _, found in judged for name in found.condition])
     return {
-        name: _quantile(ratios[condition == name], list(compress(owners, condition == name)))
+        name: family_quantile(ratios[condition == name], list(compress(owners, condition == name)))
         for name in (SHOT, SHOT_FAMILIAR)
     }
 
 
 def _ratios(runs: Sequence[PublishedRun], found: Forecasts) -> Floats:
     return np.abs(np.log([run.step_s for run in runs]) - np.log(found.seconds)) / found.log_scale
-
-
-def _quantile(ratios: Floats, runs: Sequence[PublishedRun]) -> float:
-    """The weighted quantile with the usual finite-sample step, families weighing by the root of their size."""
-    sizes = Counter(run.group for run in runs)
-    weights = np.array([sizes[run.group] ** -0.5 for run in runs])
-    order = np.argsort(ratios)
-    share = np.cumsum(weights[order]) / (weights.sum() + weights.max())
-    place = int(np.searchsorted(share, _COVERAGE))
-    return float(ratios[order][min(place, len(ratios) - 1)])

@@ -1,7 +1,7 @@
 """Refit every shipped calibration from the shipped published runs: `python -m datahall.calibrate.refit [--check]`.
 
-Writes `catalog/calibrations/training.json`; `--check` compares every figure of that file, held-out errors too, with the
-refitted one to three digits and writes nothing.  Takes about a minute on one core.
+Writes `catalog/calibrations/training.json` and `inference.json`; `--check` compares every figure of these files, held-out
+errors too, with the refitted one to three digits and writes nothing.  Takes about a minute on one core.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import datahall.catalog
+from datahall.calibrate import inference_refit
 from datahall.calibrate.fit import fit
 from datahall.calibrate.forecasting import Trained, forecast_runs
 from datahall.calibrate.holdout import (
@@ -39,16 +40,19 @@ _LEAST_APART = 5e-4  # of logarithms and shares
 def main(arguments: Sequence[str] | None = None) -> int:
     """Refit; 0 if written or, with --check, alike."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    data = refitted()
+    found = {NAME: refitted(), inference_refit.NAME: inference_refit.refitted()}
     if "--check" in arguments:
-        apart = differing(calibrations.calibration(NAME), data)
-        for name, (shipped, found) in apart.items():
-            print(f"{name}: shipped {shipped}, refitted {found}")
-        print("other figures are shipped than are refitted" if apart else "all figures alike to three digits")
-        return 1 if apart else 0
-    path = Path(datahall.catalog.__file__).parent / "calibrations" / f"{NAME}.json"
-    path.write_text(json.dumps(data, indent=1, separators=(",", ":")) + "\n", encoding="utf-8")
-    print(f"wrote {path}")
+        apart = {name: differing(calibrations.calibration(name), data) for name, data in found.items()}
+        for name, figures in apart.items():
+            for figure, (shipped, again) in figures.items():
+                print(f"{name}: {figure}: shipped {shipped}, refitted {again}")
+        alike = not any(apart.values())
+        print("all figures alike to three digits" if alike else "other figures are shipped than are refitted")
+        return 0 if alike else 1
+    for name, data in found.items():
+        path = Path(datahall.catalog.__file__).parent / "calibrations" / f"{name}.json"
+        path.write_text(json.dumps(data, indent=1, separators=(",", ":")) + "\n", encoding="utf-8")
+        print(f"wrote {path}")
     return 0
 
 

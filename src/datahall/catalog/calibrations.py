@@ -21,4 +21,5 @@ def calibration(name: str) -> Mapping[str, Any]:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise UnknownName(f'no calibration "{name}" ships with datahall.', hint="`training` does.") from error
+        hint = "`training` and `inference` do."
+        raise UnknownName(f'no calibration "{name}" ships with datahall.', hint=hint) from error

@@ -62,7 +62,7 @@ SHAPE_COLUMNS: Mapping[str, str] = {
 @cache
 def sources() -> Mapping[str, str]:
     """Where the figures stand, by the short names that rows use."""
-    return {row["source"]: row["where"] for row in _read("sources.csv")}
+    return {row["source"]: row["where"] for row in read("sources.csv")}
 
 
 @cache
@@ -72,14 +72,20 @@ def rows() -> tuple[Mapping[str, str], ...]:
     for path in sorted(_folder().iterdir(), key=lambda entry: entry.name):
         if path.name.startswith("runs-"):
             group = path.name.removeprefix("runs-").removesuffix(".csv")
-            found += [_common(row, group) for row in _read(path.name)]
+            found += [_common(row, group) for row in read(path.name)]
     return tuple(found)
 
 
 @cache
 def unseen_rows() -> tuple[Mapping[str, str], ...]:
     """Runs collected after the fit, with the same columns; for scoring alone."""
-    return tuple(_common(row, row["group"]) for row in _read("unseen.csv"))
+    return tuple(_common(row, row["group"]) for row in read("unseen.csv"))
+
+
+def read(name: str) -> list[dict[str, str]]:
+    """The rows of `published/<name>`, every cell as text; lines that begin with # are remarks."""
+    text = (_folder() / name).read_text(encoding="utf-8")
+    return list(csv.DictReader(line for line in text.splitlines() if not line.startswith("#")))
 
 
 def _common(row: Mapping[str, str], group: str) -> Mapping[str, str]:
@@ -91,12 +97,7 @@ def _common(row: Mapping[str, str], group: str) -> Mapping[str, str]:
 
 @cache
 def _shapes() -> Mapping[str, Mapping[str, str]]:
-    return {row["model"]: row for row in _read("shapes.csv")}
-
-
-def _read(name: str) -> list[dict[str, str]]:
-    text = (_folder() / name).read_text(encoding="utf-8")
-    return list(csv.DictReader(line for line in text.splitlines() if not line.startswith("#")))
+    return {row["model"]: row for row in read("shapes.csv")}
 
 
 def _folder():

@@ -25,7 +25,7 @@ from datahall.compute.mfu import step_mfu
 from datahall.search.rank import search
 from datahall.search.served import Served, served
 from datahall.search.why import explain
-from datahall.virtual.serving import RATIO_INTERVAL
+from datahall.virtual.serving_constants import shipped
 from datahall.virtual.transferred import default_calibration
 
 HOLDS, OPEN, FAILS = "holds", "open", "fails"
@@ -135,8 +135,8 @@ def _served_ratio(own: Served | None, other: Served | None) -> Ratio | None:
     """Tokens/s over tokens/s."""
     if own is None or other is None:
         return None
-    ratio = own.tokens_per_s / other.tokens_per_s
-    return Ratio(ratio, ratio / RATIO_INTERVAL, ratio * RATIO_INTERVAL)
+    ratio, factor = own.tokens_per_s / other.tokens_per_s, shipped().ratio_factor
+    return Ratio(ratio, ratio / factor, ratio * factor)
 
 
 def _peak(card: Accelerator) -> float:

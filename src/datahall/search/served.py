@@ -14,12 +14,11 @@ import numpy as np
 from datahall.case.model import ModelShape
 from datahall.case.site import Site
 from datahall.compute.counts import ShapeCounts
-from datahall.virtual.serving import INTERVAL, Server, token_s
+from datahall.virtual.serving import Server, cached_width, sequences_held, token_s
+from datahall.virtual.serving_constants import shipped
 
 PROMPT, ANSWER = 1024, 1024  # tokens, of the usual published point
-_USED_SHARE = 0.9  # of the memory: weights and cache; engines keep the rest for buffers
 _MOST_AT_ONCE = 256.0  # sequences in flight in one copy, the default of engines
-_WORD_BYTES = 2.0
 _MOST_STAGES = 64
 
 
@@ -32,38 +31,26 @@ class Served:
     tensor: int
     stages: int
     at_once: int
-
-    @property
-    def factor(self) -> float:
-        """By which the forecast may be off either way (90 % interval)."""
-        return INTERVAL
+    factor: float  # by which the forecast may be off either way (90 % interval)
 
 
 def served(shape: ModelShape, site: Site) -> Served | None:
     """The copy that answers most tokens a second of each device of `site`; None: they hold none, or not in 16 bits."""
-    counts, card = ShapeCounts.of(shape), site.accelerator
-    tensor, stages = _cuts(shape, site)
-    room = _USED_SHARE * card.memory_bytes * tensor * stages - _WORD_BYTES * shape.parameters()
-    width = cached_width(shape)
-    each = _WORD_BYTES * shape.layers * width * (PROMPT + ANSWER)
-    at_once = np.minimum(_MOST_AT_ONCE, np.floor(room / each))
-    fits = at_once >= stages
+    card, calibration = site.accelerator, shipped()
     peak = max(card.peak_flops_per_s.get("bf16", 0.0), card.peak_flops_per_s.get("fp16", 0.0))
+    tensor, stages = _cuts(shape, site)
+    server = Server(peak, card.memory_bytes_per_s, site.scale_up.bytes_per_s, tensor, stages)
+    at_once = np.minimum(_MOST_AT_ONCE, sequences_held(shape, card.memory_bytes, server, PROMPT + ANSWER))
+    fits = at_once >= stages
     if not fits.any() or not peak:
         return None
-    tensor, stages, at_once = tensor[fits], stages[fits], at_once[fits]
-    server = Server(peak, card.memory_bytes_per_s, site.scale_up.bytes_per_s, tensor, stages)
-    seconds = np.asarray(token_s(counts, width, server, at_once, float(PROMPT), float(ANSWER)))
-    rate = at_once / seconds / (tensor * stages)
+    load = np.maximum(at_once, stages), float(PROMPT), float(ANSWER)
+    width = cached_width(shape, tensor)
+    seconds = np.asarray(token_s(ShapeCounts.of(shape), width, server, calibration.constants, *load))
+    rate = np.where(fits, at_once / seconds / (tensor * stages), 0.0)
     best = int(np.argmax(rate))
-    return Served(float(rate[best]), float(seconds[best]), int(tensor[best]), int(stages[best]), int(at_once[best]))
-
-
-def cached_width(shape: ModelShape) -> int:
-    """Elements of the cache that one token adds in one layer: keys and values, or what latent attention keeps."""
-    if shape.latent is not None:
-        return shape.latent.key_value_rank + shape.latent.rope_dim
-    return 2 * shape.kv_heads * shape.head_dim
+    cut = int(tensor[best]), int(stages[best]), int(at_once[best])
+    return Served(float(rate[best]), float(seconds[best]), *cut, calibration.factor)
 
 
 def _cuts(shape: ModelShape, site: Site) -> tuple[Any, Any]:

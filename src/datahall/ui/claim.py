@@ -17,6 +17,7 @@ from datahall.case import load
 from datahall.report.terminal import plain_table, show
 from datahall.report.words import percent
 from datahall.search.claim import Claim, Ratio, claim
+from datahall.virtual.serving_constants import shipped
 
 FORMAT_VERSION = 1
 _USUAL = (
@@ -88,6 +89,8 @@ def _table(found: Claim, less: float, more: float) -> Group:
             one.inference(more),
         )
     note = Text("As long, tokens: the case's run and tokens/s over the baseline's, two forecasts each.", style="dim")
+    known = ", ".join(shipped().accelerators)
+    note.append(f"\nTokens: fitted to published figures on {known}; all others are forecast unseen.")
     if found.unable:
         note.append(f"\nAs many cannot hold the case, or fill no whole nodes: {', '.join(found.unable)}.")
     return Group(table, note)

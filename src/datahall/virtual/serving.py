@@ -11,17 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from datahall.case.model import ModelShape
 from datahall.compute.counts import ShapeCounts
 from datahall.compute.estimate import experts_touched, inference_s
 from datahall.network.estimate import fastest_all_reduce_s
+from datahall.virtual.serving_constants import ServingConstants
 
-# Fitted to published closed-loop figures (docs/claims.md says which, and the error on families left out).
-PRODUCT_SHARE = 0.76  # of the dense peak
-MEMORY_SHARE = 0.67  # of the data sheet's rate
-LAYER_S = 21e-6  # of a layer, however little it does
-REDUCE_S = 50e-6  # of an all-reduce, however small, with what waits for it
-INTERVAL = 2.2  # nine of ten figures of a family left out lie within this factor of the forecast
-RATIO_INTERVAL = 1.9  # and of two accelerators' figures at the same load under one engine, their ratio within this
+_USED_SHARE = 0.9  # of the memory: weights and cache; engines keep the rest for buffers
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,31 +33,52 @@ class Server:
     cache_bytes: Any = 2.0  # of one element of the cache
 
 
-def token_s(counts: ShapeCounts, cached_width: Any, server: Server, batch: Any, prompt: Any, answer: Any) -> Any:
+def token_s(
+    counts: ShapeCounts,
+    cached_width: Any,
+    server: Server,
+    constants: ServingConstants,
+    batch: Any,
+    prompt: Any,
+    answer: Any,
+) -> Any:
     """Seconds between two tokens of a sequence, of which `batch` are in flight.
 
-    Between two tokens of one sequence a share `1 / answer` of the others ends, and the prompts that follow are read.
+    Between two tokens of one sequence a share `1 / answer` of the others ends.  The prompts that follow are read in the
+    same passes (continuous batching), which read every weight once for both.
     """
-    context = prompt + answer / 2.0
     share = batch / server.stages  # in each stage at once
-    step = server.stages * forward_s(counts, cached_width, server, share, share, context)
-    asked = batch / answer
-    return step + asked * forward_s(counts, cached_width, server, prompt, 1.0, prompt)
+    context = prompt + answer / 2.0
+    return server.stages * pass_s(counts, cached_width, server, constants, share, context, share / answer, prompt)
 
 
-def forward_s(counts: ShapeCounts, cached_width: Any, server: Server, tokens: Any, sequences: Any, context: Any) -> Any:
-    """Seconds of one stage for `tokens` of `sequences`, each of which looks back on `context` tokens."""
-    ranks = server.tensor * server.stages
-    flops = 2.0 * tokens * (counts.layer_weights + counts.head_weights)
-    looked = np.where(np.asarray(tokens) > sequences, 0.5, 1.0) * counts.keys(context)  # a prompt looks at itself
-    flops = flops + 2.0 * tokens * counts.layers * looked * (counts.score_width + counts.value_width)
+def pass_s(
+    counts: ShapeCounts,
+    cached_width: Any,
+    server: Server,
+    constants: ServingConstants,
+    batch: Any,
+    context: Any,
+    asked: Any = 0.0,
+    prompt: Any = 1.0,
+) -> Any:
+    """Seconds of one stage for a token of each of `batch` sequences, which look back on `context` tokens.
+
+    `asked` prompts of `prompt` tokens are read beside them: a fraction of one is the mean of many passes.
+    `cached_width` are elements of the cache that a token has in one layer on all tensor ranks together.
+    """
+    ranks, layers = server.tensor * server.stages, counts.layers / server.stages
+    tokens = batch + asked * prompt
+    looked = batch * counts.keys(context) + 0.5 * asked * prompt * counts.keys(prompt)  # a prompt looks at itself
+    flops = 2.0 * tokens * counts.layer_weights + 2.0 * (batch + asked) * counts.head_weights
+    flops = flops + 2.0 * counts.layers * looked * (counts.score_width + counts.value_width)
     weights = server.weight_bytes * touched_weights(counts, tokens)
-    cache = server.cache_bytes * sequences * counts.layers * counts.keys(context) * cached_width
-    layers = counts.layers / server.stages
+    cache = server.cache_bytes * batch * counts.layers * counts.keys(context) * cached_width
     passed = fastest_all_reduce_s(2.0 * tokens * counts.hidden, server.tensor, server.link_bytes_per_s, 0.0)
-    reduced = 2.0 * layers * np.where(np.asarray(server.tensor) > 1, REDUCE_S + passed, 0.0)
-    rate, memory = PRODUCT_SHARE * server.product_flops_per_s, MEMORY_SHARE * server.memory_bytes_per_s
-    return inference_s(flops / ranks, weights / ranks, cache / ranks, rate, memory, layers, LAYER_S) + reduced
+    reduced = 2.0 * layers * np.where(np.asarray(server.tensor) > 1, constants.reduce_s + passed, 0.0)
+    rate = constants.product_share * server.product_flops_per_s
+    memory = constants.memory_share * server.memory_bytes_per_s
+    return inference_s(flops / ranks, weights / ranks, cache / ranks, rate, memory, layers, constants.layer_s) + reduced
 
 
 def touched_weights(counts: ShapeCounts, tokens: Any) -> Any:
@@ -70,3 +87,21 @@ def touched_weights(counts: ShapeCounts, tokens: Any) -> Any:
     read = experts_touched(counts.experts, counts.experts_per_token, tokens)
     mixture = counts.moe_layers * (read * counts.expert_weights + counts.shared_weights + counts.router_weights)
     return counts.layers * counts.attention_weights + dense * counts.dense_weights + mixture + counts.head_weights
+
+
+def cached_width(shape: ModelShape, tensor: Any = 1.0) -> Any:
+    """Elements of the cache that one token has in one layer, on all tensor ranks together.
+
+    Keys and values, or what latent attention keeps.  Where their heads are fewer than ranks, several hold the same one,
+    and latents are held by every rank.
+    """
+    if shape.latent is not None:
+        return (shape.latent.key_value_rank + shape.latent.rope_dim) * tensor
+    return 2.0 * shape.head_dim * np.maximum(float(shape.kv_heads), tensor)
+
+
+def sequences_held(shape: ModelShape, memory_bytes: Any, server: Server, tokens: Any) -> Any:
+    """Sequences of `tokens` whose cache fits beside the weights in one copy; below one where it does not fit."""
+    room = _USED_SHARE * memory_bytes * server.tensor * server.stages - server.weight_bytes * shape.parameters()
+    each = server.cache_bytes * shape.layers * cached_width(shape, server.tensor) * tokens
+    return np.floor(room / each)
