@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from datahall.base.errors import UnknownName, UsageError
+from datahall.calibrate.inference_fit import EXPECTED
 from datahall.catalog.calibrations import calibration
 from datahall.catalog.published_inference import figures
 from datahall.ui.claim import claim_command, share_of
@@ -110,8 +111,10 @@ def test_the_page_says_what_the_shipped_calibration_of_inference_says():
     shares = f"{constants['product_share']:.2f} of the peak, {constants['memory_share']:.2f} of the memory rate"
     assert f"Four constants are fitted: {shares}, {times}." in whole
     summary = held["summary"]
-    assert f"{summary['fit']['n']:,} published times between tokens" in whole
-    assert f"{summary['unseen']['n']} figures of another kind" in whole
+    expected = [100 * EXPECTED.product_share, 100 * EXPECTED.memory_share, 1e6 * EXPECTED.layer_s]
+    round_values = "{:.0f} and {:.0f} %, {:.0f} us and {:.0f} us".format(*expected, 1e6 * EXPECTED.reduce_s)
+    assert f"{summary['fit']['n_scored']:,} published times between tokens" in whole
+    assert f"{summary['unseen']['n_scored']} figures of another kind" in whole
 
     def both(name: str, middle: str) -> str:
         return f"{100 * summary[name]['median_ape']:.1f}{middle}{100 * summary[name]['mean_ape']:.1f} %"
@@ -120,7 +123,7 @@ def test_the_page_says_what_the_shipped_calibration_of_inference_says():
     worst = [max(summary[part][k] for part in ("model", "engine", "accelerator")) for k in ("median_ape", "mean_ape")]
     assert "at most {:.1f} and {:.1f} %".format(*(100 * one for one in worst)) in whole
     assert f"of the fit itself ({both('fit', ' and ')})" in whole
-    assert f"before any fit are off by {both('no_fit', ' and ')}" in whole
+    assert f"with round values, not fitted ({round_values}), it is off by {both('no_fit', ' and ')}" in whole
     assert f"{summary['unseen']['median_ratio']:.2f} times what was measured" in whole
     assert f"({both('unseen', ' % off, ')} on average)" in whole
     assert {f"{held['unseen'][name]['median_ratio']:.1f}" for name in ("B200", "GB200")} == {"1.7"}
@@ -136,7 +139,7 @@ def test_the_page_says_what_the_shipped_calibration_of_inference_says():
     assert [f"{one:.0f}" for one in pairs] == list(said.groups())
     amd = held["maker"]["AMD"]
     assert f"took was {1 / amd['median_ratio']:.1f} times the forecast at the median" in whole
-    assert f"held for {100 * amd['interval_coverage_share']:.0f} % of {amd['n']} figures" in whole
+    assert f"held for {100 * amd['interval_coverage_share']:.0f} % of {amd['n_scored']} figures" in whole
     again = _spreads()
     slowest = f"the slowest run took {np.median(again):.1f} times the fastest at the median and up to {max(again):.1f}"
     assert f"at {len(again)} loads that were measured again and again, {slowest} times" in whole

@@ -24,9 +24,9 @@ from datahall.virtual.serving_constants import ServingConstants
 
 Floats = NDArray[np.float64]
 
-# Before any figure of inference.  Of the peak, large products reach 0.5 to 0.9 (the catalogue's measured rates); large
-# copies reach about three quarters of the memory's rate; a layer is some ten kernels of 2 us; a small all-reduce of
-# eight devices takes 20 us.
+# Round and usual values, not fitted.  Of the peak, large products reach 0.5 to 0.9 (the catalogue's measured rates);
+# large copies reach about three quarters of the memory's rate; a layer is some ten kernels of 2 us; a small all-reduce
+# of eight devices takes 20 us.
 EXPECTED = ServingConstants(product_share=0.7, memory_share=0.75, layer_s=20e-6, reduce_s=20e-6)
 LOG_SD = np.array([0.2, 0.15, 0.5, 0.5])
 SWEEP_LOG_SD = 0.3  # scatter of a sweep about the forecast: engines, releases, what a row leaves out

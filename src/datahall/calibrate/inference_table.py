@@ -9,7 +9,7 @@ from datahall.catalog.calibrations import calibration
 from datahall.virtual.serving_constants import NAME
 
 _SUMMARY = {
-    "no_fit": "none: constants as expected before any fit",
+    "no_fit": "none: round values of the constants, not fitted",
     "fit": "none: constants fitted to all figures",
     "family": "families",
     "model": "models",

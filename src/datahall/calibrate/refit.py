@@ -1,7 +1,7 @@
 """Refit every shipped calibration from the shipped published runs: `python -m datahall.calibrate.refit [--check]`.
 
-Writes `catalog/calibrations/training.json` and `inference.json`; `--check` compares every figure of these files, held-out
-errors too, with the refitted one to three digits and writes nothing.  Takes about a minute on one core.
+Writes `catalog/calibrations/training.json` and `inference.json`; `--check` compares every figure of these files,
+held-out errors too, with the refitted one to three digits and writes nothing.  Takes about a minute on one core.
 """
 
 from __future__ import annotations
