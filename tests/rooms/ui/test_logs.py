@@ -145,6 +145,15 @@ def test_megatron_without_timers_has_only_totals(tmp_path: Path) -> None:
     assert "timing-log-level" in log.hint
 
 
+def test_megatrons_memory_is_what_was_reserved_whatever_follows_it(tmp_path: Path) -> None:
+    """--log-device-memory-used adds a figure of its own; older releases print the most allocated alone."""
+    plain = megatron_lines()
+    used = plain.replace("max reserved: 40960.0", "max reserved: 40960.0 | total device memory used: 50000.0")
+    assert read(tmp_path, used).steps[0].memory_bytes == 40960.0 * 2**20
+    old = plain.replace(" | reserved: 40000.0 | max reserved: 40960.0", "")
+    assert read(tmp_path, old).steps[0].memory_bytes == 38912.5 * 2**20
+
+
 def test_deepspeed(tmp_path: Path) -> None:
     log = read(tmp_path, deepspeed_lines())
     assert log.program == "deepspeed"
@@ -197,10 +206,31 @@ def test_llm_foundry_as_json(tmp_path: Path) -> None:
     assert (log.program, log.steps[1].seconds, log.steps[1].global_batch) == ("llm-foundry", 2.0, 64)
 
 
-@pytest.mark.parametrize("label", ["[default7]:", "[rank63]:", "63: ", " 0: ", "[1,3]<stdout>:"])
+@pytest.mark.parametrize(
+    "label",
+    [
+        *("[default7]:", "[rank63]:", "63: ", " 0: ", "[1,3]<stdout>:"),
+        *("(RayTrainWorker pid=123, ip=10.0.0.7) ", "\x1b[36m(train_fn pid=9)\x1b[0m [rank0]:"),
+        *("2026-03-01T10:00:00.123456789Z ", "2026-03-01T10:00:00.123456789+02:00 stdout F ", "[pod/job-0-xyz/main] "),
+        "[pod/job-0-xyz/main] 2026-03-01T10:00:00Z [default0]:",
+    ],
+)
 def test_what_launchers_put_before_a_line_hides_nothing(tmp_path: Path, label: str) -> None:
     labelled = "".join(f"{label}{line}\n" for line in megatron_lines().splitlines())
     assert read(tmp_path, labelled) == read(tmp_path, megatron_lines())
+
+
+def test_a_step_that_several_ranks_log_is_one_step(tmp_path: Path) -> None:
+    lines = torchtitan_lines().splitlines()
+    more = [f"[rank1]:{line}".replace("38.50GiB", "39.50GiB") for line in lines]
+    log = read(tmp_path, "".join(f"[rank0]:{a}\n{b}\n" for a, b in zip(lines, more, strict=True)))
+    assert [step.step for step in log.steps] == [1, *range(10, 120, 10)]
+    assert {step.memory_bytes for step in log.steps} == {39.5 * 2**30}  # the fullest rank's
+
+
+def test_steps_that_a_log_does_not_number_are_all_counted(tmp_path: Path) -> None:
+    record = {"throughput(tps)": 6123.4, "time_metrics/end_to_end(s)": 4.2}
+    assert len(read(tmp_path, "\n".join([json.dumps(record)] * 5)).steps) == 5
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])

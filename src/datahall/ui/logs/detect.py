@@ -1,7 +1,8 @@
 """Which program wrote a log, found by reading it as each of them would.
 
 The reader that finds the most steps wins; a log in which none finds a step is refused.  Colours, and what launchers put
-before each line (`[rank3]:`, `[default3]:`, srun's `3: `, mpirun's `[1,3]<stdout>:`), are taken off first.
+before each line (`[rank3]:`, `[default3]:`, srun's `3: `, mpirun's `[1,3]<stdout>:`, Ray's `(worker pid=7) `, the pod
+and the time that kubectl writes), are taken off first.  A step that several ranks log counts once.
 """
 
 from __future__ import annotations
@@ -12,9 +13,14 @@ from pathlib import Path
 
 from datahall.base.errors import UsageError
 from datahall.ui.logs import deepspeed, huggingface, llm_foundry, megatron, torchtitan
-from datahall.ui.logs.steps import ANSI, TrainingLog
+from datahall.ui.logs.steps import ANSI, TrainingLog, counted_once
 
-_LAUNCHER = re.compile(r"^(?:\[(?:rank|default)?\d+\]:|\[\d+,\d+\]<\w+>:| *\d+:(?= ))", re.MULTILINE)
+_LAUNCHER = re.compile(
+    r"^(?:\[(?:rank|default)?\d+\]:|\[\d+,\d+\]<\w+>:| *\d+:(?= )"
+    r"|\(\S+ pid=\d+(?:, ip=[^)]*)?\) |\[pod/\S+\] "
+    r"|\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:?\d\d) (?:std(?:out|err) [FP] )?)+",
+    re.MULTILINE,
+)
 READERS = {reader.PROGRAM: reader.read for reader in (torchtitan, megatron, deepspeed, llm_foundry, huggingface)}
 
 
@@ -25,7 +31,7 @@ def read_log(path: Path) -> TrainingLog:
     except OSError as error:
         raise UsageError(f"the log cannot be read: {error.strerror}.", where=str(path)) from error
     lines = _LAUNCHER.sub("", ANSI.sub("", text.replace("\r", "\n"))).split("\n")
-    found = [read(lines) for read in READERS.values()]
+    found = [counted_once(read(lines)) for read in READERS.values()]
     best = max(found, key=lambda log: len(log.steps))
     if not best.steps:
         raise UsageError(

@@ -16,9 +16,7 @@ PROGRAM = "megatron-lm"
 _ITERATION = re.compile(r"iteration\s+(?P<step>\d+)\s*/\s*\d+\s*\|")
 _FIELD = re.compile(r"\|\s*(?P<name>[a-z][\w ()/\-]*?):\s*(?P<value>[-+\d.eE]+)")
 _TIMER = re.compile(r"^\s+(?P<name>[a-z][a-z\-]+)\s*\.*:\s*(?:\((?P<least>[\d.]+),\s*)?(?P<most>[\d.]+)\)?\s*$")
-_MEMORY = re.compile(
-    r"memory \(MB\).*?max (?:reserved|allocated):\s*(?P<allocated>[\d.]+).*?(?:max reserved:\s*(?P<reserved>[\d.]+))?$"
-)
+_MEMORY = re.compile(r"max (?:allocated|reserved):\s*([\d.]+)")  # what is reserved holds what is allocated
 _TIMERS = ("forward-backward", "all-grads-sync", "params-all-gather", "optimizer", "batch-generator")
 _HINT = "Start it with --timing-log-level 2 --timing-log-option minmax and its timers tell the components apart."
 
@@ -29,9 +27,8 @@ def read(lines: Iterable[str]) -> TrainingLog:
     memory: float | None = None
     timers: dict[str, float] = {}
     for line in lines:
-        if (match := _MEMORY.search(line.rstrip())) is not None:
-            most = float(match["reserved"] or match["allocated"]) * 2**20
-            memory = max(memory or 0.0, most)
+        if "memory (MB)" in line and (held := _MEMORY.findall(line)):
+            memory = max(memory or 0.0, *(float(value) * 2**20 for value in held))
         elif (match := _TIMER.match(line)) is not None and match["name"] in _TIMERS:
             timers[match["name"]] = float(match["most"]) / 1000
         elif (step := _iteration(line)) is not None:

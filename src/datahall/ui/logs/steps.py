@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any
 
@@ -18,7 +18,7 @@ _WARM_UP_SHARE = 0.1
 
 @dataclass(frozen=True, slots=True)
 class LoggedStep:
-    """One logged step (or the mean over the steps since the last one).
+    """One logged step (or the mean over the steps since the last one).  `step` is 0 where the log does not number it.
 
     `seconds` is per optimiser step.  Programs that log a rate instead give one of `tokens_per_s_per_device`,
     `samples_per_s`.  `parts` are seconds per step of datahall's components, as far as the log tells them apart.
@@ -46,6 +46,19 @@ class TrainingLog:
         """The steps without the first tenth (at least the first one, where there are several)."""
         skipped = max(1, round(_WARM_UP_SHARE * len(self.steps))) if len(self.steps) > 1 else 0
         return self.steps[skipped:]
+
+
+def counted_once(log: TrainingLog) -> TrainingLog:
+    """`log` with each numbered step once, as it was logged last (by another rank, or after a restart).
+
+    Its memory is the most that any rank logged of it.
+    """
+    steps: dict[object, LoggedStep] = {}
+    for place, step in enumerate(log.steps):
+        key = step.step or f"unnumbered {place}"
+        held = [one.memory_bytes for one in (steps.get(key), step) if one and one.memory_bytes is not None]
+        steps[key] = replace(step, memory_bytes=max(held, default=None))
+    return replace(log, steps=tuple(steps.values()))
 
 
 def middle(values: list[float | None]) -> float | None:
