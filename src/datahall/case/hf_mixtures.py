@@ -39,7 +39,7 @@ def qwen2_moe(c: Config) -> Fields:
     return {
         **qwen2(c),
         "ffn": c["moe_intermediate_size"],
-        "experts": c["num_experts"],
+        "experts": _routed(c),
         "experts_per_token": c["num_experts_per_tok"],
         "shared_experts": 1,
         "shared_ffn": c["shared_expert_intermediate_size"],
@@ -52,7 +52,7 @@ def qwen3_moe(c: Config) -> Fields:
     return {
         **qwen3(c),
         "ffn": c["moe_intermediate_size"],
-        "experts": c["num_experts"],
+        "experts": _routed(c),
         "experts_per_token": c["num_experts_per_tok"],
         **_dense_between(c),
     }
@@ -60,21 +60,19 @@ def qwen3_moe(c: Config) -> Fields:
 
 def mixtral(c: Config) -> Fields:
     """Mixtral: every layer a mixture."""
-    return like_llama(c, experts=c["num_local_experts"], experts_per_token=c["num_experts_per_tok"])
+    return like_llama(c, experts=_routed(c), experts_per_token=c["num_experts_per_tok"])
 
 
 def olmoe(c: Config) -> Fields:
     """OLMoE: every layer a mixture."""
-    return like_llama(c, experts=c["num_experts"], experts_per_token=c["num_experts_per_tok"])
+    return like_llama(c, experts=_routed(c), experts_per_token=c["num_experts_per_tok"])
 
 
 def gpt_oss(c: Config) -> Fields:
     """GPT-OSS: biases everywhere, every other layer windowed."""
     plain = {**c, "head_dim": c.get("head_dim") or 64, "attention_bias": c.get("attention_bias", True)}
     share: Fields = {} if c.get("layer_types") else {"window_share": 0.5}
-    return like_llama(
-        plain, mlp_bias=True, experts=c["num_local_experts"], experts_per_token=c["num_experts_per_tok"], **share
-    )
+    return like_llama(plain, mlp_bias=True, experts=_routed(c), experts_per_token=c["num_experts_per_tok"], **share)
 
 
 def deepseek(c: Config) -> Fields:
@@ -126,13 +124,18 @@ def llama4(c: Config) -> Fields:
         "window": c.get("attention_chunk_size", 8192),
         "chunked": True,
         "window_share": sum(rotary) / len(rotary) if rotary else 1 - 1 / c.get("no_rope_layer_interval", 4),
-        "experts": c["num_local_experts"],
+        "experts": _routed(c),
         "experts_per_token": c.get("num_experts_per_tok", 1),
         "shared_experts": 1,
         "shared_ffn": c["intermediate_size"],
         "dense_layers": layers - mixtures,
         "dense_ffn": c.get("intermediate_size_mlp", 0),
     }
+
+
+def _routed(c: Config) -> int:
+    """Routed experts under either name: transformers 5 saves as `num_local_experts` what files called `num_experts`."""
+    return c.get("num_local_experts") or c["num_experts"]
 
 
 def _dense_between(c: Config) -> Fields:
