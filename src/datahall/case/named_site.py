@@ -89,7 +89,7 @@ def counted_site(nodes: int, devices_per_node: int, name: str) -> tuple[Site, Ma
     """`nodes` nodes with `devices_per_node` accelerators `name` each, and usual links and disks for such a node."""
     card = accelerators.accelerator(name)
     scale_up, scale_out = links.link(card.scale_up_link), links.link(card.scale_out_link)
-    ports = max(1, round(card.node_scale_out_links * devices_per_node / card.node_devices))
+    ports = _usual_ports(card, devices_per_node)
     disk_name = _usual_disk(card, nodes)
     assumed = ("scale_up", "scale_out", "disk", "topology", "pue", "failures_per_device_s")
     site = Site(
@@ -116,6 +116,16 @@ def counted_site(nodes: int, devices_per_node: int, name: str) -> tuple[Site, Ma
     if nodes == 1:
         why["site.scale_out"] += "; not used by one node"
     return site, MappingProxyType({**why, **_failure_default()})
+
+
+def ports_of(text: str, devices_per_node: int) -> int:
+    """Ports between nodes of a node of so many devices, on the site or usual for the accelerator that `text` names."""
+    match = _COUNTED.fullmatch(text)
+    name = match["name"] if match else text
+    if not _is_site(name):
+        return _usual_ports(accelerators.accelerator(name), devices_per_node)
+    entry = sites.site(name)
+    return max(1, round(entry.node_scale_out_links * devices_per_node / entry.devices_per_node))
 
 
 def recounted(site: Site, nodes: int | None, devices_per_node: int | None) -> tuple[Site, Mapping[str, str]] | None:
@@ -218,6 +228,10 @@ def _nodes_of(devices: int, card: AcceleratorEntry) -> tuple[int, int]:
 
 def _domain(largest: int, nodes: int, devices_per_node: int) -> int:
     return max(1, min(largest, nodes * devices_per_node))
+
+
+def _usual_ports(card: AcceleratorEntry, devices_per_node: int) -> int:
+    return max(1, round(card.node_scale_out_links * devices_per_node / card.node_devices))
 
 
 def _usual_disk(card: AcceleratorEntry, nodes: int) -> str:

@@ -240,7 +240,8 @@ class SiteForm(Form):
     """Where to train.  One of `catalog`, `file` and `accelerator` says which devices; the other keys override.
 
     `accelerator`, `link`, `device_link` and `disk` are a catalogue name or a mapping, the links also a rate; `link` is
-    one port between nodes, of which each node has `links_per_node`; `device_link` joins `device_link_reach` devices.
+    one port between nodes, of which each node has `links_per_node` (None: as many as the named site, or as are usual);
+    `device_link` joins `device_link_reach` devices.
     """
 
     name: str = ""
@@ -250,7 +251,7 @@ class SiteForm(Form):
     nodes: Count | None = None
     devices_per_node: Count | None = None
     link: Any = None
-    links_per_node: Count = 1
+    links_per_node: Count | None = None
     device_link: Any = None
     device_link_reach: Count | None = None
     disk: Any = None

@@ -26,6 +26,7 @@ from datahall.case.named_site import (
     is_file,
     named_site,
     plain_link,
+    ports_of,
     recounted,
     site_from_text,
     with_nodes,
@@ -165,9 +166,9 @@ def _override(site: Site, why: Mapping[str, str], form: SiteForm, document: Docu
         joined = devices if site.scale_up_domain <= site.devices_per_node else devices * site.nodes
         changed |= {"devices_per_node": devices, "scale_up_domain": min(site.scale_up_domain, joined)}
         changed["name"] = f"{site.name} with {devices} device{'s' if devices > 1 else ''} a node"
-    if form.link is not None:
-        port = link_of(form.link, document, ("site", "link"), "between")
-        changed["scale_out"] = Link(port.bytes_per_s * form.links_per_node / devices, port.latency_s)
+    ports, assumed = _ports(form, site, devices, document)
+    if ports is not None:
+        changed["scale_out"] = ports
     if form.device_link is not None:
         inside = link_of(form.device_link, document, ("site", "device_link"), "inside")
         kept = {} if _is_name(form.device_link) else {name: getattr(site.scale_up, name) for name in _AXES}
@@ -183,9 +184,38 @@ def _override(site: Site, why: Mapping[str, str], form: SiteForm, document: Docu
         changed["host_memory_bytes"] = form.host_memory
     changed |= _prices_and_failures(site, form)
     stated = {path: Label.CATALOGUE for path in changed if path in site.provenance or path != "name"}
+    if form.link is None:
+        stated.pop("scale_out", None)  # more or fewer ports do not make a usual link a stated one
     provenance = MappingProxyType({**site.provenance, **stated})
     left = {path: reason for path, reason in why.items() if path.removeprefix("site.") not in changed}
-    return dataclasses.replace(site, **changed, provenance=provenance), MappingProxyType(left)
+    return dataclasses.replace(site, **changed, provenance=provenance), MappingProxyType({**left, **assumed})
+
+
+def _ports(form: SiteForm, site: Site, devices: int, document: Document) -> tuple[Link | None, Mapping[str, str]]:
+    """The ports of a node as each of its devices sees them, where the form changes them, and what was assumed."""
+    if form.link is None and form.links_per_node is None:
+        return None, {}
+    text = form.catalog or (form.accelerator if isinstance(form.accelerator, str) else "")
+    own = 0 if not text or text == "local" or is_file(text) else ports_of(text, devices)
+    count = form.links_per_node or own or 1
+    if form.link is None:
+        return _other_ports(site, own, count, devices, document), {}
+    port = link_of(form.link, document, ("site", "link"), "between")
+    of = f"as {text} has" if own else "none stated"
+    assumed = {} if form.links_per_node else {"site.links_per_node": f"{count} in each node, {of}"}
+    return Link(port.bytes_per_s * count / devices, port.latency_s), assumed
+
+
+def _other_ports(site: Site, own: int, count: int, devices: int, document: Document) -> Link:
+    """`count` ports of the link of which the site has `own` (0: not known, then CaseError)."""
+    if not own:
+        raise CaseError(
+            "site.links_per_node is stated without site.link, and what one port of this site carries is not known.",
+            where=document.where(("site", "links_per_node")),
+            hint="Write `link: 100 Gb/s` beside it, what one port carries.",
+        )
+    port_bytes_per_s = site.scale_out.bytes_per_s * devices / own  # a node of fewer devices has fewer ports
+    return dataclasses.replace(site.scale_out, bytes_per_s=port_bytes_per_s * count / devices)
 
 
 def _prices_and_failures(site: Site, form: SiteForm) -> dict[str, Any]:

@@ -120,10 +120,44 @@ def test_an_accelerator_of_ones_own_needs_its_figures() -> None:
 def test_overrides_of_a_named_site() -> None:
     site = "{catalog: dgx-h100, nodes: 2, link: 25 Gb/s, disk: nfs-25gbe, price_per_device_hour: 3 USD, pue: 1.4}"
     case = loads(GOOD.replace("{catalog: dgx-h100, nodes: 16}", site))
-    assert case.site.scale_out.bytes_per_s == 25e9 / 8 / 8
+    assert case.site.scale_out.bytes_per_s == 25e9 / 8  # through each of the eight ports that a DGX H100 has
     assert case.site.disk.shared
     assert case.site.accelerator.price_usd_per_h == 3
     assert case.site.pue == 1.4
+
+
+@pytest.mark.parametrize(
+    ("stated", "ports", "bytes_per_s"),
+    [
+        ("{catalog: 16xdgx-h100, link: 400 Gb/s}", "8 in each node, as 16xdgx-h100 has", 50e9),
+        ("{catalog: 16xdgx-h100, link: ib-ndr}", "8 in each node, as 16xdgx-h100 has", 50e9),
+        ("{catalog: dgx-h100, nodes: 4, devices_per_node: 4, link: 400 Gb/s}", "4 in each node, as dgx-h100 has", 50e9),
+        ("{catalog: 2x8xA40, link: 100 Gb/s}", "1 in each node, as 2x8xA40 has", 12.5e9 / 8),
+        ("{accelerator: H100-SXM, nodes: 2, devices_per_node: 8, link: 25 Gb/s}", "as H100-SXM has", 25e9 / 8),
+        ("{catalog: dgx-h100, nodes: 4, links_per_node: 2}", "", 2 * 50e9 / 8),
+        ("{catalog: dgx-h100, nodes: 4, link: 100 Gb/s, links_per_node: 2}", "", 2 * 12.5e9 / 8),
+        ("{catalog: 4x8xH100-SXM, links_per_node: 1}", "", 50e9 / 8),
+    ],
+)
+def test_a_stated_link_has_the_ports_of_its_node_and_says_so(stated: str, ports: str, bytes_per_s: float) -> None:
+    case = loads(f"model: gpt2\napplication: {{kind: training}}\nsite: {stated}\n")
+    assert case.site.scale_out.bytes_per_s == pytest.approx(bytes_per_s)
+    assert ports in case.defaults.get("site.links_per_node", "")
+    assert bool(ports) == ("site.links_per_node" in case.defaults)
+
+
+def test_ports_alone_do_not_make_a_usual_link_a_stated_one() -> None:
+    case = loads("model: gpt2\napplication: {kind: training}\nsite: {catalog: 4x8xH100-SXM, links_per_node: 1}\n")
+    assert case.site.label("scale_out") is Label.ASSUMED
+
+
+def test_ports_of_a_site_that_knows_no_port_need_a_link(tmp_path: Path) -> None:
+    write_site(site_from_text("4xA10")[0], tmp_path / "mine.yaml")
+    text = "model: gpt2\napplication: {kind: training}\nsite: {file: mine.yaml, nodes: 2, links_per_node: 2}\n"
+    with pytest.raises(CaseError, match=r"case:3.*links_per_node is stated without site\.link"):
+        loads(text, folder=tmp_path)
+    stated = loads(text, ["site.link=100 Gb/s"], folder=tmp_path)
+    assert stated.site.scale_out.bytes_per_s == pytest.approx(2 * 12.5e9 / 4)
 
 
 @pytest.mark.parametrize(
