@@ -75,13 +75,15 @@ class LeftFree:
 class Flip:
     """What changing one thing about the site or the case does: the plan that would then win, and what it brings.
 
-    `gain` is what the goal makes small (time, cost, energy), before over after: 1.1 is a tenth better.
+    `gain` is what the goal makes small (time, cost, energy), before over after: 1.1 is a tenth better.  `unable` names
+    the engine that was asked for where it runs no such plan: `plan` is then any engine's.
     """
 
     change: str
     plan: ComputePlan | None
     gain: float
     same_split: bool
+    unable: str = ""
 
 
 def explain(ranking: Ranking, place: int = 0) -> Result:
@@ -185,17 +187,19 @@ def left_free(ranking: Ranking) -> LeftFree | None:
 
 
 def _flip(ranking: Ranking, what: str, changed: Case, floors: Floors | None) -> Flip:
-    before, best = _goal_value(ranking), ranking.compute(0)
-    try:
-        other = search(
-            changed, ranking.calibration, engine=ranking.engine, plans=ranking.space, only_best=True, floors=floors
-        )
-    except DatahallError:
-        return Flip(what, None, 0.0, False)
-    plan = other.compute(0)
-    after = _goal_value(other)
-    same = replace(plan, precision=best.precision) == best
-    return Flip(what, plan, before / after, same)
+    best = ranking.compute(0)
+    for engine in dict.fromkeys((ranking.engine, "")):  # what one engine cannot say may fit all the same
+        try:
+            other = search(
+                changed, ranking.calibration, engine=engine, plans=ranking.space, only_best=True, floors=floors
+            )
+        except DatahallError:
+            continue
+        plan = other.compute(0)
+        same = replace(plan, precision=best.precision) == best
+        unable = "" if engine == ranking.engine else ranking.engine
+        return Flip(what, plan, _goal_value(ranking) / _goal_value(other), same, unable)
+    return Flip(what, None, 0.0, False)
 
 
 def _goal_value(ranking: Ranking) -> float:

@@ -120,9 +120,15 @@ def asked_case(case: Path | None, model: str | None, site: str | None, sets: tup
     except DatahallError as error:
         error.where = re.sub(rf"^{_TYPED}(:\d+)?(: )?", "", error.where)  # there is no line to look at
         raise
-    of_file = "/" in model or model.endswith(".json")
-    name = (Path(model).parent.name or Path(model).stem) if of_file else model
-    return replace(found, name=f"{name} on {found.site.name}") if found.name == _TYPED else found
+    return replace(found, name=f"{_called(model)} on {found.site.name}") if found.name == _TYPED else found
+
+
+def _called(model: str) -> str:
+    """What a model of the command line is called: by its name, or by the folder that its config.json lies in."""
+    if "/" not in model and not model.endswith(".json"):
+        return model
+    path = Path(model).expanduser()
+    return path.resolve().name if path.is_dir() else path.parent.name or path.stem
 
 
 def _warn_of_own_model(case: Case) -> None:
@@ -170,6 +176,7 @@ def plan_json(ranking: Ranking, others: list[Loss], changes: list[Flip]) -> dict
                 "gain": flip.gain,
                 "same_split": flip.same_split,
                 "plan": None if flip.plan is None else _fields(flip.plan),
+                "unable": flip.unable,
             }
             for flip in changes
         ],

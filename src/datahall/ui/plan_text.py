@@ -286,9 +286,12 @@ def _bullets(pairs: Sequence[tuple[str, str]]) -> Table:
 def _flip_pair(ranking: Ranking, flip: Flip) -> tuple[str, str]:
     """What a change brings, under the title that says whether another plan would clearly win."""
     if flip.plan is None:
-        return _FLIPS, f"{flip.change}: then nothing fits"
+        return _FLIPS, f"{flip.change}: then no plan qualifies"
     share = 1.0 - 1.0 / flip.gain
     gain = f"{percent(share)} less {ranking.case.goal.minimise}" if share >= 0.005 else "nothing gained"
+    if flip.unable:
+        how = f"{gain}, as {split_text(flip.plan)}, {_details(flip.plan)}"
+        return _FLIPS, f"{flip.change}: the configuration of {flip.unable} cannot say that; without `--for`, {how}"
     if flip.same_split or share < SAME_SHARE:
         return "What would not", f"{flip.change}: {gain}"
     return _FLIPS, f"{flip.change} ({gain}): {split_text(flip.plan)}, {_details(flip.plan)}"

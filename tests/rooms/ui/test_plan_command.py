@@ -158,6 +158,34 @@ def test_a_case_of_two_words_is_called_by_the_site_that_it_has(sets: tuple[str, 
     assert asked_case(None, "gpt2", "8xA40", sets).name == name
 
 
+@pytest.mark.parametrize("stated", ["long", "long/", "long/config.json", "long/."])
+def test_a_case_of_a_folder_is_called_by_the_folder_itself(stated: str, tmp_path: Path) -> None:
+    (tmp_path / "long").mkdir()
+    config = {"model_type": "llama", "hidden_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config |= {"intermediate_size": 512, "vocab_size": 1000}
+    (tmp_path / "long" / "config.json").write_text(json.dumps(config))
+    assert asked_case(None, f"{tmp_path}/{stated}", "8xA40", ()).name == "long on 8xA40"
+
+
+def test_an_engine_that_cannot_say_a_change_is_named_and_not_taken_for_want_of_room() -> None:
+    """torchtitan's configuration has no fp8: that says nothing of what fits in it."""
+    asked = ("plan", "--model", "llama-3.1-8b", "--site", "8xH100-SXM", "--set", "application.tokens=1e9")
+    text = " ".join(datahall(*asked, "--for", "torchtitan").stdout.split())
+    assert "nothing fits" not in text
+    said = r"fp8 products: the configuration of torchtitan cannot say that; without `--for`, \d+ % less"
+    assert re.search(said, text)
+    flip = flips_of("--for", "torchtitan")["fp8 products"]
+    free = flips_of()["fp8 products"]
+    assert (flip["unable"], free["unable"]) == ("torchtitan", "")
+    assert flip["plan"]["precision"] == "fp8"
+    assert flip["gain"] > 1.1
+
+
+def flips_of(*more: str) -> dict[str, Any]:
+    asked = ("plan", "--model", "llama-3.1-8b", "--site", "8xH100-SXM", "--set", "application.tokens=1e9", "--json")
+    return {flip["change"]: flip for flip in json.loads(datahall(*asked, *more).stdout)["flips"]}
+
+
 def test_a_plan_for_a_model_that_code_builds_says_what_it_is_a_plan_of() -> None:
     assert "for a transformer of the stated shape" in datahall("plan", OWN_MODEL).stderr
 
