@@ -234,7 +234,7 @@ def _megatron_shape(shape: ModelShape, sequence: int) -> dict[str, Any]:
         if shape.kv_heads != shape.heads:
             arguments["group-query-attention"] = True
             arguments["num-query-groups"] = shape.kv_heads
-    if shape.query_key_norm:
+    if shape.query_key_norm or shape.latent is not None:  # the norms of both latents hang on it too
         arguments["qk-layernorm"] = True
     return {**arguments, **_megatron_window(shape), "attention-dropout": 0, "hidden-dropout": 0}
 

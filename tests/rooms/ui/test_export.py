@@ -213,6 +213,7 @@ def test_megatron_flags_encode_experts_latent_attention_and_stages(make_proposal
         "--expert-model-parallel-size 16",
         "--pipeline-model-parallel-size 8",
         "--multi-latent-attention",
+        "--qk-layernorm",  # without it megatron-core 0.16 builds the latents of queries and values without their norms
         "--moe-layer-freq '([0]*3+[1]*58)'",
         "--recompute-granularity selective",
         "--decoder-first-pipeline-num-layers 7",
