@@ -18,7 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from datahall.calibrate.forecasting import Forecasts
 from datahall.calibrate.holdout import group_of, left_out_forecasts
+from datahall.calibrate.judge import Judgement
 from datahall.calibrate.published import PublishedRun
 from datahall.calibrate.shipped import load, shipped_runs
 from datahall.compute.counts import ShapeCounts
@@ -110,9 +112,16 @@ def _table(runs: list[PublishedRun], rival: Any) -> str:
         sizes = {name: 1.0 / np.sqrt((groups == name).sum()) for name in set(groups.tolist()) - {group}}
         weights = np.array([sizes.get(name, 0.0) for name in groups])
         factor = _weighted_median((measured / rival)[~mine], weights[~mine])
-        cells = [_errors(seconds[mine] / measured[mine]) for seconds in (own, rival * factor, rival)]
+        cells = [_errors(_on_primary(seconds, runs)[mine]) for seconds in (own, rival * factor, rival)]
         lines.append(f"| {group} | {mine.sum()} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def _on_primary(seconds: Any, runs: list[PublishedRun]) -> Any:
+    """Forecast over measurement in what each source measured, a time or a rate, as `datahall validate` scores it."""
+    nothing = np.zeros(len(runs))
+    found = Forecasts(seconds, nothing, nothing, nothing, ("",) * len(runs))
+    return 1.0 + Judgement(tuple(runs), found, ()).errors
 
 
 def _weighted_median(values: Any, weights: Any) -> float:

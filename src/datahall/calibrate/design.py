@@ -70,6 +70,19 @@ class Design:
         np.maximum.at(high, self.owner, np.log(values))
         return 0.5 * (high - low)
 
+    def likely_readings(self, values: Floats, outside: float) -> tuple[Floats, Floats]:
+        """The least and the greatest of each run's variants that at most this share of its weight lies beyond."""
+        order = np.lexsort((values, self.owner))
+        ranked, weight = values[order], self.weight[order]
+        first = np.flatnonzero(np.diff(self.owner, prepend=-1))
+        total = self.mean(np.ones_like(values))[self.owner]
+        below = np.cumsum(weight) - weight
+        below = (below - below[first][self.owner]) / total
+        above = 1.0 - below - weight / total
+        low = np.minimum.reduceat(np.where(below + weight / total > outside, ranked, np.inf), first)
+        high = np.maximum.reduceat(np.where(above + weight / total > outside, ranked, -np.inf), first)
+        return np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64)
+
     def _inputs(self, constants: Mapping[str, Any]) -> StepInputs:
         return step_inputs(self.counts, self.sequence, self.setting, constants, self.trainable_share, self.adapters)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from datahall.calibrate.design import design
+from datahall.calibrate.design import Design, design
 from datahall.calibrate.fit import Fitted
 from datahall.calibrate.neighbours import Neighbours
 from datahall.calibrate.published import PublishedRun
@@ -25,6 +25,7 @@ Floats = NDArray[np.float64]
 
 REPEATED, FAMILIAR, UNSEEN = "repeated", "familiar", "unseen"
 SHOT, SHOT_FAMILIAR = "shot", "shot-familiar"
+_UNLIKELY = 0.05  # of a run's readings at either end, which its interval of 90 % need not hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,9 @@ def forecast_runs(trained: Trained, runs: Sequence[PublishedRun], seen: Sequence
     both = (scale**-2 + corrected.log_sd**-2) / 2.0  # two widths of one error: the mean of their precisions
     scale = np.where(near, both**-0.5, told.roughness * scale)
     half = scale * np.array([trained.factors.get(name, 2.0) for name in condition])
-    return Forecasts(np.exp(logs), np.exp(logs - half), np.exp(logs + half), scale, condition)
+    below, above = _readings(trained.fitted, arrays, left)
+    low, high = np.minimum(logs - half, logs + below), np.maximum(logs + half, logs + above)
+    return Forecasts(np.exp(logs), np.exp(low), np.exp(high), scale, condition)
 
 
 def relevant(runs: Sequence[PublishedRun], seen: Sequence[PublishedRun]) -> NDArray[np.bool_]:
@@ -80,6 +83,18 @@ def relevant(runs: Sequence[PublishedRun], seen: Sequence[PublishedRun]) -> NDAr
     stacks = {(run.stack, run.accelerator.name) for run in seen}
     groups = {run.group for run in seen}
     return np.array([run.group in groups or (run.stack, run.accelerator.name) in stacks for run in runs], dtype=bool)
+
+
+def _readings(fitted: Fitted, arrays: Design, unexplained: Floats) -> tuple[Floats, Floats]:
+    """How far, as logarithms, the readings of each run's blanks lie from their mean, but for an unlikely twentieth.
+
+    Less where known runs of the stack tell which one it was.
+    """
+    seconds = arrays.scale * arrays.steps(fitted.constants).total
+    open_share = np.sqrt(np.minimum(1.0, unexplained))
+    ends = arrays.likely_readings(seconds, _UNLIKELY)
+    below, above = (open_share * (np.log(end) - np.log(arrays.mean(seconds))) for end in ends)
+    return below, above
 
 
 def _akin(runs: Sequence[PublishedRun], seen: Sequence[PublishedRun]) -> NDArray[np.bool_]:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from measured_rows import ran, shipped_rows, written
 
+from datahall.calibrate.design import design
 from datahall.calibrate.forecasting import forecast_runs
 from datahall.calibrate.published import read_runs
 from datahall.calibrate.shipped import load, shipped_runs
@@ -74,6 +75,30 @@ def test_blanks_widen_the_interval(tmp_path: Path) -> None:
     stated, blank = json.loads(ran(file, "--json").stdout)["rows"]
     width = [one["high_step_s"] / one["low_step_s"] for one in (stated, blank)]
     assert width[1] > width[0]
+
+
+def test_the_interval_of_a_blank_holds_every_reading_that_is_not_unlikely() -> None:
+    row = {**shipped_rows("torchtitan")[0], "framework": "Megatron-LM", "group": "elsewhere", "model": "mine"}
+    rows = [{**row, "recompute": said} for said in ("", "none", "full")]  # blank: full in one run of five
+    found = forecast_runs(load(), read_runs(rows)[0])
+    assert found.seconds[1] < found.seconds[0] < found.seconds[2]
+    assert found.low[0] < found.seconds[1]
+    assert found.seconds[2] <= found.high[0] * 1.02  # what neighbours say of one reading they say less of another
+    assert found.high[0] < 1.02 * found.high[2]
+
+
+def test_likely_readings_leave_a_share_of_the_weight_outside() -> None:
+    one = read_runs([shipped_rows("torchtitan")[0]])[0][0]
+    weights = (0.5, 0.04, 0.4, 0.06)
+    several = replace(one, variants=tuple(replace(one.variants[0], weight=weight) for weight in weights))
+    arrays = design([one, several])
+    values = np.array([7.0, 2.0, 1.0, 3.0, 4.0])  # of the second run: 1 with 0.04, 2 with 0.5, 3 with 0.4, 4 with 0.06
+    low, high = arrays.likely_readings(values, 0.05)
+    assert (low.tolist(), high.tolist()) == ([7.0, 2.0], [7.0, 4.0])
+    low, high = arrays.likely_readings(values, 0.03)
+    assert (low.tolist(), high.tolist()) == ([7.0, 1.0], [7.0, 4.0])
+    low, high = arrays.likely_readings(values, 0.10)
+    assert (low.tolist(), high.tolist()) == ([7.0, 2.0], [7.0, 3.0])
 
 
 def widths(rows: list[dict[str, str]]) -> list[float]:

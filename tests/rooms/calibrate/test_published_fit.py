@@ -190,7 +190,7 @@ def test_the_first_table_lays_rivals_beside_the_same_families(tmp_path):
         "| a | b | c | d | e |\n|---|\n| sc21 | 10 | 3.7 / 3.8 % | 14.8 / 18.8 % | 54.6 / 53.0 % |\n\nmore\n"
     )
     found = rivals(page)
-    assert found["sc21"] == "llm-analysis 18.8 (10 runs)"
+    assert found["sc21"] == "llm-analysis 18.8, datahall 3.8 on the same 10"
     table = markdown(load_held_out(), found, refusals())
     assert len(re.findall(r"^\| (?:maxtext|TPU-v6e) \| \d+ \+ 1 refused \|", table, re.MULTILINE)) == 2
     assert table.count("refused") == 2
