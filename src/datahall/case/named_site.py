@@ -19,6 +19,10 @@ from datahall.catalog import accelerators, disks, links, rates, sites
 from datahall.catalog.accelerators import AcceleratorEntry
 from datahall.catalog.links import LinkEntry
 
+_DESCRIBE = (
+    "Hardware that it does not have can be described, as `site:` of a case or in a file for --site: `accelerator:"
+    " {name: ..., memory: ..., memory_bandwidth: ..., peak: {bf16: ...}}` with its links and disk (docs/case.md)."
+)
 _COUNTED = re.compile(r"\s*(?P<first>\d+)\s*[x×*]\s*(?:(?P<second>\d+)\s*[x×*]\s*)?(?P<name>.+?)\s*", re.IGNORECASE)
 
 
@@ -37,7 +41,7 @@ def site_from_text(text: str) -> tuple[Site, Mapping[str, str]]:
     if second is None and _is_site(name):
         return named_site(name, nodes=first * sites.site(name).nodes)
     if second is None:
-        nodes, devices = _nodes_of(first, accelerators.accelerator(name))
+        nodes, devices = _nodes_of(first, _known(name))
         return counted_site(nodes, devices, name)
     return counted_site(first, int(second), name)
 
@@ -87,7 +91,7 @@ def named_site(name: str, nodes: int | None = None) -> tuple[Site, Mapping[str, 
 
 def counted_site(nodes: int, devices_per_node: int, name: str) -> tuple[Site, Mapping[str, str]]:
     """`nodes` nodes with `devices_per_node` accelerators `name` each, and usual links and disks for such a node."""
-    card = accelerators.accelerator(name)
+    card = _known(name)
     scale_up, scale_out = links.link(card.scale_up_link), links.link(card.scale_out_link)
     ports = _usual_ports(card, devices_per_node)
     disk_name = _usual_disk(card, nodes)
@@ -200,11 +204,19 @@ def _named_or_single(text: str) -> tuple[Site, Mapping[str, str]]:
     if _is_site(text):
         return named_site(text)
     try:
-        return counted_site(1, 1, accelerators.accelerator(text).name)
+        return counted_site(1, 1, _known(text).name)
     except UnknownName as error:
         raise UnknownName(
             f'"{text}" is neither a site nor an accelerator that the catalogue has.', hint=error.hint
         ) from error
+
+
+def _known(name: str) -> AcceleratorEntry:
+    """The catalogue's accelerator; UnknownName says how to describe one that it does not have."""
+    try:
+        return accelerators.accelerator(name)
+    except UnknownName as error:
+        raise UnknownName(error.what, hint=f"{error.hint} {_DESCRIBE}") from error
 
 
 def _is_site(name: str) -> bool:

@@ -244,6 +244,17 @@ def test_a_site_described_by_hand_is_told_to_stand_in_a_case() -> None:
         site_from_yaml("format_version: 2\n" + described, "mine.yaml")
 
 
+@pytest.mark.parametrize("text", ["Foo", "8xFoo", "4x8xFoo", "dgx-h1000"])
+def test_an_unknown_name_says_how_hardware_is_described(text: str) -> None:
+    for ask in (
+        lambda: from_model_and_site("gpt2", text),
+        lambda: loads(f"model: gpt2\napplication: {{kind: training}}\nsite: {text}\n"),
+        lambda: loads("model: gpt2\napplication: {kind: training}\nsite: {accelerator: Foo}\n"),
+    ):
+        with pytest.raises(UnknownName, match=r"datahall catalog accelerators.*described.*accelerator: .*docs/case.md"):
+            ask()
+
+
 def test_a_quick_case_takes_a_site_file_or_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "mine.yaml"
     monkeypatch.setenv("DATAHALL_SITE", str(file))
