@@ -6,7 +6,7 @@ numbers, booleans and None; nothing here knows what a case is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,22 +26,32 @@ Path_ = tuple[str | int, ...]
 
 @dataclass(slots=True)
 class Document:
-    """What a file said: its data, and where each path in it stands."""
+    """What a file said: its data, the line of each path in it, and where those stand that were laid over it."""
 
     data: Any
     file: str
     lines: dict[Path_, int] = field(default_factory=dict[Path_, int])
-    settings: set[Path_] = field(default_factory=set[Path_])
+    elsewhere: dict[Path_, str] = field(default_factory=dict[Path_, str])
 
     def where(self, path: Path_) -> str:
-        """`file:line` of the longest part of `path` that the file has, or the setting that put it there."""
+        """`file:line` of the longest part of `path` that the file has, or the setting or file that put it there."""
         for length in range(len(path), -1, -1):
             part = tuple(path[:length])
-            if part in self.settings:
-                return f"--set {dotted(part)}"
+            if part in self.elsewhere:
+                return self.elsewhere[part]
             if part in self.lines:
                 return f"{self.file}:{self.lines[part]}"
         return self.file
+
+    def put(self, path: Path_, value: Any, places: Mapping[Path_, str]) -> None:
+        """Lay `value` over what stands at `path`, whose last key alone may be new; `places` are where it stands."""
+        inner = self.data
+        for part in path[:-1]:
+            inner = inner[part]
+        inner[path[-1]] = value
+        for known in [known for known in self.lines if known[: len(path)] == path]:
+            del self.lines[known]
+        self.elsewhere |= places
 
 
 def dotted(path: Sequence[str | int]) -> str:
@@ -61,8 +71,8 @@ def read(path: Path) -> Document:
     return parse(text, str(path))
 
 
-def parse(text: str, file: str = "case") -> Document:
-    """The document that `text` holds; `file` names it in errors."""
+def parse(text: str, file: str = "case", keys: str = "`model:`, `application:`, `site:` and `goal:`") -> Document:
+    """The document that `text` holds; `file` names it in errors, and `keys` are those that it should have."""
     yaml = YAML(typ="safe", pure=True)
     try:
         root: Any = yaml.compose(text)  # pyright: ignore[reportUnknownMemberType]
@@ -74,7 +84,7 @@ def parse(text: str, file: str = "case") -> Document:
     except (YAMLError, ValueError) as error:
         raise CaseError(f"this is not YAML: {error}.", where=file, hint="Check the file.") from error
     if root is None or root.id != "mapping":
-        raise CaseError("it holds no keys.", where=file, hint="Write `model:`, `application:`, `site:` and `goal:`.")
+        raise CaseError("it holds no keys.", where=file, hint=f"Write {keys}.")
     document = Document(None, file)
     document.data = _Reader(yaml, document).value(root, ())
     return document
@@ -154,10 +164,6 @@ def _put(document: Document, path: Path_, value: Any) -> None:
             )
         if there is None:
             inner[part] = {}
-            document.settings.add(path[: depth + 1])
+            document.elsewhere[path[: depth + 1]] = f"--set {dotted(path[: depth + 1])}"
         inner = inner[part]
-    inner[path[-1]] = value
-    stale = [known for known in document.lines if known[: len(path)] == path]
-    for known in stale:
-        del document.lines[known]
-    document.settings.add(path)
+    document.put(path, value, {path: f"--set {dotted(path)}"})

@@ -39,7 +39,7 @@ def from_model_and_site(
 ) -> Case:
     """The training case of a model (a config.json's path or a catalogue name) on a site.
 
-    `site_text` is a catalogue name, a count like "8xA40", "local", or the path of a site.yaml.
+    `site_text` is a catalogue name, a count like "8xA40", "local", or the path of a site.yaml, probed or handwritten.
     `tokens` may be text ("15e9", "2 T"), `global_batch` is in sequences.  Raises UsageError, CaseError or UnknownName.
     """
     shape, longest, model_why = model_from_text(model_text)
@@ -149,9 +149,9 @@ def labels(site: Site, why: Mapping[str, str]) -> Mapping[str, Label]:
 def _site_from_text(text: str) -> tuple[Site, Mapping[str, str]]:
     if text != "local" and not is_file(text):
         return site_from_text(text)
-    from datahall.case import local, site_file  # only here: they need a YAML reader, which takes time to import
+    from datahall.case import local, stated_site  # only here: they need a YAML reader, which takes time to import
 
-    return local.local_site() if text == "local" else (site_file.read_site(Path(text).expanduser()), {})
+    return local.local_site() if text == "local" else stated_site.site_in_file(Path(text).expanduser())
 
 
 def _usual_sequence(longest: int) -> tuple[int, str]:

@@ -48,20 +48,28 @@ def site_of(data: Any, document: Document, folder: Path) -> SitePair:
         return _word(data, document, folder)
     form = check(SiteForm, data, document, ("site",))
     _one_origin(form, document)
+    if form.file or is_file(form.catalog):  # the latter is a word that a setting reached into
+        return _file_site(folder / Path((form.file or form.catalog).strip()).expanduser(), form, document)
     if form.catalog:
-        site, why = _at(document, ("site", "catalog"), lambda: _catalogue_site(form, folder))
-    elif form.file:
-        site, why = _at(document, ("site", "file"), lambda: _file_site(form.file, form.nodes, folder))
+        site, why = _at(document, ("site", "catalog"), lambda: _catalogue_site(form))
     else:
         site, why = _inline(form, document)
     return _override(site, why, form, document)
+
+
+def site_in_file(path: Path) -> SitePair:
+    """The site that `datahall probe` wrote to a file, or that somebody described there as under `site:` of a case.
+
+    Raises CaseError or UnknownName with the file and its line.
+    """
+    return _file_site(path, SiteForm(), Document({"site": {}}, str(path)))
 
 
 def _word(text: str, document: Document, folder: Path) -> SitePair:
     if text == "local":
         return local.local_site()
     if is_file(text):
-        return _at(document, ("site",), lambda: _file_site(text, None, folder))
+        return site_in_file(folder / Path(text.strip()).expanduser())
     return _at(document, ("site",), lambda: site_from_text(text))
 
 
@@ -76,11 +84,44 @@ def _one_origin(form: SiteForm, document: Document) -> None:
         )
 
 
-def _catalogue_site(form: SiteForm, folder: Path) -> SitePair:
+def _file_site(path: Path, form: SiteForm, document: Document) -> SitePair:
+    """The site of a file, under what a case states beside its name in `form`, read of `document`."""
+    found = site_file.read(path)
+    if not site_file.is_described(found):
+        site = site_file.site_in(found)
+        return _override(with_nodes(site, form.nodes) if form.nodes else site, {}, form, document)
+    section = _section(found)
+    described = section.data["site"]
+    if isinstance(described, str):
+        described = section.data["site"] = {"catalog": described}
+    own = check(SiteForm, described, section, ("site",))
+    if own.file or is_file(own.catalog):
+        where = section.where(("site",))
+        raise CaseError("a site's file cannot name another.", where=where, hint="Name that one instead.")
+    for key in document.data["site"].keys() - {"file", "catalog"}:
+        stated = [known for known in (*document.lines, *document.elsewhere) if known[:2] == ("site", key)]
+        section.put(("site", key), document.data["site"][key], {known: document.where(known) for known in stated})
+    return site_of(described, section, path.parent)
+
+
+def _section(document: Document) -> Document:
+    """A file that describes a site, read as a case with nothing else in it."""
+    whole = next((key for key in ("model", "application") if key in document.data), "")
+    if whole:
+        raise CaseError(
+            "this is a whole case, not a site.",
+            where=document.where((whole,)),
+            hint=f"Say `datahall plan {document.file}`, or give what stands under `site:` a file of its own.",
+        )
+    if set(document.data) == {"site"}:
+        return document
+    lines = {("site", *path): line for path, line in document.lines.items()}
+    return Document({"site": document.data}, document.file, lines)
+
+
+def _catalogue_site(form: SiteForm) -> SitePair:
     if form.catalog == "local":
         return local.local_site()
-    if is_file(form.catalog):  # a word that a setting reached into
-        return _file_site(form.catalog, form.nodes, folder)
     site, why = site_from_text(form.catalog)
     if again := recounted(site, form.nodes, form.devices_per_node):
         return again
@@ -89,11 +130,6 @@ def _catalogue_site(form: SiteForm, folder: Path) -> SitePair:
     if is_counted(form.catalog):
         return with_nodes(site, form.nodes), why
     return named_site(form.catalog, nodes=form.nodes)
-
-
-def _file_site(path: str, nodes: int | None, folder: Path) -> SitePair:
-    site = site_file.read_site(folder / Path(path.strip()).expanduser())
-    return (with_nodes(site, nodes) if nodes else site), {}
 
 
 def _inline(form: SiteForm, document: Document) -> SitePair:

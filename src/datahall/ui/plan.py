@@ -36,7 +36,9 @@ QUESTIONS = ("site", "hardware", "link", "exchange", "checkpoint", "scaling")
 @click.command("plan")
 @click.argument("case", required=False, type=click.Path(path_type=Path))
 @click.option("--model", help="A Hugging Face config.json, or a name of the catalogue (instead of CASE).")
-@click.option("--site", help='A site of the catalogue, "8xA40", "16x8xH100-SXM", or a site.yaml.')
+@click.option(
+    "--site", help='A site of the catalogue, "8xA40", "16x8xH100-SXM", or a site.yaml, probed or handwritten.'
+)
 @click.option(
     "--set",
     "sets",

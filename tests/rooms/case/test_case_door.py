@@ -236,12 +236,92 @@ def test_a_site_file_is_read_as_it_was_written(tmp_path: Path) -> None:
         read_site(file)
 
 
-def test_a_site_described_by_hand_is_told_to_stand_in_a_case() -> None:
-    described = "accelerator: {name: NewCard, memory: 32 GiB}\ndevices_per_node: 4\n"
-    with pytest.raises(CaseError, match=r"mine.yaml: .*no file of `datahall probe`.* under `site:` in a case"):
-        site_from_yaml(described, "mine.yaml")
+DESCRIBED = """\
+accelerator:
+  name: NewCard
+  memory: 32 GiB
+  memory_bandwidth: 1 TB/s
+  peak: {bf16: 200 TFLOP/s, fp32: 50 TFLOP/s}
+devices_per_node: 4
+device_link: 30 GB/s
+disk: nvme
+"""
+
+
+def test_a_probed_site_is_asked_for_where_nothing_else_will_do() -> None:
+    with pytest.raises(CaseError, match=r"mine.yaml: .*no file of `datahall probe`.*`--site FILE`"):
+        site_from_yaml(DESCRIBED, "mine.yaml")
     with pytest.raises(CaseError, match=r"format_version 2, not 1. Run `datahall probe` again"):
-        site_from_yaml("format_version: 2\n" + described, "mine.yaml")
+        site_from_yaml("format_version: 2\n" + DESCRIBED, "mine.yaml")
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_site_described_in_a_file_is_the_one_described_in_a_case(tmp_path: Path, wrapped: bool) -> None:
+    section = "site:\n" + "".join(f"  {line}\n" for line in DESCRIBED.splitlines())
+    file = tmp_path / "mine.yaml"
+    file.write_text(section if wrapped else DESCRIBED)
+    text = "model: gpt2\napplication: {kind: training}\n"
+    inline = loads(text + section)
+    assert inline.site.devices == 4
+    for case in (
+        loads(text + "site: mine.yaml\n", folder=tmp_path),
+        loads(text + "site: {file: mine.yaml}\n", folder=tmp_path),
+        from_model_and_site("gpt2", str(file)),
+    ):
+        assert case.site == inline.site
+        assert case.hash() == inline.hash()
+        assert case.defaults == inline.defaults
+
+
+def test_settings_go_before_what_a_site_s_file_says(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(DESCRIBED)
+    text = "model: gpt2\napplication: {kind: training}\nsite: mine.yaml\n"
+    case = loads(text, ["site.price_per_device_hour=2 USD", "site.disk=nfs-25gbe"], folder=tmp_path)
+    assert case.site.accelerator.price_usd_per_h == 2
+    assert case.site.disk.shared
+    linked = loads(text, ["site.nodes=2", "site.link=100 Gb/s"], folder=tmp_path)
+    assert (linked.site.devices, linked.site.scale_out.bytes_per_s) == (8, 100e9 / 8 / 4)
+    with pytest.raises(CaseError, match=r"mine.yaml:1: site.link is missing"):  # one node had none to state
+        loads(text, ["site.nodes=2"], folder=tmp_path)
+    with pytest.raises(CaseError, match=r'--set site.link: site.link is "100 TB/s"'):
+        loads(text, ["site.nodes=2", "site.link=100 TB/s"], folder=tmp_path)
+    inner = "{file: mine.yaml,\n  link: 100 Gb/s, nodes: 2,\n  disk: {write: fast, read: 1 GB/s}}"
+    over = text.replace("mine.yaml", inner)
+    with pytest.raises(CaseError, match=r'a.yaml:5: site.disk.write is "fast"'):
+        loads(over, file="a.yaml", folder=tmp_path)
+    ports = DESCRIBED + "nodes: 2\nlink: 50 Gb/s\nlinks_per_node: 4\n"
+    (tmp_path / "mine.yaml").write_text(ports)
+    assert loads(text, ["site.link=100 Gb/s"], folder=tmp_path).site.scale_out.bytes_per_s == 100e9 / 8
+
+
+BAD_SITES = [
+    ("disk: nvme", "disc: nvme", r'mine.yaml:8: site.disc is not a key.*Did you mean "disk"'),
+    ("memory: 32 GiB", "memory: 32 GB/s", r'mine.yaml:3: site.accelerator.memory is "32 GB/s"'),
+    ("name: NewCard", "name: A40", r"mine.yaml:2: site.accelerator.name .*its own figures"),
+    ("disk: nvme", "disk: floppy", r'mine.yaml:8: "floppy" is not a disk'),
+    ("device_link: 30 GB/s\n", "", r"mine.yaml:1: site.device_link is missing"),
+    ("device_link: 30 GB/s", "device_link: 30 TB/s", r"mine.yaml:7: .*faster than any link"),
+    ("accelerator:\n", "accelerator: [\n", r"mine.yaml:\d+: this is not YAML"),
+    (DESCRIBED, "", r"mine.yaml: it holds no keys.*accelerator"),
+    (DESCRIBED, "- A40\n", r"mine.yaml: it holds no keys.*accelerator"),
+    (DESCRIBED, "file: mine.yaml\n", r"mine.yaml:1: a site's file cannot name another"),
+    (DESCRIBED, "catalog: other.yaml\n", r"mine.yaml:1: a site's file cannot name another"),
+    (DESCRIBED, "site: other.yml\n", r"mine.yaml:1: a site's file cannot name another"),
+    (DESCRIBED, "nodes: 2\naccelerator: A41\n", r'mine.yaml:2: "A41" is not an accelerator'),
+    (DESCRIBED, "model: gpt2\nsite: 8xA40\n", r"mine.yaml:1: this is a whole case.*datahall plan "),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "said"), BAD_SITES, ids=[said for _, _, said in BAD_SITES])
+def test_a_bad_file_of_a_site_is_refused_with_its_line(tmp_path: Path, old: str, new: str, said: str) -> None:
+    assert old in DESCRIBED
+    (tmp_path / "mine.yaml").write_text(DESCRIBED.replace(old, new))
+    text = "model: gpt2\napplication: {kind: training}\n"
+    for site in ("mine.yaml", "{file: mine.yaml}"):
+        with pytest.raises(UsageError, match=said):
+            loads(f"{text}site: {site}\n", folder=tmp_path)
+    with pytest.raises(UsageError, match=said):
+        from_model_and_site("gpt2", str(tmp_path / "mine.yaml"))
 
 
 @pytest.mark.parametrize("text", ["Foo", "8xFoo", "4x8xFoo", "dgx-h1000"])
