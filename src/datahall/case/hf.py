@@ -31,6 +31,7 @@ _FOREIGN = (
     "linear_num_value_heads",
     "d_kv",
 )
+_UNCOUNTED = {"name", "latent", "rotary_base", "rotary_scaling"}
 _TEXT_PARTS = ("text_config", "llm_config", "language_config")
 _SIZES = ("hidden_size", "num_hidden_layers", "embed_dim", "d_model", "depth", "width")
 
@@ -72,7 +73,7 @@ def from_config(config: Mapping[str, Any], *, where: str = "config.json", name: 
     label = _name(config, name, kind)
     try:
         fields = (reader or hf_mixtures.inferred)(inner)
-        shape = ModelShape(name=label, **fields)
+        shape = ModelShape(name=label, **fields, **hf_dense.rotary_of(inner))
     except KeyError as error:
         raise _missing(error, kind, reader is not None, where) from error
     except (TypeError, ValueError, ArithmeticError, AttributeError) as error:
@@ -160,7 +161,7 @@ def _missing(error: KeyError, kind: str, known: bool, where: str) -> CaseError:
 
 def _check_sane(shape: ModelShape, where: str) -> None:
     needed = {"layers", "hidden", "heads", "kv_heads", "head_dim", "ffn", "vocab"}
-    numbers = {name: getattr(shape, name) for name in shape.__dataclass_fields__ if name not in {"name", "latent"}}
+    numbers = {name: getattr(shape, name) for name in shape.__dataclass_fields__ if name not in _UNCOUNTED}
     numbers |= {
         name: getattr(shape.latent, name) for name in (shape.latent.__dataclass_fields__ if shape.latent else ())
     }

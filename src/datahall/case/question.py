@@ -86,9 +86,11 @@ class Case:
     def hash(self) -> str:
         """SHA-256 of the question (model, application, site, goal), hexadecimal.
 
-        What is empty or zero is left out, so that a key that a later release adds does not disown saved plans.
+        What is empty or zero is left out, so that a key that a later release adds does not disown saved plans, and so
+        are positions, which change no plan.
         """
         whole = self.to_json()
+        whole["model"] = {key: value for key, value in whole["model"].items() if not key.startswith("rotary_")}
         asked = _without_empty({key: whole[key] for key in ("model", "application", "site", "goal")})
         return hashlib.sha256(json.dumps(asked, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 

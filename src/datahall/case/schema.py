@@ -119,6 +119,7 @@ class ShapeForm(Form):
     window: Whole = 0
     window_share: Share = 0.0
     chunked: bool = False
+    rotary_base: Ratio | Literal[0] = 0
 
 
 class FileModelForm(Form):

@@ -28,7 +28,7 @@ class ModelEntry:
 
     name: str
     family: str
-    shape: Mapping[str, int | float | bool]
+    shape: Mapping[str, int | float | bool | str]
     latent: tuple[int, ...]
     sequence: int
     published_parameters: float
@@ -48,9 +48,10 @@ def names() -> list[str]:
 def model(name: str) -> ModelEntry:
     """The model called `name`; UnknownName otherwise."""
     row = tables.find("models", name, "a model")
-    shape: dict[str, int | float | bool] = {column: int(row[column]) for column in _COUNTS if row[column]}
+    shape: dict[str, int | float | bool | str] = {column: int(row[column]) for column in _COUNTS if row[column]}
     shape |= {column: True for column in _FLAGS if row[column] == "yes"}
-    if row["window_share"]:
-        shape["window_share"] = float(row["window_share"])
+    shape |= {column: float(row[column]) for column in ("window_share", "rotary_base") if row[column]}
+    if row["rotary_scaling"]:
+        shape["rotary_scaling"] = row["rotary_scaling"]
     latent = tuple(int(width) for width in row["latent"].split())
     return tables.entry(ModelEntry, row, shape=MappingProxyType(shape), latent=latent)

@@ -6,6 +6,7 @@ Only what encodes the decision: data, tokenizer and learning rate stay the user'
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from datahall.base.errors import Incompatible
@@ -14,6 +15,8 @@ from datahall.catalog.stacks import block_scaled
 from datahall.compute.plan import ComputePlan
 from datahall.decisions.proposal import Proposal
 from datahall.search.engines import evened_layers, has_nvfp4, torchtitan_model
+
+_LLAMA3 = re.compile(r"llama3 ([\d.]+)")  # a scaling whose other constants are those that Megatron-Core has written in
 
 
 def torchtitan_arguments(proposal: Proposal) -> list[str]:
@@ -129,10 +132,20 @@ def megatron_arguments(proposal: Proposal) -> list[str]:
 
 def megatron_remarks(proposal: Proposal) -> list[str]:
     """What the forecast counts on and needs libraries of the right build."""
-    compute = proposal.plan.compute
-    if compute.tensor == 1 or not compute.sequence_parallel:
-        return []
-    return ["The forecast of Megatron-Core hides tensor transfers: add --tp-comm-overlap where Transformer Engine can."]
+    compute, shape = proposal.plan.compute, proposal.case.model
+    remarks: list[str] = []
+    if compute.tensor > 1 and compute.sequence_parallel:
+        overlap = "add --tp-comm-overlap where Transformer Engine can."
+        remarks.append(f"The forecast of Megatron-Core hides tensor transfers: {overlap}")
+    if not shape.learned_positions and not _megatron_rotary(shape):
+        remarks.append(
+            "The model's rotary base is not known, or not one number: Megatron-LM's default, 10,000, would be used;"
+            " add --rotary-base."
+        )
+    elif shape.rotary_scaling and not _LLAMA3.fullmatch(shape.rotary_scaling):
+        how = f"stretched positions ({shape.rotary_scaling})"
+        remarks.append(f"The rotary base is the model's; its {how} are not written: add them for long sequences.")
+    return remarks
 
 
 def megatron_environment(proposal: Proposal) -> dict[str, str]:
@@ -211,6 +224,7 @@ def _megatron_shape(shape: ModelShape, sequence: int) -> dict[str, Any]:
         "max-position-embeddings": max(sequence, shape.learned_positions),
         "position-embedding-type": "learned_absolute" if shape.learned_positions else "rope",
     }
+    arguments |= {} if shape.learned_positions else _megatron_rotary(shape)
     if shape.mlp_matrices == 3:
         arguments["swiglu"] = True
     if not shape.tied_embeddings:
@@ -237,6 +251,16 @@ def _megatron_shape(shape: ModelShape, sequence: int) -> dict[str, Any]:
     if shape.query_key_norm or shape.latent is not None:  # the norms of both latents hang on it too
         arguments["qk-layernorm"] = True
     return {**arguments, **_megatron_window(shape), "attention-dropout": 0, "hidden-dropout": 0}
+
+
+def _megatron_rotary(shape: ModelShape) -> dict[str, Any]:
+    """The base of rotary positions, which it takes as a whole number, and Llama 3.1's scaling; nothing if not known."""
+    if shape.rotary_base <= 0 or shape.rotary_base % 1:
+        return {}
+    rotary: dict[str, Any] = {"rotary-base": int(shape.rotary_base)}
+    if scaled := _LLAMA3.fullmatch(shape.rotary_scaling):
+        rotary |= {"use-rope-scaling": True, "rope-scaling-factor": scaled[1]}
+    return rotary
 
 
 def _megatron_window(shape: ModelShape) -> dict[str, Any]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from datahall.base.errors import CaseError
+from datahall.case import from_model_and_site
 from datahall.case.hf import from_config, read_config
 from datahall.case.named_model import shape_of
+from datahall.case.saved import case_from_json
 
 
 def config(
@@ -297,3 +300,37 @@ def test_dense_layers_between_mixtures_are_counted(more: dict[str, Any], dense: 
     mixture = {"num_experts": 60, "num_experts_per_tok": 4, "moe_intermediate_size": 1408}
     data = config("qwen2_moe", 2048, 24, 16, 16, 5632, 151936, shared_expert_intermediate_size=5632, **mixture, **more)
     assert from_config(data).shape.dense_layers == dense
+
+
+LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+
+
+@pytest.mark.parametrize(
+    ("stated", "base", "scaling"),
+    [
+        ({"rope_theta": 500000.0, "rope_scaling": {**LLAMA3, "rope_type": "llama3"}}, 500000.0, "llama3 8"),
+        ({"rope_parameters": {**LLAMA3, "rope_theta": 500000.0, "rope_type": "llama3"}}, 500000.0, "llama3 8"),
+        ({"rope_theta": 1e6, "rope_scaling": None}, 1e6, ""),
+        ({"rope_parameters": {"rope_theta": 1e6, "rope_type": "default"}}, 1e6, ""),
+        ({"rope_theta": 10000, "rope_scaling": {"type": "yarn", "factor": 40}}, 10000.0, "yarn 40"),
+        ({"rope_theta": 5e5, "rope_scaling": {**LLAMA3, "type": "llama3", "low_freq_factor": 2}}, 5e5, "llama3-like 8"),
+        ({}, 0.0, ""),
+        ({"rope_theta": 1e6, "rope_local_base_freq": 10000.0}, 0.0, ""),  # two of them
+        ({"rope_theta": 1e6, "partial_rotary_factor": 0.5}, 0.0, ""),  # of half of each head
+        ({"rope_parameters": {"full_attention": {"rope_theta": 1e6, "rope_type": "default"}}}, 0.0, ""),
+        ({"rope_theta": "large"}, 0.0, ""),
+        ({"rope_theta": float("nan"), "rope_scaling": {"rope_type": "llama3", "factor": "much"}}, 0.0, ""),
+    ],
+)
+def test_rotary_positions_are_read_where_one_base_says_all(stated: dict[str, Any], base: float, scaling: str) -> None:
+    shape = from_config(config("llama", 4096, 32, 32, 8, 14336, 128256, **stated)).shape
+    assert (shape.rotary_base, shape.rotary_scaling) == (base, scaling)
+
+
+def test_rotary_positions_change_no_count_and_disown_no_plan() -> None:
+    case = from_model_and_site("llama-3.1-8b", "8xA40")
+    assert case.model.rotary_base == 500000
+    older = replace(case, model=replace(case.model, rotary_base=0.0, rotary_scaling=""))
+    assert older.model == case.model
+    assert older.hash() == case.hash()
+    assert case_from_json(case.to_json()).model.rotary_scaling == "llama3 8"

@@ -23,6 +23,7 @@ from datahall.base.label import Label
 from datahall.base.metric import Metric, percentile_90
 from datahall.base.units import human
 from datahall.case import from_model_and_site
+from datahall.case.named_model import shape_of
 from datahall.case.named_site import site_from_text
 from datahall.compute.numbers import PlanNumbers
 from datahall.compute.plan import ComputePlan
@@ -125,6 +126,31 @@ def test_hosts_that_may_not_hold_copies_are_asked_for_less_and_not_for_backgroun
     assert asked_mib[1] * 2**20 <= 0.9 * 256e9 < asked_mib[0] * 2**20
     assert ["--async-save" in script for script in scripts] == [True, False]
     assert ["# Checkpoints hold the loop" in script for script in scripts] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("model", "flags", "said"),
+    [
+        ("llama-3.1-8b", {"rotary-base": "500000", "rope-scaling-factor": "8"}, ""),
+        ("llama-3.2-1b", {"rotary-base": "500000", "rope-scaling-factor": "32"}, ""),
+        ("llama-3-8b", {"rotary-base": "500000"}, ""),
+        ("llama-2-7b", {"rotary-base": "10000"}, ""),
+        ("qwen3-30b-a3b", {"rotary-base": "1000000"}, ""),
+        ("deepseek-v2-lite", {"rotary-base": "10000"}, "stretched positions (yarn 40)"),
+        ("gemma-3-1b", {}, "Megatron-LM's default, 10,000"),
+        ("gpt2", {}, ""),
+    ],
+)
+def test_megatron_is_told_the_rotary_base_where_it_is_known(
+    make_proposal: Make, model: str, flags: dict[str, str], said: str
+) -> None:
+    proposal = make_proposal(ComputePlan(data=16))
+    proposal = replace(proposal, case=replace(proposal.case, model=shape_of(model)))
+    script = exported(proposal, "megatron")["megatron.sh"]
+    assert dict(re.findall(r"--(rotary-base|rope-scaling-factor) (\S+)", script)) == flags
+    assert ("--use-rope-scaling" in script) == ("rope-scaling-factor" in flags)
+    remarks = [line for line in script.splitlines() if "rotary" in line and line.startswith("#")]
+    assert [said in line for line in remarks] == ([True] if said else [])
 
 
 def test_no_more_nodes_are_asked_for_than_the_site_has(make_proposal: Make) -> None:
