@@ -6,28 +6,22 @@ computing in a larger one is another decision and not this table's.
 
 from __future__ import annotations
 
-import re
 from functools import cache
 
 from datahall.base.errors import Incompatible, UnknownName
-from datahall.catalog import tables
+from datahall.catalog import stack_names, tables
 from datahall.catalog.accelerators import PRECISIONS, AcceleratorEntry, accelerator
 
 FRAMEWORKS = ("pytorch", "jax", "tensorflow")
 _INT8_TRAINERS = ("jax",)  # AQT and Qwix, which MaxText trains with; torchao's int8 training is a prototype
 UNASKED = ("bf16", "fp16", "fp32")  # precisions that training takes unless it is told, the best first
-JAX_STACKS = r"maxtext|t5x|pathways|jax|pax|axlearn|easylm|levanter"
-_STACKS = (
-    ("jax", JAX_STACKS),
-    ("tensorflow", r"tensorflow|keras"),
-    ("pytorch", "."),
-)
 
 
 def framework_of(stack: str, kind: str) -> str:
     """The framework of a software stack by its name; where none is named, JAX on a "tpu", else PyTorch."""
-    named = next((framework for framework, pattern in _STACKS if re.search(pattern, stack.lower())), "")
-    return named or ("jax" if kind == "tpu" else "pytorch")
+    if named := stack_names.framework_in(stack):
+        return named
+    return "jax" if kind == "tpu" and not stack else "pytorch"
 
 
 def check(accelerator_name: str, precision: str, framework: str = "pytorch") -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 
 from datahall.base.errors import Incompatible, UnknownName
-from datahall.catalog import compatibility, tables
+from datahall.catalog import compatibility, stack_names, tables
 
 PRECISIONS = ("fp16", "bf16", "fp8", "fp4", "int8")  # what the table is asked for; everything trains in fp32
 ANSWERS = ("yes", "no", "unknown")
@@ -20,40 +20,11 @@ _NAMED = 4  # stacks that a refusal names
 _FIRST_YEAR = 19  # releases from here on are years and months (26.04, 2025.11), before it numbers (0.15)
 _MX = r"(?<![a-z0-9])mx(?![a-z0-9])|mxfp8"  # a recipe of fp8, written beside a stack or for a precision
 _MX_ARCHITECTURES = ("blackwell", "blackwell-ultra", "cdna4")
-_PATTERNS = (  # what people write for a stack, the narrower first: a port or a combination before what it is made of
-    (r"neuron", "Neuron"),
-    (r"auto.?model", "NeMo AutoModel"),
-    (r"megatron.?deepspeed", "Megatron-DeepSpeed"),
-    (r"megatron.?bridge|mbridge", "Megatron-Bridge"),
-    (r"nemo", "NeMo"),
-    (r"primus", "Primus"),
-    (r"mindspeed", "MindSpeed"),
-    (r"megatron", "Megatron-Core"),  # Megatron-LM's layers are Megatron-Core's
-    (r"torchtitan", "torchtitan"),
-    (r"torchtune", "torchtune"),
-    (r"foundry|composer|mosaic", "llm-foundry"),
-    (r"hai-llm|dualpipe", "HAI-LLM"),
-    (r"llama3 4d|meta llama", "Meta Llama"),
-    (r"maxtext", "MaxText"),
-    (r"t5x", "T5X"),
-    (r"axlearn", "AXLearn"),
-    (r"levanter", "levanter"),
-    (r"easylm", "EasyLM"),
-    (r"\bpax", "Pax"),
-    (r"optimum.?habana", "Optimum Habana"),
-    (r"hugging ?face|hf.?trainer|transformers|accelerate|\btrl\b", "Hugging Face Trainer"),
-    (r"lightning", "Lightning"),
-    (r"fms.?fsdp", "fms-fsdp"),
-    (r"intern(?:evo|lm)", "InternEvo"),
-    (r"tensorflow|keras", "TensorFlow"),
-    (r"deepspeed", "DeepSpeed"),
-    (r"torch|fsdp", "PyTorch"),
-)
 
 
 def named(text: str) -> str:
     """The stack of the table that `text` names ("llm-foundry (Composer)"); empty where it names none of them."""
-    return _found(text)[1]
+    return found.name if (found := stack_names.stack_in(text)) else ""
 
 
 def names() -> list[str]:
@@ -86,12 +57,13 @@ def check_trained(precision: str, stack: str, kind: str) -> None:
     The reason and the stacks that do are in the error.  A stack that is not named, or of which nothing is known, is
     answered for by its framework.
     """
-    pattern, name = _found(stack)
+    found = stack_names.stack_in(stack)
+    name = found.name if found else ""
     row = _table().get((name, precision))
     if row is None or row["trains"] == "unknown":
         compatibility.check_trained(precision, compatibility.framework_of(stack, kind))
         return
-    older = _older(_release(pattern, stack), row["release"])
+    older = _older(_release(found.pattern if found else "", stack), row["release"])
     if row["trains"] == "yes" and not older:
         return
     since = f", which {name} has from {_written(older)} on" if older else ""
@@ -137,10 +109,6 @@ def unasked(peaks: Iterable[str], stack: str, kind: str) -> str:
     """
     there = [name for name in compatibility.UNASKED if name in peaks]
     return next((name for name in there if trains(name, stack, kind)), there[0] if there else "")
-
-
-def _found(text: str) -> tuple[str, str]:
-    return next(((pattern, name) for pattern, name in _PATTERNS if re.search(pattern, text.lower())), ("", ""))
 
 
 def _release(pattern: str, text: str) -> tuple[int, ...]:

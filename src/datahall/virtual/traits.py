@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
-from datahall.catalog.compatibility import JAX_STACKS
+from datahall.catalog import stack_names
 from datahall.catalog.stacks import block_scaled
 
 
@@ -66,23 +66,22 @@ _CORE = StackTraits(
     fused_loss=1.0,  # its recipes take Transformer Engine's
     interleaves=True,
 )
-_FOUNDRY = StackTraits("llm-foundry", "eager", early_attention=1.0, short_gradients=1.0, fused_loss=1.0)
-_STACKS: tuple[tuple[str, StackTraits], ...] = (
-    (r"neuron", StackTraits("xla", "xla")),  # whatever it is a port of
-    (r"auto.?model", replace(_TORCH_PIPELINES, family="automodel", recent_attention=1.0, interleaves=True)),
-    (r"megatron-deepspeed", replace(_OLD_MEGATRON, family="megatron-deepspeed")),
-    (r"megatron.?bridge|nemo|megatron.?core|megatron.?fsdp|mbridge", _CORE),
-    (r"primus|mindspeed|megascale", replace(_CORE, family="megatron-core", fused_loss=0.0)),
-    (r"megatron", _OLD_MEGATRON),
-    (r"torchtitan", StackTraits("torchtitan", "compiled", local_batch_in_pipeline=True)),
-    (JAX_STACKS, StackTraits("xla", "xla")),
-    (r"foundry|composer|mosaic", _FOUNDRY),
-    (r"hai-llm|dualpipe", replace(_CORE, family="hai-llm", dual_pipe=1.0)),
-    (r"llama3 4d|meta llama", replace(_TORCH, family="meta", recent_attention=0.5, overlap=0.3, interleaves=True)),
-    (r"deepspeed", replace(_TORCH, family="deepspeed")),
-    (r"intern(?:evo|lm)", replace(_TORCH_PIPELINES, family="internevo", owner_broadcasts=1.0, short_gradients=1.0)),
-    (r"fms.?fsdp", replace(_TORCH, family="fms-fsdp", short_gradients=1.0)),
+_KNOWN = (
+    StackTraits("xla", "xla"),
+    replace(_TORCH_PIPELINES, family="automodel", recent_attention=1.0, interleaves=True),
+    _OLD_MEGATRON,
+    replace(_OLD_MEGATRON, family="megatron-deepspeed"),
+    _CORE,
+    replace(_CORE, family="megatron-core", fused_loss=0.0),
+    StackTraits("torchtitan", "compiled", local_batch_in_pipeline=True),
+    StackTraits("llm-foundry", "eager", early_attention=1.0, short_gradients=1.0, fused_loss=1.0),
+    replace(_CORE, family="hai-llm", dual_pipe=1.0),
+    replace(_TORCH, family="meta", recent_attention=0.5, overlap=0.3, interleaves=True),
+    replace(_TORCH, family="deepspeed"),
+    replace(_TORCH_PIPELINES, family="internevo", owner_broadcasts=1.0, short_gradients=1.0),
+    replace(_TORCH, family="fms-fsdp", short_gradients=1.0),
 )
+_BY_FAMILY = {traits.family: traits for traits in _KNOWN}  # as `catalog.stack_names` has them
 
 
 _RECOMPUTES = (  # what is written, from its beginning, and what `compute.plan` calls it
@@ -100,7 +99,7 @@ def traits_of(framework: str, kind: str, note: str = "", architecture: str = "")
     Megatron-LM of before fused attention never ran on an `architecture` that is younger than it.
     """
     low, remark = framework.lower(), note.lower()
-    found = next((traits for pattern, traits in _STACKS if re.search(pattern, low)), None)
+    found = _BY_FAMILY.get(stack_names.family_in(framework))
     if found is None:
         name = re.sub(r"[\s(,]*(?:v?\d+\.|\(|,).*", "", low).strip()
         usual = _TORCH_PIPELINES if not name or "torch" in name else _TORCH

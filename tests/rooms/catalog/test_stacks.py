@@ -8,7 +8,8 @@ import pytest
 
 from datahall.base.errors import Incompatible, UnknownName
 from datahall.calibrate.published import read_runs
-from datahall.catalog import published_runs, stacks, tables
+from datahall.catalog import compatibility, published_runs, stack_names, stacks, tables
+from datahall.virtual.traits import traits_of
 
 
 def test_every_stack_says_something_of_every_precision_once() -> None:
@@ -25,6 +26,20 @@ def test_every_row_can_be_read_and_every_refusal_has_a_reason() -> None:
         for release in row["release"].split():
             assert row["trains"] == "yes", row
             assert re.fullmatch(r"(?:20\d\d\.(?:[1-9]|1[0-2])|\d\.\d+)", release), row
+
+
+def test_one_table_recognises_a_stack_for_all_who_ask() -> None:
+    """Three did, and one of them did not know that Megatron-DeepSpeed is also written with a blank."""
+    assert stacks.named("Megatron DeepSpeed 0.4") == "Megatron-DeepSpeed"
+    assert traits_of("Megatron DeepSpeed 0.4", "gpu").family == "megatron-deepspeed"
+    for family in stack_names.families():
+        assert traits_of(next(word for word in _written_for(family)), "tpu").family == family
+    assert {stack_names.framework_in(stack) or "pytorch" for stack in stacks.names()} == set(compatibility.FRAMEWORKS)
+
+
+def _written_for(family: str) -> list[str]:
+    written = [*stacks.names(), "Megatron-LM 2.7", "InternLM"]
+    return [word for word in written if stack_names.family_in(word) == family]
 
 
 @pytest.mark.parametrize("stack", stacks.names())
