@@ -1,7 +1,8 @@
 """Accelerators and hosts: dense peaks, memory, links, power, price, and the best rates that anybody measured.
 
 Peaks are dense (no structured sparsity) and, for consumer cards, with fp32 accumulation.  `checked` says whether a
-row's figures were read from the named source ("read") or recalled from it and not re-read ("recalled").
+row's figures were read from the named source ("read") or recalled from it and not re-read ("recalled"); `figures` knows
+the sources of prices and of what else stands on another page.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from functools import cache
 from types import MappingProxyType
 
 from datahall.base.errors import UnknownName
-from datahall.base.label import Fact
-from datahall.catalog import tables
+from datahall.base.label import Fact, Label
+from datahall.catalog import figures, tables
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16", "fp8", "fp4", "int8")
 _PACKAGING = {
@@ -63,7 +64,6 @@ class AcceleratorEntry:
     source: str
     date: str
     checked: str
-    price_source: str
     measured_source: str
     note: str
 
@@ -73,15 +73,18 @@ class AcceleratorEntry:
         Raises KeyError for a figure that this accelerator does not have.
         """
         group, _, precision = figure.partition(".")
-        if group == "peak":
-            return Fact(self.peak_flops_per_s[precision], "FLOP/s", self.source, self.date)
-        if group == "measured":
-            return Fact(self.measured_flops_per_s[precision], "FLOP/s", self.measured_source, self.date)
+        rates = {"peak": self.peak_flops_per_s, "measured": self.measured_flops_per_s}
+        if group in rates:
+            return self._fact(f"{group}_{precision}_flops_per_s", rates[group][precision], "FLOP/s")
         value = getattr(self, figure, None)
         if value is None:
             raise KeyError(figure)
-        source = self.price_source if figure.startswith("price") else self.source
-        return Fact(value, _unit(figure), source, self.date)
+        return self._fact(figure, value, _unit(figure))
+
+    def _fact(self, column: str, value: float | str, unit: str) -> Fact:
+        stands = figures.standing("accelerators", self.name, column)
+        label = Label.ASSUMED if stands.checked == "estimate" else Label.CATALOGUE
+        return Fact(value, unit, stands.source, stands.date, label)
 
 
 def names() -> list[str]:

@@ -1,6 +1,7 @@
 """Places for checkpoints: rates of one writer and one reader, sustained, and what they cost.
 
-Orders of magnitude of a class of device, not of one product: `datahall probe` measures the real one.
+Orders of magnitude of a class of device, not of one product: `datahall probe` measures the real one.  A row's source is
+that of its capacity; `figures` has those of the rest.
 """
 
 from __future__ import annotations

@@ -32,6 +32,7 @@ class SiteEntry:
     pue: float
     source: str
     date: str
+    checked: str
     note: str
 
 

@@ -15,12 +15,25 @@ import click
 
 from datahall.base import units
 from datahall.case.named_model import shape_of
-from datahall.catalog import accelerators, codecs, compatibility, disks, links, models, rates, sites, stacks, tables
+from datahall.catalog import (
+    accelerators,
+    codecs,
+    compatibility,
+    disks,
+    figures,
+    links,
+    models,
+    rates,
+    sites,
+    stacks,
+    tables,
+)
 
 FORMAT_VERSION = 1
 TABLES = ("accelerators", "models", "links", "disks", "codecs", "sites", "rates", "compatibility", "stacks")
 
 Entry = dict[str, Any]
+_ROWS_OWN = frozenset({"source", "date", "checked", "measured_source"})
 
 
 @click.command(short_help="what the catalogue knows, with the source of each figure")
@@ -57,13 +70,23 @@ def _entry(table: str, name: str) -> Entry:
     }
     if table == "rates":
         fact = rates.rate(name)
-        return {"name": name, "value": fact.value, "unit": fact.unit, "source": fact.source, "date": fact.date}
+        return {"name": name, "value": fact.value, "unit": fact.unit} | _sources(table, name)
     found = readers[table](name)
-    entry: Entry = {field.name: getattr(found, field.name) for field in dataclasses.fields(found)}
+    own = _ROWS_OWN if table in figures.FIGURES else frozenset[str]()  # `_sources` has them, figure by figure
+    entry: Entry = {f.name: getattr(found, f.name) for f in dataclasses.fields(found) if f.name not in own}
+    entry |= _sources(table, name)
     if table == "models":
         shape = shape_of(name)
         entry |= {"counted_parameters": shape.parameters(), "counted_active_parameters": shape.active_parameters()}
     return {key: dict(value) if isinstance(value, Mapping) else value for key, value in entry.items()}  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+
+
+def _sources(table: str, name: str) -> Entry:
+    """Where each figure of an entry stands; nothing for tables whose rows have one source for all."""
+    if table not in figures.FIGURES:
+        return {}
+    stated = figures.stated(table, name)
+    return {"sources": {figure: dataclasses.asdict(figures.standing(table, name, figure)) for figure in stated}}
 
 
 def _accelerator(name: str) -> Entry:
@@ -174,10 +197,29 @@ def _show_one(entry: Entry, as_json: bool, table: str) -> None:
         click.echo(json.dumps({"format_version": FORMAT_VERSION, "table": table, "entry": entry}, indent=1))
         return
     for key, value in entry.items():
+        if key == "sources":
+            continue
         if isinstance(value, dict):
             value = ", ".join(f"{inner} {_figure(number)}" for inner, number in value.items())  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
         if value not in (None, "", ()):
             click.echo(f"{key:28} {_figure(value)}")
+    if "sources" in entry:
+        _show_sources(entry["sources"])
+
+
+def _show_sources(sources: Mapping[str, Mapping[str, str]]) -> None:
+    """A paragraph a source, with the figures that stand there."""
+    from datahall.report.columns import aligned
+
+    grouped: dict[tuple[str, str, str], list[str]] = {}
+    for figure, stands in sources.items():
+        grouped.setdefault((stands["checked"], stands["source"], stands["date"]), []).append(figure)
+    cells = [
+        [checked, f"{source} ({date}): {', '.join(standing)}"] for (checked, source, date), standing in grouped.items()
+    ]
+    click.echo()
+    for line in aligned(cells, width=shutil.get_terminal_size((100, 24)).columns):
+        click.echo(line)
 
 
 def _figure(value: Any) -> str:
