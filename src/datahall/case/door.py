@@ -280,6 +280,5 @@ def _batch(data: Any, sequence: int, document: Document) -> int:
 
 
 def _goal(form: GoalForm) -> Goal:
-    infinite = float("inf")
-    deadline = infinite if form.deadline is None else form.deadline
-    return Goal(form.minimise, deadline, infinite if form.budget is None else form.budget)
+    bounds = (float("inf") if bound is None else bound for bound in (form.deadline, form.budget, form.energy))
+    return Goal(form.minimise, *bounds)

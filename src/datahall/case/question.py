@@ -55,6 +55,12 @@ class Goal:
     minimise: str = "time"  # time | cost | energy
     deadline_s: float = float("inf")
     budget_usd: float = float("inf")
+    energy_j: float = float("inf")  # at the wall of the facility, of the devices that the plan holds
+
+    @property
+    def spends(self) -> bool:
+        """Whether money or energy is bounded, which more devices do not spare."""
+        return min(self.budget_usd, self.energy_j) < float("inf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +93,11 @@ class Case:
         """SHA-256 of the question (model, application, site, goal), hexadecimal.
 
         What is empty or zero is left out, so that a key that a later release adds does not disown saved plans, and so
-        are positions, which change no plan.
+        are no bound on energy, which is such a key, and positions, which change no plan.
         """
         whole = self.to_json()
         whole["model"] = {key: value for key, value in whole["model"].items() if not key.startswith("rotary_")}
+        whole["goal"] = {key: value for key, value in whole["goal"].items() if (key, value) != ("energy_j", "infinite")}
         asked = _without_empty({key: whole[key] for key in ("model", "application", "site", "goal")})
         return hashlib.sha256(json.dumps(asked, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 

@@ -61,6 +61,7 @@ FlopRate = Annotated[float, _quantity("flops_per_s")]
 Seconds = Annotated[float, _quantity("seconds")]
 Tokens = Annotated[float, _quantity("tokens")]
 Dollars = Annotated[float, _quantity("usd")]
+Joules = Annotated[float, _quantity("joules")]
 SomeBytes = Annotated[Bytes, AfterValidator(_more_than_none)]
 SomeRate = Annotated[Rate, AfterValidator(_more_than_none)]
 SomeFlopRate = Annotated[FlopRate, AfterValidator(_more_than_none)]
@@ -273,6 +274,7 @@ class GoalForm(Form):
     minimise: Literal["time", "cost", "energy"] = "time"
     deadline: Seconds | None = None
     budget: Dollars | None = None
+    energy: Joules | None = None
 
 
 class CaseForm(Form):

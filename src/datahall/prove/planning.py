@@ -126,6 +126,15 @@ def best(case: Case, priced: Sequence[PricedPlan]) -> PricedPlan:
             reasons={"more memory than the machine has": len(priced)},
             hint="Make the model or the micro-batch smaller.",
         )
+    least_j = min(one.forecast.metrics["energy"].value for one in fitting)
+    fitting = [one for one in fitting if one.forecast.metrics["energy"].value <= case.goal.energy_j]
+    if not fitting:
+        raise NoPlan(
+            f"the thriftiest plan draws {human(least_j, 'joules')}, the bound is "
+            f"{human(case.goal.energy_j, 'joules')}.",
+            reasons={"more energy than the bound": len(priced)},
+            hint="Train on fewer tokens, or on another site.",
+        )
     total_s = fitting[0].forecast.metrics["total_time"].value
     if total_s > case.goal.deadline_s:
         raise NoPlan(

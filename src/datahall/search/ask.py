@@ -191,7 +191,8 @@ def _no_site(case: Case) -> NoPlan:
     wanted = ["hold it"]
     wanted += ["end before the deadline"] if case.goal.deadline_s < float("inf") else []
     wanted += ["cost no more than the budget"] if case.goal.budget_usd < float("inf") else []
-    hint = "Ask `datahall plan --ask hardware` what the budget buys." if "budget" in wanted[-1] else ""
+    wanted += ["draw no more than the bound on energy"] if case.goal.energy_j < float("inf") else []
+    hint = "Ask `datahall plan --ask hardware` what would do it." if case.goal.spends else ""
     return NoPlan(f"not even {_MOST_NODES:,} nodes of {case.site.name} {' and '.join(wanted)}.", hint=hint)
 
 

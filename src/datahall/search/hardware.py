@@ -75,5 +75,4 @@ def _best_size(case: Case, sizes: Sequence[Site], calibration_of: Callable[[Case
 
 def _bounded(case: Case) -> bool:
     """Whether the goal says how many devices are too many: else more would be faster, fewer cheaper, without end."""
-    bound = case.goal.budget_usd if case.goal.minimise == "time" else case.goal.deadline_s
-    return bound < float("inf")
+    return case.goal.spends if case.goal.minimise == "time" else case.goal.deadline_s < float("inf")

@@ -167,11 +167,13 @@ def precision_of(case: Case) -> str:
 
 
 def device_counts(case: Case) -> list[int]:
-    """Numbers of devices to try: all that divide a small site; of a large one all, half, a quarter, an eighth."""
+    """Numbers of devices to try: all that divide a small site; of a large one all, or, where money or energy is asked
+    for, a half, a quarter and an eighth too.
+    """
     devices = case.site.devices
     if devices <= _SMALL_SITE:
         return divisors(devices)
-    if case.goal.minimise == "time":
+    if case.goal.minimise == "time" and not case.goal.spends:
         return [devices]
     return [devices // part for part in (8, 4, 2, 1) if devices % part == 0]
 
@@ -192,7 +194,7 @@ def _check_goal(case: Case) -> None:
             where="goal",
             hint='Say --set "site.price_per_device_hour=2 USD".',
         )
-    if goal.minimise == "energy" and not card.power_w:
+    if (goal.minimise == "energy" or goal.energy_j < float("inf")) and not card.power_w:
         raise Incompatible(
             f"the goal asks for joules, and nobody stated the power of {card.name}.",
             where="goal",
@@ -202,11 +204,12 @@ def _check_goal(case: Case) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Least:
-    """The least that any plan needs of memory, and of those that fit: whether one ends, seconds and dollars."""
+    """The least that any plan needs of memory, and of those that fit: whether one ends, seconds, dollars and joules."""
 
     memory_bytes: float = float("inf")
     total_s: float = float("inf")
     cost_usd: float = float("inf")
+    energy_j: float = float("inf")
     fits: int = 0
     ends: bool = False
 
@@ -217,6 +220,7 @@ class _Least:
             min(self.memory_bytes, part.least_bytes),
             min(self.total_s, prices.total_s.min(initial=np.inf)),
             min(self.cost_usd, prices.cost_usd.min(initial=np.inf)),
+            min(self.energy_j, prices.energy_j.min(initial=np.inf)),
             self.fits + len(prices),
             self.ends or bool(_ends(case, prices).any()),
         )
@@ -235,6 +239,7 @@ def _met(case: Case, part: Priced, reasons: Counter[str]) -> NDArray[np.bool_]:
         (_FAILING, _ends(case, prices)),
         (f"takes longer than {human_time(goal.deadline_s)}", prices.total_s <= goal.deadline_s),
         (f"costs more than {human(goal.budget_usd, 'usd')}", prices.cost_usd <= goal.budget_usd),
+        (f"draws more than {human(goal.energy_j, 'joules')}", prices.energy_j <= goal.energy_j),
     ):
         reasons[reason] += int(np.count_nonzero(met & ~passes))
         met &= passes
@@ -322,7 +327,9 @@ def _no_plan(case: Case, plans: int, least: _Least, reasons: Counter[str]) -> No
     if not least.ends:
         what = f"no run on {case.site.name} would end: devices fail before they get anywhere."
         return NoPlan(what, reasons=dict(reasons), hint="Check site.mtbf_per_device.")
-    best, cheapest = human_time(least.total_s), human(least.cost_usd, "usd")
-    what = f"no plan meets the goal: the fastest takes {best}, the cheapest costs {cheapest}."
-    question = "site" if case.goal.budget_usd == float("inf") else "hardware"  # more nodes do not make a run cheaper
+    what = f"no plan meets the goal: the fastest takes {human_time(least.total_s)}"
+    what += f", the cheapest costs {human(least.cost_usd, 'usd')}" if least.cost_usd else ""
+    what += f", the thriftiest draws {human(least.energy_j, 'joules')}" if least.energy_j else ""
+    question = "hardware" if case.goal.spends else "site"  # more nodes do not make a run cheaper
+    what += "."
     return NoPlan(what, reasons=dict(reasons), hint=f"Ask `datahall plan --ask {question}` what would meet it.")

@@ -65,9 +65,9 @@ def plan(
     """Choose the split for a CASE file, or for a --model on a --site.
 
     \b
-    --ask site        the fewest nodes that hold it, and meet goal.deadline if there is one
-    --ask hardware    the catalogue's accelerators, as many devices each (within a budget or a deadline up to 16 times
-                      as many), by the goal
+    --ask site        the fewest nodes that hold it, and meet goal.deadline, goal.budget and goal.energy if stated
+    --ask hardware    the catalogue's accelerators, as many devices each (within such a bound up to 16 times as many),
+                      by the goal
     --ask link        is the network between nodes enough, and what is the least that is
     --ask exchange    compressed or rarer exchange of gradients, by time to the same loss
     --ask checkpoint  how often to write checkpoints

@@ -87,8 +87,8 @@ def _hardware(case: Case, calibration_of: Callable[[Case], Calibration]) -> Answ
             "" if offer is first or match != match else f"${match:.2f}/h",
         )
     left = len(kinds) - len(offers)
-    priced = case.goal.minimise == "cost" or case.goal.budget_usd < float("inf")
-    fail = "cannot hold it, miss the goal or have no price" if priced else "cannot hold it or miss the goal"
+    priced = case.goal.minimise != "time" or case.goal.spends
+    fail = "cannot hold it, miss the goal or have no figure for it" if priced else "cannot hold it or miss the goal"
     about = f"{left} more {fail}; {refused} are not for training in its precision." if left + refused else ""
     about += " Ties at: the hourly price of a device at which it would cost what the first costs."
     least, most = case.site.devices, most_devices(case)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import re
 import shutil
 import subprocess
@@ -16,6 +18,7 @@ from datahall.base.label import Label
 from datahall.case import from_model_and_site, load, loads, read_site, site_from_yaml, site_to_yaml, write_site
 from datahall.case.named_site import site_from_text, with_nodes
 from datahall.case.question import _without_empty
+from datahall.case.saved import case_from_json
 from datahall.storage.shards import write_shards
 
 CASES = sorted((Path(__file__).parents[3] / "cases").glob("*.yaml"))
@@ -380,6 +383,27 @@ def test_a_key_that_a_later_release_adds_does_not_disown_saved_plans() -> None:
     later = {**whole, "application": {**whole["application"], "unheard_of": ""}}
     assert _without_empty(later) == _without_empty(whole)
     assert dataclasses.replace(case, application=dataclasses.replace(case.application, seed=7)).hash() != case.hash()
+
+
+@pytest.mark.parametrize(("text", "joules"), [("1 MWh", 3.6e9), ("3.6 GJ", 3.6e9), ("5e6", 5e6)])
+def test_a_goal_may_bound_energy(text: str, joules: float) -> None:
+    case = loads(GOOD, [f"goal.energy={text}"])
+    assert case.goal.energy_j == joules
+    assert case_from_json(case.to_json()).goal == case.goal
+    with pytest.raises(CaseError, match=r"goal\.energy.*joules"):
+        loads(GOOD, ["goal.energy=3 GW"])
+
+
+def test_no_bound_on_energy_leaves_the_hash_of_a_case_as_it_was_before_there_was_one() -> None:
+    case = from_model_and_site("gpt2", "8xA40")
+    whole = case.to_json()
+    del whole["goal"]["energy_j"]
+    whole["model"] = {key: value for key, value in whole["model"].items() if not key.startswith("rotary_")}
+    asked = _without_empty({key: whole[key] for key in ("model", "application", "site", "goal")})
+    text = json.dumps(asked, sort_keys=True, separators=(",", ":"))
+    assert case.hash() == hashlib.sha256(text.encode()).hexdigest()
+    bounded = dataclasses.replace(case, goal=dataclasses.replace(case.goal, energy_j=1e9))
+    assert bounded.hash() != case.hash()
 
 
 def test_a_setting_reaches_into_a_site_that_is_named_by_a_word() -> None:

@@ -46,6 +46,9 @@ def test_no_plan_when_nothing_fits_or_the_deadline_is_too_near(case):
         planning.best(replace(case, site=small), priced(replace(case, site=small)))
     assert caught.value.reasons
     hurried = replace(case, goal=Goal(deadline_s=1e-3))
+    thrifty = replace(case, goal=Goal(energy_j=1e-3))
+    with pytest.raises(NoPlan, match=r"the thriftiest plan draws .*J, the bound is 0.001 J"):
+        planning.best(thrifty, priced(thrifty))
     with pytest.raises(NoPlan, match="deadline"):
         planning.best(hurried, priced(hurried))
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datahall.base.errors import Incompatible, NoPlan, UsageError
+from datahall.base.units import human
 from datahall.case import from_model_and_site
 from datahall.case.named_site import site_from_text
 from datahall.case.question import Case, Goal
@@ -342,3 +343,31 @@ def test_a_budget_that_rules_out_the_fastest_names_the_price_that_would_not() ->
     cheaper = replace(case.site.accelerator, price_usd_per_h=0.999 * found.price_usd_per_h)
     again = search(replace(bound.case, site=replace(case.site, accelerator=cheaper)))
     assert again.prices.total_s[again.order[0]] < bound.prices.total_s[bound.order[0]]
+
+
+@pytest.mark.parametrize("site", ["4x8xH100-SXM", "16x8xH100-SXM"])
+def test_the_fastest_plan_within_a_bound_on_energy_keeps_it(site: str) -> None:
+    """On a large site that is one on fewer devices: all of them finish sooner and draw more."""
+    case = a_case("gpt2", site)
+    free = search(case)
+    least = search(replace(case, goal=Goal(minimise="energy")))
+    fastest_j, least_j = (float(one.prices.energy_j[one.order[0]]) for one in (free, least))
+    assert fastest_j > 1.03 * least_j
+    asked = replace(case, goal=Goal(energy_j=0.5 * (fastest_j + least_j)))
+    for only_best in (False, True):
+        found = search(asked, only_best=only_best)
+        assert (found.prices.energy_j[found.order] <= asked.goal.energy_j).all()
+        within = least.prices.total_s[least.prices.energy_j <= asked.goal.energy_j].min()
+        assert found.prices.total_s[found.order[0]] <= 1.03 * within
+
+
+def test_a_bound_on_energy_that_no_plan_keeps_names_the_least() -> None:
+    case = a_case("gpt2-xl")
+    least = search(replace(case, goal=Goal(minimise="energy")))
+    least_j = float(least.prices.energy_j.min())
+    with pytest.raises(NoPlan, match=f"the thriftiest draws {human(least_j, 'joules')}") as refused:
+        search(replace(case, goal=Goal(energy_j=0.99 * least_j)))
+    assert any(reason.startswith("draws more than") for reason in refused.value.reasons)
+    unknown = replace(case.site, accelerator=replace(case.site.accelerator, power_w=0.0))
+    with pytest.raises(Incompatible, match="nobody stated the power"):
+        search(replace(case, site=unknown, goal=Goal(energy_j=1e9)))
