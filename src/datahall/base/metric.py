@@ -5,13 +5,17 @@ A metric does not know how it was made.  Intervals are nominal 90 % unless the f
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from datahall.base.label import Label
 
 # A 90 % interval ends at the 95th percentile; the 90th of a log-normal spread lies z(0.90)/z(0.95) of the way there.
-TO_P90 = 1.2816 / 1.6449
+_Z_P95 = 1.6449
+TO_P90 = 1.2816 / _Z_P95
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,3 +60,19 @@ def percentile_90(metric: Metric) -> float:
     if metric.value <= 0 or metric.high <= metric.value:
         return metric.value
     return metric.value * (metric.high / metric.value) ** TO_P90
+
+
+def chance_below(metric: Metric, bound: float) -> float:
+    """How likely a metric is at most `bound` (share): log-normal on each side of its value, as its interval is wide."""
+    if metric.value <= 0 or bound <= 0:
+        return float(metric.value <= bound)
+    off = math.log(bound / metric.value)
+    end = metric.high if off >= 0 else metric.low
+    width = abs(math.log(end / metric.value)) if end > 0 else math.inf
+    return float(off >= 0) if width == 0 else 0.5 * (1.0 + math.erf(off * _Z_P95 / width / math.sqrt(2.0)))
+
+
+def overlaps(metrics: Sequence[Metric]) -> list[bool]:
+    """Of metrics in an order, whether the interval of each overlaps that of the one before; the first has none."""
+    pairs = itertools.pairwise(metrics)
+    return [False, *(one.low <= other.high and other.low <= one.high for one, other in pairs)][: len(metrics)]

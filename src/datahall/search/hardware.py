@@ -63,6 +63,11 @@ def most_devices(case: Case) -> int:
     return case.site.devices * (_TIMES[-1] if _bounded(case) else 1)
 
 
+def at_the_most(case: Case, offer: Offer) -> bool:
+    """Whether an offer has the most devices that are tried, so that more might serve the goal better."""
+    return _bounded(case) and offer.site.devices >= most_devices(case)
+
+
 def _best_size(case: Case, sizes: Sequence[Site], calibration_of: Callable[[Case], Calibration]) -> Offer | None:
     best: Offer | None = None
     for site in sizes:

@@ -21,7 +21,7 @@ from datahall.report.terminal import plain_table, show
 from datahall.report.words import percent
 from datahall.search.ask import Offer, checkpoint_interval, link_enough, smallest_site, sure_site
 from datahall.search.exchanges import exchanges
-from datahall.search.hardware import best_sites, catalogue_sites, most_devices
+from datahall.search.hardware import at_the_most, best_sites, catalogue_sites, most_devices
 from datahall.search.rank import search
 from datahall.ui.plan_scaling import scaling_answer
 from datahall.ui.plan_text import split_text
@@ -91,10 +91,25 @@ def _hardware(case: Case, calibration_of: Callable[[Case], Calibration]) -> Answ
     fail = "cannot hold it, miss the goal or have no figure for it" if priced else "cannot hold it or miss the goal"
     about = f"{left} more {fail}; {refused} are not for training in its precision." if left + refused else ""
     about += " Ties at: the hourly price of a device at which it would cost what the first costs."
+    about += _of_the_most(case, offers)
     least, most = case.site.devices, most_devices(case)
     counts = f"{least:,}" + (f" to {most:,}" if most > least else "")
     head = Text(f"{case.model.name} on {counts} devices of each kind, least {case.goal.minimise} first\n", style="bold")
-    return {"offers": [_offer_json(offer) for offer in offers]}, Group(head, table, Text(about.strip(), style="dim"))
+    said = [{**_offer_json(offer), "most_tried": at_the_most(case, offer)} for offer in offers]
+    return {"offers": said, "most_devices": most}, Group(head, table, Text(about.strip(), style="dim"))
+
+
+def _of_the_most(case: Case, offers: list[Offer]) -> str:
+    """That the search ended at its own cap, where it did, and not at what the goal bounds."""
+    capped = [offer for offer in offers if at_the_most(case, offer)]
+    if not capped:
+        return ""
+    bounds = {"money": case.goal.budget_usd, "energy": case.goal.energy_j, "the deadline": case.goal.deadline_s}
+    named = " and ".join(name for name, bound in bounds.items() if bound < float("inf"))
+    return (
+        f" {len(capped)} of {len(offers)} are on {most_devices(case):,} devices, the most that were tried: that cap"
+        f" ended the search, not {named}, and more devices may serve better. Name a larger site to try more."
+    )
 
 
 def _devices(offer: Offer) -> str:

@@ -181,6 +181,19 @@ def test_an_engine_that_cannot_say_a_change_is_named_and_not_taken_for_want_of_r
     assert flip["gain"] > 1.1
 
 
+def test_a_search_of_hardware_that_ended_at_its_own_cap_says_so() -> None:
+    asked = ("plan", "--model", "gpt2", "--site", "8xTPU-v5e", "--ask", "hardware", "--set", "application.tokens=1e9")
+    asked += ("--set", "application.precision=int8")  # which few kinds have
+    rich = (*asked, "--set", "goal.budget=2000 USD")
+    text = " ".join(datahall(*rich).stdout.split())
+    assert re.search(r"\d+ of \d+ are on 128 devices, the most that were tried: that cap ended .* not money,", text)
+    answer = json.loads(datahall(*rich, "--json").stdout)
+    assert answer["most_devices"] == 128
+    assert all(offer["most_tried"] == (offer["devices"] == 128) for offer in answer["offers"])
+    assert any(offer["most_tried"] for offer in answer["offers"])
+    assert "the most that were tried" not in datahall(*asked).stdout
+
+
 def flips_of(*more: str) -> dict[str, Any]:
     asked = ("plan", "--model", "llama-3.1-8b", "--site", "8xH100-SXM", "--set", "application.tokens=1e9", "--json")
     return {flip["change"]: flip for flip in json.loads(datahall(*asked, *more).stdout)["flips"]}
