@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,7 @@ from datahall.virtual.transferred import default_calibration
 
 GOALS = ("time", "cost", "energy")
 _SMALL_SITE = 64
+_SHORTEST = 512  # tokens of a sequence that is advised
 _FROZEN_BYTES = 2  # of a parameter beside adapters
 _ENDLESS = 100.0  # a run that takes so many times its steps is not one that ends
 _UNRUN = "no engine that plans are exported to can run it (`site.stack` names another)"
@@ -98,12 +99,14 @@ def search(
     plans: Space | None = None,
     only_best: bool = False,
     floors: Floors | None = None,
+    advise: bool = False,
 ) -> Ranking:
     """Every plan of `case`, ranked by its goal; only those that `engine` can run, or, where none is named, any engine.
 
     `plans` takes those of an earlier search of the same model, batch and devices, in place of working them out again.
     With `only_best` the choice is the same, and plans that cannot be it are not looked at; `floors` of `plans` on links
-    at least as fast tell which, where they are known.
+    at least as fast tell which, where they are known.  With `advise` a refusal for want of memory names a shorter
+    sequence that fits, which takes some more searches.
 
     Raises NoPlan with the obstacles and how many plans each stopped, Incompatible where the accelerator cannot compute
     in the case's precision or has no price or power for a goal that asks for it.
@@ -128,7 +131,11 @@ def search(
         found.add(prices)
     reasons = +reasons + Counter({reason: count for reason, count in plans.impossible.items() if not len(plans)})
     if not qualified:
-        raise _no_plan(case, len(plans), least, reasons)
+        refused = _no_plan(case, len(plans), least, reasons)
+        shorter = _shorter_sequence(case, calibration, engine) if advise and len(plans) and not least.fits else None
+        if shorter is not None:
+            refused.hint += f" With sequences of {shorter:,} tokens a plan fits: application.sequence={shorter}."
+        raise refused
     prices = found.prices()
     return Ranking(
         case, plans, prices, _ordered(case, plans, prices, calibration), qualified, reasons, calibration, engine
@@ -292,6 +299,27 @@ def _front(ranking: Ranking, most: int) -> list[int]:
             if len(front) == most:
                 break
     return front
+
+
+def _shorter_sequence(case: Case, calibration: Calibration, engine: str) -> int | None:
+    """The longest of half the case's sequence, a quarter and so on with which it has a plan; None where none has."""
+    halves = [case.application.sequence >> times for times in range(1, 32)]
+    tried = [sequence for sequence in halves if sequence >= _SHORTEST]
+    if not tried or not _has_plan(case, tried[-1], calibration, engine):
+        return None
+    return next(sequence for sequence in tried if _has_plan(case, sequence, calibration, engine))
+
+
+def _has_plan(case: Case, sequence: int, calibration: Calibration, engine: str) -> bool:
+    """Whether the case has a plan in shorter sequences: as many where it states how many, else as many tokens."""
+    application, usual = case.application, "application.global_batch" in case.defaults
+    batch = application.global_batch * (application.sequence // sequence if usual else 1)
+    shorter = replace(case, application=replace(application, sequence=sequence, global_batch=batch))
+    try:
+        search(shorter, calibration, engine=engine, only_best=True)
+    except (NoPlan, Incompatible):
+        return False
+    return True
 
 
 def _no_plan(case: Case, plans: int, least: _Least, reasons: Counter[str]) -> NoPlan:

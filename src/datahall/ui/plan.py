@@ -82,7 +82,7 @@ def plan(
             raise UsageError(f"--ask {ask} takes no {unused}.", hint="Ask for the plan of the site that it answers.")
         _answer(ask, asked, as_json)
         return
-    ranking = search(asked, calibration_of(asked), engine=engine or "")
+    ranking = search(asked, calibration_of(asked), engine=engine or "", advise=True)
     forecast, others, changes = explain(ranking), losses(ranking, top), flips(ranking)
     if out is not None:
         Proposal(asked, ranking.plan(), forecast).save(out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -185,6 +186,35 @@ def test_adapters_are_advised_only_where_a_frozen_model_fits() -> None:
         with pytest.raises(NoPlan, match="does not fit") as refused:
             search(a_case(model, "8xA40"))
         assert ("LoRA" in refused.value.hint) == advised
+
+
+def test_where_nothing_fits_the_longest_shorter_sequence_that_does_is_named() -> None:
+    """LoRA of 8B parameters on 24 GiB: not in sequences of 8,192 or 4,096 tokens, but in 2,048."""
+    case = a_case(site="RTX4090", method="lora")
+    assert case.application.sequence == 8192
+    with pytest.raises(NoPlan, match="does not fit") as refused:
+        search(case, advise=True)
+    assert "--ask site" in refused.value.hint
+    assert "application.sequence=2048" in refused.value.hint
+    for sequence, fits in ((4096, False), (2048, True)):
+        shorter = a_case(site="RTX4090", method="lora", sequence=sequence)
+        if fits:
+            assert search(shorter).qualified
+        else:
+            with pytest.raises(NoPlan):
+                search(shorter)
+    for asked in (case, a_case("llama-3.1-405b", "8xA40")):  # nobody asked for advice, or none would help
+        with pytest.raises(NoPlan) as refused:
+            search(asked, advise=asked is not case)
+        assert "sequence" not in refused.value.hint
+
+
+def test_a_stated_batch_keeps_its_number_of_sequences_when_they_are_shortened() -> None:
+    case = a_case(site="RTX4090", method="lora", global_batch=6)
+    with pytest.raises(NoPlan) as refused:
+        search(case, advise=True)
+    short = int(re.findall(r"application.sequence=(\d+)", refused.value.hint)[0])
+    assert search(a_case(site="RTX4090", method="lora", global_batch=6, sequence=short)).qualified
 
 
 def test_a_stack_that_nothing_was_fitted_under_is_said() -> None:
