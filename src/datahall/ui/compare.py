@@ -23,6 +23,7 @@ from datahall.calibrate.ledger import Correction, Entry, correction, entries, re
 from datahall.compute.plan import ComputePlan
 from datahall.decisions.proposal import Proposal, load_proposal
 from datahall.report.comparison import Comparison, compare
+from datahall.report.naming import named
 from datahall.report.words import percent
 from datahall.ui.logs.detect import read_log
 from datahall.ui.logs.steps import TrainingLog, middle
@@ -116,24 +117,6 @@ def _notes(told: set[str], log: TrainingLog, compute: ComputePlan) -> tuple[str,
     if "compute" not in told or not inside:
         return ()
     return (f"Compute, as this log times it, holds {', '.join(inside)} too; the forecast counts that apart.",)
-
-
-def named(compared: Comparison) -> str:
-    """One sentence: which component differs most beyond what was forecast, as far as the log tells."""
-    rows = [row for row in compared.components if row.name in ("compute", "transfer", "waiting", "input", "optimiser")]
-    step = compared.row("step_time")
-    if not rows:
-        return "The log does not tell which component differs."
-    worst = max(rows, key=lambda row: abs(row.measured - row.forecast))
-    difference = worst.measured - worst.forecast
-    word = "more" if difference > 0 else "less"
-    share = abs(difference) / step.measured
-    if all(row.within_interval for row in rows) and step.within_interval:
-        return (
-            f"Every component lies within its interval; {worst.name} is furthest off,"
-            f" {percent(share)} of the step {word}."
-        )
-    return f"{worst.name} differs most: {percent(share)} of the step {word} than was forecast."
 
 
 def _metered(proposal: Proposal, folder: Path, as_json: bool) -> int:
@@ -240,7 +223,7 @@ def _json(compared: Comparison, log: TrainingLog, learnt: Correction | None) -> 
         **compared.to_json(),
         "program": log.program,
         "steps": len(log.steps),
-        "named": named(compared),
+        "named": named(compared, log.more),
         "next": next_forecast,
     }
 
@@ -250,7 +233,7 @@ def _show(compared: Comparison, log: TrainingLog, learnt: Correction | None) -> 
 
     click.echo(f"{len(log.steps)} steps logged by {log.program}")
     show(comparison_table(compared))
-    click.echo(named(compared))
+    click.echo(named(compared, log.more))
     for note in compared.notes:
         click.echo(note)
     if learnt is not None:

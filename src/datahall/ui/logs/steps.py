@@ -14,6 +14,7 @@ from typing import Any
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _WARM_UP_SHARE = 0.1
+_PROFILED = "It logs no more of a step; a trace of the program's profiler shows where its time goes."
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,11 @@ class TrainingLog:
     program: str
     steps: tuple[LoggedStep, ...]
     hint: str = ""
+
+    @property
+    def more(self) -> str:
+        """How to have more told of a step: `hint`, unless that is on."""
+        return _PROFILED if any(step.parts for step in self.steps) else self.hint
 
     def steady(self) -> tuple[LoggedStep, ...]:
         """The steps without the first tenth (at least the first one, where there are several)."""
