@@ -189,6 +189,36 @@ def test_the_trainers_summary_and_state(tmp_path: Path) -> None:
         assert read(tmp_path, state).steps[0].samples_per_s == 8.0
 
 
+def test_logs_of_the_trainer_with_too_few_times_are_refused_with_what_is_missing(tmp_path: Path) -> None:
+    record = {"loss": 2.0, "learning_rate": 1e-4, "epoch": 0.1, "train_runtime": 12.5, "step": 10}
+    with pytest.raises(UsageError, match="has 1 logs and no two of one session"):
+        read(tmp_path, json.dumps(record))
+    printed = {name: value for name, value in record.items() if name != "step"}
+    with pytest.raises(UsageError, match="do not say of which step") as refused:
+        read(tmp_path, f"{printed}\n{printed}\n")
+    assert "trainer_state.json" in refused.value.hint
+
+
+def test_no_stretch_of_the_trainer_goes_over_a_restart(tmp_path: Path) -> None:
+    """Whether the clock of the session after it reads less than before, or more by chance (a slow first step)."""
+
+    def record(step: int, runtime: float, tokens: int) -> dict[str, object]:
+        told = {"num_input_tokens_seen": 100 * step, "train_tokens_per_second": round(tokens / runtime, 3)}
+        return {"loss": 2.0, "learning_rate": 1e-4, "epoch": 0.1, "step": step, "train_runtime": runtime, **told}
+
+    first = [record(10, 50.0, 1000), record(20, 90.0, 2000)]
+    for began in (60.0, 100.0):
+        second = [record(30, began, 1000), record(40, began + 40.0, 2000)]
+        log = read(tmp_path, "\n".join(map(json.dumps, first + second)))
+        assert [(step.step, step.seconds) for step in log.steps] == [(20, 4.0), (40, 4.0)]
+
+
+def test_the_trainers_hint_promises_nothing_that_is_not_read(tmp_path: Path) -> None:
+    log = read(tmp_path, trainer_lines())
+    assert "include_num_input_tokens_seen" not in log.hint
+    assert "MeterCallback" in log.hint
+
+
 def test_llm_foundry(tmp_path: Path) -> None:
     log = read(tmp_path, foundry_lines())
     assert log.program == "llm-foundry"

@@ -33,13 +33,12 @@ def read_log(path: Path) -> TrainingLog:
     lines = _LAUNCHER.sub("", ANSI.sub("", text.replace("\r", "\n"))).split("\n")
     found = [counted_once(read(lines)) for read in READERS.values()]
     best = max(found, key=lambda log: len(log.steps))
-    if not best.steps:
-        raise UsageError(
-            "no training step was found in this log.",
-            where=str(path),
-            hint=f"Logs that can be read are those of {', '.join(READERS)}.",
-        )
-    return best
+    if best.steps:
+        return best
+    if known := next((log for log in found if log.lacks), None):
+        raise UsageError(known.lacks, where=str(path), hint=known.hint)
+    hint = f"Logs that can be read are those of {', '.join(READERS)}."
+    raise UsageError("no training step was found in this log.", where=str(path), hint=hint)
 
 
 def _text(data: bytes) -> str:

@@ -1,6 +1,7 @@
 """Hugging Face Trainer's log: progress bars, printed dictionaries, `trainer_state.json`, or JSON lines of them.
 
-The bars give the time of each stretch of steps; the closing summary gives the mean with start-up in it.
+Its own clock in its records goes first (`trainer_clock`), then the bars, which give whole seconds of each stretch of
+steps; the closing summary gives the mean with start-up in it.
 """
 
 from __future__ import annotations
@@ -9,32 +10,33 @@ import ast
 import json
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from datahall.ui.logs.steps import LoggedStep, TrainingLog, json_record, number
+from datahall.ui.logs.trainer_clock import missing, stretches
 
 PROGRAM = "huggingface-trainer"
 _BAR = re.compile(  # of steps: bars of data that is fetched or prepared count examples or bytes
     r"(?P<step>\d+)/(?P<all>\d+)\s*\[(?P<elapsed>(?:\d+:)?\d+:\d+)<[^\]\n]*?(?:s/it|it/s)"
 )
-_HINT = "Log with logging_steps, include_num_input_tokens_seen and a profiler callback to tell the components apart."
+_HINT = "The Trainer times no component; `datahall.real.meter_huggingface.MeterCallback` among its callbacks does."
 _LEAST_STRETCH_S = 20  # bars count whole seconds: shorter stretches would be rounding
 
 
 def read(lines: Iterable[str]) -> TrainingLog:
-    """The steps that the Trainer logged; those of its bars where there are any, else of its summary."""
+    """The steps that the Trainer logged: those of its clock or its bars where there are any, else of its summary."""
     every = list(lines)
     text = "\n".join(every)
-    bars = _stretches(text)
     records = _state(text) or [record for line in every if (record := _record(line)) is not None]
-    losses = [value for record in records if (value := number(record.get("loss"))) is not None]
-    steps = [LoggedStep(step, seconds=seconds) for step, seconds in bars]
+    if steps := stretches(records):
+        return TrainingLog(PROGRAM, tuple(steps), _HINT)
+    steps = [LoggedStep(step, seconds=seconds) for step, seconds in _bars(text)] or _from_summary(records)
     if not steps:
-        steps = _from_summary(records)
-    if steps and losses:
-        last = steps[-1]
-        steps[-1] = LoggedStep(last.step, last.seconds, samples_per_s=last.samples_per_s, loss=losses[-1])
-    return TrainingLog(PROGRAM, tuple(steps), _HINT)
+        lacks, hint = missing(records)
+        return TrainingLog(PROGRAM, (), hint, lacks)
+    losses = [value for record in records if (value := number(record.get("loss"))) is not None]
+    return TrainingLog(PROGRAM, (*steps[:-1], replace(steps[-1], loss=losses[-1] if losses else None)), _HINT)
 
 
 def _from_summary(records: list[dict[str, Any]]) -> list[LoggedStep]:
@@ -47,7 +49,7 @@ def _from_summary(records: list[dict[str, Any]]) -> list[LoggedStep]:
     return []
 
 
-def _stretches(text: str) -> list[tuple[int, float]]:
+def _bars(text: str) -> list[tuple[int, float]]:
     """Step and seconds per step of each stretch of at least 20 s of the progress bar that went on for the longest.
 
     That is training's: those of evaluations stand still meanwhile.

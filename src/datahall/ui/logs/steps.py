@@ -37,11 +37,15 @@ class LoggedStep:
 
 @dataclass(frozen=True, slots=True)
 class TrainingLog:
-    """The steps of one log, and the program that wrote it.  `hint` says how to make that program tell more."""
+    """The steps of one log, and the program that wrote it.  `hint` says how to make that program tell more.
+
+    `lacks` says of a log without steps, which that program wrote all the same, what it lacks.
+    """
 
     program: str
     steps: tuple[LoggedStep, ...]
     hint: str = ""
+    lacks: str = ""
 
     @property
     def more(self) -> str:
