@@ -1,7 +1,8 @@
 """The local ledger: how far forecasts were off on this user's hardware, and what the next forecast makes of it.
 
 One JSON line a comparison, in the user's data directory.  A correction is one factor on time, shrunk towards 1 by how
-few and how scattered the comparisons are; it tells nothing about which component was off.
+few and how scattered the comparisons are; it tells nothing about which component was off.  Where the comparisons lie
+outside the interval that was forecast, that interval was wrong, and the next one is wider.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from datahall.base.errors import WorldFailed
@@ -20,13 +22,16 @@ from datahall.base.label import Label
 from datahall.case.question import Case
 from datahall.compute.estimate import DeviceRates
 from datahall.compute.plan import ComputePlan
-from datahall.virtual.calibration import Calibration
+from datahall.virtual.calibration import WHOLE, Calibration
 from datahall.virtual.step_time import StepInputs
 
 _Z95 = 1.6449
 _SCATTER = 0.10  # of log(measured / forecast) between configurations of one stack, until three comparisons say better
+_FEW = 5  # comparisons among which none is called an outlier
+_OUTLIERS = 0.1  # of the comparisons: what a 90 % interval leaves out
 _OTHER_STACK = 0.15  # more, when the comparisons come from another software stack
 _RATES = ("linear_flops_per_s", "wide_flops_per_s", "attention_flops_per_s", "memory_bytes_per_s")
+_PARTS = ("compute", "transfer", "waiting", "input", "optimiser")
 _SECONDS = ("launch_s", "kernel_s", "fixed_s")
 
 
@@ -55,13 +60,22 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Correction:
-    """A factor on time with the factors that end its 90 % interval, from `count` comparisons."""
+    """A factor on time with the factors that end its 90 % interval, from `count` comparisons.
+
+    `missed`: they lie outside the interval that was forecast without them, so that this one may be wider.
+    """
 
     factor: float
     low: float
     high: float
     count: int
     label: Label
+    missed: bool = False
+
+    @property
+    def remark(self) -> str:
+        """What is said of an interval that missed; empty where it held."""
+        return "They lay outside the interval forecast without them." if self.missed else ""
 
 
 def ledger_path() -> Path:
@@ -109,31 +123,37 @@ def entries(path: Path | None = None) -> list[Entry]:
 
 
 @formula(
-    equation="mu = sum(r) / (n + s^2/t^2), variance of the next = s^2 + 1 / (n/s^2 + 1/t^2)",
-    source="normal mean with known scatter s and prior N(0, t^2); t from the forecast's own interval",
-    holds="r = log(measured/forecast), independent between configurations",
+    equation="mu = sum(r) / (n + s^2/t^2), variance of the next = min(t^2, s^2 + 1 / (n/s^2 + 1/t^2)); "
+    "t^2 = t0^2 + max(0, mean(r^2) - (1.645 t0)^2)",
+    source="normal mean with known scatter s and prior N(0, t^2); t0 from the forecast's own interval, t by empirical "
+    "Bayes: the variance by which the residuals exceed that interval",
+    holds="r = log(measured/forecast), independent between configurations; of five and more, a tenth may be outliers",
 )
 def correction(known: Sequence[Entry], hardware: str, stack: str, prior_log: float) -> Correction | None:
     """What `known` comparisons say about a forecast for `hardware` and `stack`; None where they say nothing.
 
     `prior_log` is the half-width of the forecast's 90 % interval, as a logarithm.  Comparisons of the same stack make a
     `calibrated` forecast, those of other stacks on the same hardware a `transferred` one.
+
+    While the root mean square of the residuals is inside that interval, the interval is believed: it shrinks the factor
+    towards 1, and the next interval is no wider.  Where it is outside, the forecast was less sure than it said: the
+    variance that is too much is the forecast's, so that the factor follows the measurements and the interval grows
+    until it holds a repeat of them.
     """
     own = [entry for entry in known if entry.hardware == hardware and stack and entry.stack == stack]
     other = [entry for entry in known if entry.hardware == hardware]
     used = own or other
     if not used:
         return None
-    ratios = [entry.log_ratio(own=bool(own)) for entry in used]
-    scatter = _scatter(ratios)
-    prior = prior_log / _Z95
-    mean = sum(ratios) / (len(ratios) + (scatter / prior) ** 2)
-    spread = math.sqrt(
-        scatter**2 + 1.0 / (len(ratios) / scatter**2 + 1.0 / prior**2) + (0.0 if own else _OTHER_STACK**2)
-    )
+    ratios = _tempered([entry.log_ratio(own=bool(own)) for entry in used])
+    count, scatter = len(ratios), _scatter(ratios)
+    surplus = max(0.0, sum(ratio**2 for ratio in ratios) / count - prior_log**2)
+    prior = math.hypot(prior_log / _Z95, math.sqrt(surplus))
+    mean = sum(ratios) / (count + (scatter / prior) ** 2)
+    spread = math.sqrt(scatter**2 + 1.0 / (count / scatter**2 + 1.0 / prior**2) + (0.0 if own else _OTHER_STACK**2))
     spread = min(spread, prior)
     label = Label.CALIBRATED if own else Label.TRANSFERRED
-    return Correction(math.exp(mean), math.exp(-_Z95 * spread), math.exp(_Z95 * spread), len(used), label)
+    return Correction(math.exp(mean), math.exp(-_Z95 * spread), math.exp(_Z95 * spread), count, label, surplus > 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,10 +179,15 @@ class LedgerCalibration:
         )
 
     def spread(self, component: str) -> tuple[float, float]:
-        """The correction's interval for times; for a single component never narrower than before."""
-        low, high = self.under.spread(component)
-        if component in {"step_time", "total_time", "tokens_per_s", "mfu", "cost", "energy"}:
-            return max(low, self.learnt.low), min(high, self.learnt.high)
+        """The correction's interval for a whole step, which narrows what was forecast unless that had missed.
+
+        A part is never surer than before, nor than the step.
+        """
+        (low, high), learnt = self.under.spread(component), self.learnt
+        if component in WHOLE:
+            return (learnt.low, learnt.high) if learnt.missed else (max(low, learnt.low), min(high, learnt.high))
+        if component in _PARTS:
+            return min(low, learnt.low), max(high, learnt.high)
         return low, high
 
 
@@ -178,9 +203,22 @@ def _with(rates: DeviceRates, changed: dict[str, Any]) -> DeviceRates:
     return replace(rates, **changed)
 
 
+def _tempered(ratios: list[float]) -> list[float]:
+    """`ratios` with outliers drawn in: of five and more, a tenth may not lie further from the median than the others.
+
+    Two scatters further, to be exact: what lies so close is no outlier.
+    """
+    if len(ratios) < _FEW:
+        return ratios
+    middle = median(ratios)
+    away = sorted(abs(ratio - middle) for ratio in ratios)
+    reach = away[-1 - math.ceil(_OUTLIERS * len(ratios))] + 2 * _SCATTER
+    return [min(middle + reach, max(middle - reach, ratio)) for ratio in ratios]
+
+
 def _scatter(ratios: Sequence[float]) -> float:
-    if len(ratios) < 3:
-        return _SCATTER
+    """Standard deviation between configurations; fewer than three can only show that it is more than usual."""
     mean = sum(ratios) / len(ratios)
-    own = sum((ratio - mean) ** 2 for ratio in ratios) / (len(ratios) - 1)
-    return math.sqrt((own * (len(ratios) - 1) + 2 * _SCATTER**2) / (len(ratios) + 1))
+    squares = sum((ratio - mean) ** 2 for ratio in ratios)
+    found = math.sqrt((squares + 2 * _SCATTER**2) / (len(ratios) + 1))
+    return found if len(ratios) >= 3 else max(_SCATTER, found)

@@ -101,7 +101,8 @@ def explain(ranking: Ranking, place: int = 0) -> Result:
     timed = {name: replace(result.metrics[name], label=labels[name]) for name in _LEARNT if name in result.metrics}
     learnt = ranking.calibration.learnt
     note = f"Corrected by {learnt.factor:.3f} after {learnt.count} compared run(s) on this hardware ({label})."
-    return replace(result, metrics={**result.metrics, **timed}, notes=(*result.notes, note))
+    notes = (*result.notes, f"{note} {learnt.remark}".rstrip())
+    return replace(result, metrics={**result.metrics, **timed}, notes=notes)
 
 
 def step_items(case: Case, compute: ComputePlan, calibration: Calibration) -> StepSeconds:

@@ -218,7 +218,7 @@ def _json(compared: Comparison, log: TrainingLog, learnt: Correction | None) -> 
     next_forecast: dict[str, object] | None = None
     if learnt is not None:
         next_forecast = {"factor": learnt.factor, "low": learnt.low, "high": learnt.high, "comparisons": learnt.count}
-        next_forecast["label"] = str(learnt.label)
+        next_forecast |= {"label": str(learnt.label), "missed": learnt.missed}
     return {
         **compared.to_json(),
         "program": log.program,
@@ -240,5 +240,5 @@ def _show(compared: Comparison, log: TrainingLog, learnt: Correction | None) -> 
         click.echo(
             f"The next forecast for this hardware takes {learnt.factor:.2f} times as long as the uncorrected one,"
             f" {percent(1 - learnt.low)} less to {percent(learnt.high - 1)} more"
-            f" ({learnt.label}, {learnt.count} compared)."
+            f" ({learnt.label}, {learnt.count} compared). {learnt.remark}".rstrip()
         )

@@ -35,6 +35,55 @@ def test_one_comparison_moves_part_of_the_way_and_many_move_all_of_it() -> None:
     assert 1 < many.high < one.high < 1.5
 
 
+@pytest.mark.parametrize("prior", [0.05, math.log(1.2), PRIOR])
+@pytest.mark.parametrize("ratio", [0.2, 0.6, 0.9, 1.02, 1.2, 1.4, 2.0, 5.0])
+@pytest.mark.parametrize("count", [1, 2, 3, 8])
+def test_a_repeat_of_what_was_measured_lies_in_the_next_interval(count: int, ratio: float, prior: float) -> None:
+    for stack in ("s", "another"):
+        learnt = correction([entry(ratio)] * count, "A40", stack, prior)
+        assert learnt is not None
+        assert learnt.factor * learnt.low <= ratio <= learnt.factor * learnt.high
+
+
+def test_an_interval_that_missed_grows_and_one_that_held_does_not() -> None:
+    prior = math.log(1.2)
+    inside, missed = correction([entry(1.15)], "A40", "s", prior), correction([entry(2.0)], "A40", "s", prior)
+    assert inside is not None
+    assert missed is not None
+    assert (inside.missed, missed.missed) == (False, True)
+    assert inside.high <= 1.2 < missed.high
+    assert missed.factor > 1.8  # a forecast that was twice too fast is no reason to believe in it
+
+
+def test_both_of_two_kinds_of_runs_lie_in_the_interval() -> None:
+    """Plans forecast well and plans that take twice as long: one factor cannot be right for both, and says so."""
+    for known in ([1.0, 2.0], [1.0, 1.0, 2.0, 2.0], [1.0, 1.0, 1.0, 2.0, 2.0]):
+        learnt = correction([entry(ratio) for ratio in known], "A40", "s", math.log(1.2))
+        assert learnt is not None
+        assert learnt.factor * learnt.low <= 1.0 < 2.0 <= learnt.factor * learnt.high
+
+
+def test_one_disturbed_run_among_many_good_ones_moves_little() -> None:
+    good = [0.97, 1.03, 1.0, 0.98, 1.02, 1.01, 0.99, 1.0, 1.0]
+    without = correction([entry(ratio) for ratio in good], "A40", "s", math.log(1.2))
+    with_one = correction([entry(ratio) for ratio in (*good, 5.0)], "A40", "s", math.log(1.2))
+    assert without is not None
+    assert with_one is not None
+    assert with_one.factor == pytest.approx(without.factor, rel=0.03)
+    assert not with_one.missed
+    assert with_one.high < 1.2
+
+
+def test_parts_of_a_step_are_no_surer_than_the_step(tmp_path: Path) -> None:
+    case = from_model_and_site("llama-3.1-8b", "2x8xA40", tokens=1e9)
+    for ratio in (1.3, 12.0):
+        record(entry(ratio), tmp_path / f"{ratio}.jsonl")
+        learnt = with_ledger(case, Uncalibrated(), tmp_path / f"{ratio}.jsonl")
+        (low, high), (less, more) = learnt.spread("step_time"), learnt.spread("transfer")
+        assert less <= low < high <= more
+        assert learnt.spread("peak_memory") == Uncalibrated().spread("peak_memory")
+
+
 def test_other_hardware_says_nothing_and_another_stack_less() -> None:
     assert correction([entry(1.4, hardware="H100-SXM")], "A40", "s", PRIOR) is None
     same, other = correction([entry(1.4)], "A40", "s", PRIOR), correction([entry(1.4, "t")], "A40", "s", PRIOR)
