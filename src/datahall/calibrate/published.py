@@ -81,6 +81,13 @@ class PublishedRun:
         """Which release of its stack ran it: the one that is named, else that of the group of runs it stands in."""
         return self.traits.release or f"of {self.group}"
 
+    @property
+    def share_of_peak(self) -> float:
+        """The dense peak's share that its products with weights alone would need: an MFU, somewhat low."""
+        flops = (4.0 if self.adapters else 6.0) * self.shape.active_parameters() * self.global_batch * self.sequence
+        peak = self.accelerator.peak_flops_per_s[self.variants[0].plan.precision]
+        return flops / (self.devices * self.step_s * peak)
+
     def reading(self, seconds: float) -> float:
         """What its source would have written, in the unit of its metric, had a step taken so many seconds."""
         if self.metric == "tokens_per_s_per_device":
@@ -92,8 +99,10 @@ def read_rows(path: Path) -> tuple[Mapping[str, str], ...]:
     """The rows of a CSV file as text; UsageError where it cannot be read or lacks the columns."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            _check_columns(reader.fieldnames or (), path)
+            lines = list(file)
+            blank = next((place for place, line in enumerate(lines) if line.strip(" \t\r\n,")), len(lines))
+            reader = csv.DictReader(lines[blank:])
+            _check_columns(reader.fieldnames or (), f"{path}:{blank + 1}")
             rows = tuple({_column(str(name)): text for name, text in row.items() if name} for row in reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         saved = "Save it as CSV in UTF-8." if isinstance(error, UnicodeDecodeError) else ""
@@ -111,7 +120,7 @@ def _column(name: str) -> str:
     return re.sub(r"[\s-]+", "_", name.strip().lower())
 
 
-def _check_columns(names: Sequence[str], path: Path) -> None:
+def _check_columns(names: Sequence[str], where: str) -> None:
     """Refuse a column that stands twice: a row has one value of each, and the last would hide the others."""
     places: dict[str, list[int]] = {}
     for place, name in enumerate(names, start=1):
@@ -121,7 +130,7 @@ def _check_columns(names: Sequence[str], path: Path) -> None:
             which = ", ".join(map(str, found))
             raise UsageError(
                 f"the column {name} stands {len(found)} times (columns {which}), and a row can have only one of them.",
-                where=f"{path}:1",
+                where=where,
                 hint="Keep the right one, or give the others names of their own.",
             )
 
@@ -167,11 +176,7 @@ def _run(cells: Cells, index: int) -> PublishedRun:
     seconds, metric = _measured(cells, shape, sequence, batch, devices)
     model_rate = cells.number("model_tflops_per_device") if metric == "model_tflops_per_device" else None
     _check_held(shape, sequence, [variant.plan for variant in variants], card, remark + cells.text("recompute"))
-    adapters = _adapters(cells)
-    _check_possible(
-        (4.0 if adapters else 6.0) * shape.active_parameters() * batch * sequence / devices, seconds, card, precision
-    )
-    return PublishedRun(
+    run = PublishedRun(
         key=_key(cells, index),
         group=_group(cells, card.kind),
         model=cells.text("model"),
@@ -189,9 +194,12 @@ def _run(cells: Cells, index: int) -> PublishedRun:
         metric=metric,
         step_flops=(model_rate or 0.0) * 1e12 * seconds,
         memory_bytes=(cells.number("memory_gb_per_device") or 0.0) * 2**30,
-        adapters=adapters,
+        adapters=_adapters(cells),
         source=cells.text("source"),
     )
+    if run.share_of_peak > 1.0:
+        raise Impossible(f"its measurement would be an MFU over 100 % in {precision}: a figure of the row is wrong.")
+    return run
 
 
 def _key(cells: Cells, index: int) -> str:
@@ -296,10 +304,3 @@ def _check_held(
     )
     if least > card.memory_bytes:
         raise Impossible("its split cannot hold the model, however much is repeated: another than it states was run.")
-
-
-def _check_possible(flops: float, seconds: float, card: AcceleratorEntry, precision: str) -> None:
-    """Refuse a measurement that needs more than the dense peak for the products with weights alone."""
-    share = flops / (seconds * card.peak_flops_per_s[precision])
-    if share > 1.0:
-        raise Impossible(f"its measurement would be an MFU over 100 % in {precision}: a figure of the row is wrong.")

@@ -6,9 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from datahall.calibrate.forecasting import Trained, forecast_runs, relevant
+from datahall.calibrate.doubted import believed
+from datahall.calibrate.forecasting import forecast_runs, relevant
 from datahall.calibrate.holdout import accelerator_of, group_of, left_out_forecasts
 from datahall.calibrate.judge import Judgement
 from datahall.calibrate.published import PublishedRun, read_rows, read_runs
@@ -16,7 +15,6 @@ from datahall.calibrate.refusals import Refusal
 from datahall.calibrate.shipped import load, shipped_runs, unseen_runs
 from datahall.calibrate.shot import MOST_ROWS
 
-_DOUBTED = 100.0  # times its forecast, or one part in as many: a measurement in another unit
 _KEYS = {"group": group_of, "accelerator": accelerator_of}
 
 
@@ -30,7 +28,7 @@ def judge_rows(file: Path | None, few: Path | None = None, leave_out: str = "", 
     runs, refused = shipped() if file is None else read_runs(read_rows(file))
     shown, unread = read_runs(read_rows(few)) if few else ([], [])
     trained = load()
-    shown, doubted = _believed(trained, shown)
+    (runs, doubted), (shown, unlike) = believed(trained, runs), believed(trained, shown)
     seen = first_rows(shown)
     known = {_identity(run) for run in seen}
     scored = [run for run in runs if _identity(run) not in known]
@@ -39,9 +37,9 @@ def judge_rows(file: Path | None, few: Path | None = None, leave_out: str = "", 
         found = left_out_forecasts(scored, train, _KEYS[leave_out], trained.factors, start=start, seen=seen)
     else:
         found = forecast_runs(trained, scored, seen)
-    learnt = (*_learnt(scored, shown, seen, len(runs) - len(scored)), *doubted, *_unread(unread))
+    learnt = (*_learnt(scored, shown, seen, len(runs) - len(scored)), *_unread([*unlike, *unread]))
     notes = (*_notes(scored, leave_out), *learnt)
-    return Judgement(tuple(scored), found, tuple(refused), notes)
+    return Judgement(tuple(scored), found, (*doubted, *refused), notes)
 
 
 def _notes(scored: Sequence[PublishedRun], leave_out: str) -> tuple[str, ...]:
@@ -72,27 +70,6 @@ def _learnt(
     if len(scored) and not relevant(scored, seen).any():
         notes.append("No scored row is of their group, or of their stack and accelerator: they correct little.")
     return tuple(notes)
-
-
-def _believed(trained: Trained, shown: list[PublishedRun]) -> tuple[list[PublishedRun], tuple[str, ...]]:
-    """The rows whose measurement can be one of seconds, and what is said of the others.
-
-    What a stack, a network or a mistake in a plan costs stays far below this; milliseconds taken for seconds do not,
-    and one such row would move every forecast.
-    """
-    if not shown:
-        return shown, ()
-    off = np.array([run.step_s for run in shown]) / forecast_runs(trained, shown).seconds
-    wrong = (off > _DOUBTED) | (off < 1.0 / _DOUBTED)
-    if not wrong.any():
-        return shown, ()
-    first = int(np.argmax(wrong))
-    note = (
-        f"{wrong.sum()} rows to learn from are left out, being more than {_DOUBTED:.0f} times off; the first, "
-        f"{shown[first].key}: {shown[first].step_s:.4g} s a step, forecast {shown[first].step_s / off[first]:.4g}. "
-        "Is it in seconds?"
-    )
-    return [run for run, bad in zip(shown, wrong, strict=True) if not bad], (note,)
 
 
 def _unread(unread: Sequence[Refusal]) -> tuple[str, ...]:

@@ -77,6 +77,17 @@ def test_a_file_without_rows_is_told_from_one_without_columns(tmp_path: Path, te
     assert said in str(refused.value)
 
 
+@pytest.mark.parametrize("before", ["\n", "\r\n\r\n", "  \n", ",,,,\n,,,,\n", "\ufeff\n"])
+def test_blank_lines_before_the_names_of_columns_do_not_matter(tmp_path: Path, before: str) -> None:
+    file = tmp_path / "some.csv"
+    file.write_bytes((before + 'model,accelerator,n_devices,note\ngpt2,A100,8,"two\nlines"\n').encode())
+    [row] = read_rows(file)
+    assert (row["model"], row["note"]) == ("gpt2", "two\nlines")
+    file.write_text(before)
+    with pytest.raises(UsageError, match="no row of measurements"):
+        read_rows(file)
+
+
 @pytest.mark.parametrize("again", ["tp", " TP "])
 def test_a_column_that_stands_twice_is_refused(tmp_path: Path, again: str) -> None:
     """The last one was taken, and nobody was told."""
@@ -85,6 +96,10 @@ def test_a_column_that_stands_twice_is_refused(tmp_path: Path, again: str) -> No
     with pytest.raises(UsageError, match=r"the column tp stands 2 times \(columns 2, 6\)") as refused:
         read_rows(file)
     assert refused.value.where == f"{file}:1"
+    file.write_text(f"\n\nmodel,tp,accelerator,n_devices,,{again},\ngpt2,1,A100,8,,8,\n")
+    with pytest.raises(UsageError, match="stands 2 times") as refused:
+        read_rows(file)
+    assert refused.value.where == f"{file}:3"
     file.write_text("model,tp,accelerator,n_devices,,,\ngpt2,1,A100,8,,,\n")
     assert read_rows(file)[0]["tp"] == "1"  # columns without a name are of no one's
 

@@ -222,9 +222,24 @@ def test_milliseconds_taken_for_seconds_are_not_learnt_from(tmp_path: Path) -> N
     found, calm = (json.loads(ran(file, "--calibrate-with", one, "--json").stdout) for one in (few, right))
     notes = " ".join(found["notes"])
     assert "Learnt from 2 " in notes
-    assert "3 rows to learn from are left out" in notes
-    assert "seconds" in notes
+    assert "3 rows to learn from cannot be read" in notes
+    assert "Is it in tokens/s/device?" in notes
     assert [row["forecast_step_s"] for row in found["rows"]] == [row["forecast_step_s"] for row in calm["rows"]]
+
+
+def test_milliseconds_taken_for_seconds_are_not_scored(tmp_path: Path) -> None:
+    """One such row would be the mean's whole error."""
+    good, late = {**OWN_METRICS[2], "id": "good"}, {**OWN_METRICS[2], "id": "late", "step_time_s": "2500"}
+    alone = json.loads(ran(written(tmp_path / "good.csv", [good]), "--json").stdout)
+    for options in ((), ("--leave-out", "group")):
+        data = json.loads(ran(written(tmp_path / "both.csv", [good, late]), *options, "--json").stdout)
+        assert (data["n_scored"], data["n_refused"], data["refused_kinds"]["unreadable"]) == (1, 1, 1)
+        [reason] = [row["reason"] for row in data["rows"] if row["id"] == "late"]
+        assert reason.endswith("Is it in seconds?")
+        assert "2,500 s a step" in reason
+    assert data["scaling"] == alone["scaling"]
+    slow = {**good, "step_time_s": "60"}  # a bad run all the same
+    assert json.loads(ran(written(tmp_path / "slow.csv", [slow]), "--json").stdout)["n_scored"] == 1
 
 
 def test_a_refused_row_stands_with_its_accelerator_and_columns_are_known_however_they_are_spelt(tmp_path: Path) -> None:
