@@ -23,7 +23,9 @@ from datahall.decisions.proposal import Proposal
 from datahall.network.plan import NetworkPlan
 from datahall.storage.plan import StoragePlan
 
-LLAMA_8B = ModelShape("llama-3.1-8b", 32, 4096, 32, 8, 128, 14336, 128256)
+LLAMA_8B = ModelShape(
+    "llama-3.1-8b", 32, 4096, 32, 8, 128, 14336, 128256, rotary_base=500000.0, rotary_scaling="llama3 8"
+)
 DEEPSEEK_V3 = ModelShape(
     "deepseek-v3",
     61,

@@ -123,14 +123,15 @@ def test_megatron_takes_its_flags(make_proposal: Make, with_engine: Run, model: 
 
 # Megatron's argument parser is in no package; its configuration classes are, and they check themselves.
 _MEGATRON = """
-import dataclasses, json, sys
+import dataclasses, inspect, json, sys
+from megatron.core.models.gpt.gpt_model import GPTModel
 from megatron.core.distributed.distributed_data_parallel_config import DistributedDataParallelConfig as Sharding
 from megatron.core.optimizer.optimizer_config import OptimizerConfig
 from megatron.core.transformer.transformer_config import MLATransformerConfig, TransformerConfig
 
 renamed = {"untie_embeddings_and_output_weights": None, "swiglu": "gated_linear_unit", "disable_bias_linear": None,
     "group_query_attention": None, "fp8_format": "fp8", "fp4_format": "fp4",
-    "num_experts": "num_moe_experts",
+    "num_experts": "num_moe_experts", "use_rope_scaling": "rope_scaling",
     "decoder_first_pipeline_num_layers": "num_layers_in_first_pipeline_stage",
     "decoder_last_pipeline_num_layers": "num_layers_in_last_pipeline_stage"}
 trainer = {"seq_length", "max_position_embeddings", "position_embedding_type", "micro_batch_size", "global_batch_size",
@@ -143,6 +144,7 @@ for index, word in enumerate(words):
 model = MLATransformerConfig if "multi_latent_attention" in flags else TransformerConfig
 fields = {field.name: field for field in dataclasses.fields(model)}
 elsewhere = {field.name for kind in (Sharding, OptimizerConfig) for field in dataclasses.fields(kind)}
+elsewhere |= set(inspect.signature(GPTModel.__init__).parameters)
 unknown, given = [], {}
 for name, value in flags.items():
     name = renamed.get(name, name)
