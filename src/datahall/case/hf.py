@@ -1,8 +1,7 @@
 """A Hugging Face `config.json` as a `ModelShape`, without the transformers library.
 
 Families are read by their own rules; an architecture that is not known is read like Llama's if every field that this
-needs is there (and a note says so), and refused otherwise.  State-space and encoder-decoder models are refused: their
-counts follow other formulas.
+needs is there (and a note says so), and refused otherwise.  So is what `hf_foreign` knows to follow other formulas.
 """
 
 from __future__ import annotations
@@ -15,22 +14,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from datahall.base.errors import CaseError
-from datahall.case import hf_dense, hf_families, hf_mixtures
+from datahall.case import hf_dense, hf_families, hf_foreign, hf_mixtures
 from datahall.case.model import ModelShape
 
-_ENCODERS = (
-    "bert", "roberta", "electra", "deberta", "albert", "mpnet", "longformer", "big_bird", "nomic", "esm",
-    "clip", "siglip", "layoutlm", "xlm-roberta",
-)  # fmt: skip
-_FOREIGN = (
-    "ssm_cfg",
-    "mamba_num_heads",
-    "mamba_d_state",
-    "state_size",
-    "hybrid_override_pattern",
-    "linear_num_value_heads",
-    "d_kv",
-)
 _UNCOUNTED = {"name", "latent", "rotary_base", "rotary_scaling"}
 _TEXT_PARTS = ("text_config", "llm_config", "language_config")
 _SIZES = ("hidden_size", "num_hidden_layers", "embed_dim", "d_model", "depth", "width")
@@ -68,8 +54,9 @@ def from_config(config: Mapping[str, Any], *, where: str = "config.json", name: 
     """The model that a parsed config.json describes.  `where` names the file in errors."""
     inner = {key: value for key, value in _text_part(config).items() if value is not None}
     kind = str(inner.get("model_type", ""))
-    _refuse_foreign({**inner, "architectures": config.get("architectures")}, kind, where)
     reader = hf_families.FAMILIES.get(kind)
+    stated = {**inner, "architectures": config.get("architectures")}
+    hf_foreign.refuse_foreign(stated, kind, where, known=reader is not None)
     label = _name(config, name, kind)
     try:
         fields = (reader or hf_mixtures.inferred)(inner)
@@ -109,36 +96,6 @@ def _text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
 def _name(config: Mapping[str, Any], name: str, kind: str) -> str:
     stated = str(config.get("_name_or_path", "")).rstrip("/").split("/")[-1]
     return stated or name or kind or "model"
-
-
-def _refuse_foreign(config: Mapping[str, Any], kind: str, where: str) -> None:
-    foreign = [key for key in _FOREIGN if config.get(key)]
-    stated: Any = config.get("layer_types") or config.get("layers_block_type") or []
-    layer_types = cast(list[Any], stated) if isinstance(stated, list) else [stated]
-    foreign += sorted(
-        {str(entry) for entry in layer_types if not str(entry).endswith("attention") or "linear" in str(entry)}
-    )
-    mixed: Any = config.get("attn_type_list")
-    if isinstance(mixed, list) and 0 in mixed:  # MiniMax: 0 is a layer of linear attention
-        foreign.append("attn_type_list")
-    if config.get("is_encoder_decoder"):
-        foreign.append("is_encoder_decoder")
-    foreign += _encoder(config, kind)
-    if foreign:
-        raise CaseError(
-            f'architecture "{kind}" is not a decoder of attention and MLP layers (it states {", ".join(foreign)}).',
-            where=where,
-            hint="Encoders, encoder-decoders, state-space and linear-attention models are not counted yet.",
-        )
-
-
-def _encoder(config: Mapping[str, Any], kind: str) -> list[str]:
-    """What says that a model has no causal mask and no head over the vocabulary for each token."""
-    stated: Any = config.get("architectures")
-    classes = [str(name) for name in cast(list[Any], stated)] if isinstance(stated, list) else []
-    masked = [name for name in classes if name.endswith("ForMaskedLM")]
-    named = any(kind.startswith(word) or kind.endswith(word) for word in _ENCODERS)
-    return masked or ([f"model_type {kind}"] if named else [])
 
 
 def _missing(error: KeyError, kind: str, known: bool, where: str) -> CaseError:

@@ -160,13 +160,18 @@ def bloom(c: Config) -> Fields:
     hidden = c.get("hidden_size") or c["n_embed"]
     heads = c.get("n_head") or c["num_attention_heads"]
     layers = c.get("n_layer") or c["num_hidden_layers"]
-    return _shape(layers, hidden, heads, 4 * hidden, c) | _plain(True) | {"tied_embeddings": True}
+    return _shape(layers, hidden, heads, 4 * hidden, c) | _plain(True)
 
 
 def opt(c: Config) -> Fields:
     """OPT: learned positions with two spare rows."""
     fields = like_llama({**c, "intermediate_size": c["ffn_dim"]}, tied=True) | _plain(True)
     return fields | {"learned_positions": c["max_position_embeddings"] + 2}
+
+
+def biogpt(c: Config) -> Fields:
+    """BioGPT: OPT's layers under BERT's names."""
+    return opt({**c, "ffn_dim": c["intermediate_size"]})
 
 
 def olmo(c: Config) -> Fields:

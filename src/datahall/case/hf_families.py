@@ -45,6 +45,8 @@ FAMILIES: Mapping[str, Callable[[Config], Fields]] = {
     "mpt": hf_dense.mpt,
     "bloom": hf_dense.bloom,
     "opt": hf_dense.opt,
+    "biogpt": hf_dense.biogpt,
+    "bitnet": hf_dense.like_llama,  # gated, though its activation is a plain MLP's elsewhere
     "olmo": hf_dense.olmo,
     "starcoder2": hf_dense.starcoder2,
     "nemotron": hf_dense.nemotron,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from datahall.case.hf_dense import Config, Fields, like_llama, qwen2, qwen3
 from datahall.case.model import LatentAttention
 
+_WIDTHS = ("moe_intermediate_size", "shared_expert_intermediate_size")
 _PLAIN = ("relu", "relu2", "xielu")  # activations of an MLP without a gate; others have one or may have one
 
 
@@ -21,15 +22,17 @@ def inferred(c: Config) -> Fields:
         if foreign:
             raise KeyError(f"num_experts, because {foreign[0]} is there")
         return like_llama(c, mlp_matrices=2 if c.get("hidden_act") in _PLAIN else 3)
-    shared = c.get("n_shared_experts") or c.get("num_shared_experts") or 0
+    _check_widths(c)
+    of_shared = c.get("shared_expert_intermediate_size") or 0
+    shared = c.get("n_shared_experts") or c.get("num_shared_experts") or int(of_shared > 0)
     width = c.get("moe_intermediate_size") or c["intermediate_size"]
     return like_llama(c) | {
         "ffn": width,
         "experts": experts,
         "experts_per_token": c["num_experts_per_tok"],
         "shared_experts": shared,
-        "shared_ffn": (c.get("shared_expert_intermediate_size") or width) if shared else 0,
-        "dense_layers": c.get("first_k_dense_replace", 0),
+        "shared_ffn": (of_shared or width) if shared else 0,
+        "dense_layers": _dense(c),
         "dense_ffn": c["intermediate_size"],
     }
 
@@ -50,7 +53,7 @@ def qwen2_moe(c: Config) -> Fields:
 def qwen3_moe(c: Config) -> Fields:
     """Qwen3 MoE: no shared expert."""
     return {
-        **qwen3(c),
+        **qwen3({"head_dim": c["hidden_size"] // c["num_attention_heads"], **c}),
         "ffn": c["moe_intermediate_size"],
         "experts": _routed(c),
         "experts_per_token": c["num_experts_per_tok"],
@@ -92,7 +95,7 @@ def deepseek(c: Config) -> Fields:
         "experts_per_token": c["num_experts_per_tok"],
         "shared_experts": shared,
         "shared_ffn": c["moe_intermediate_size"] if shared else 0,
-        "dense_layers": c.get("first_k_dense_replace", 0),
+        "dense_layers": _dense(c),
         "dense_ffn": c["intermediate_size"],
     }
 
@@ -109,7 +112,7 @@ def glm4_moe(c: Config) -> Fields:
         "experts_per_token": c["num_experts_per_tok"],
         "shared_experts": shared,
         "shared_ffn": c["moe_intermediate_size"] if shared else 0,
-        "dense_layers": c.get("first_k_dense_replace", 0),
+        "dense_layers": _dense(c),
         "dense_ffn": c["intermediate_size"],
     }
 
@@ -133,9 +136,26 @@ def llama4(c: Config) -> Fields:
     }
 
 
+def _check_widths(c: Config) -> None:
+    """ValueError for an unknown mixture that states a width which no reader here knows the meaning of."""
+    about = (key for key in c if ("expert" in key or "moe" in key) and key.endswith(("_size", "_dim", "_rank")))
+    odd = [key for key in about if key not in _WIDTHS]
+    if odd:
+        raise ValueError(f"what is as wide as {', '.join(odd)} is not known")
+
+
 def _routed(c: Config) -> int:
     """Routed experts under either name: transformers 5 saves as `num_local_experts` what files called `num_experts`."""
     return c.get("num_local_experts") or c["num_experts"]
+
+
+def _dense(c: Config) -> int:
+    """Dense layers of a mixture: listed as transformers 5 writes them, the first so many, or Qwen's."""
+    listed = c.get("mlp_layer_types")
+    if listed:
+        return sum(kind == "dense" for kind in listed)
+    first = c.get("first_k_dense_replace") or c.get("num_dense_layers") or 0
+    return first or _dense_between(c)["dense_layers"]
 
 
 def _dense_between(c: Config) -> Fields:

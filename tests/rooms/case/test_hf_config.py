@@ -243,11 +243,47 @@ def test_files(tmp_path: Path) -> None:
         config("other", 768, 12, 12, 12, 3072, 30522, architectures=["OtherForMaskedLM"]),
         {"model_type": "clip", "text_config": config("clip_text_model", 512, 12, 8, 8, 2048, 49408)},
         config("minimax_text_01", 6144, 80, 64, 8, 9216, 200064, attn_type_list=[0, 0, 1]),
+        config("recurrent_gemma", 2560, 26, 10, 1, 15360, 256000, block_types=["recurrent", "recurrent", "attention"]),
+        config("lfm2", 2048, 16, 32, 8, 12288, 65536, conv_L_cache=3),
+        config("deepseek_v32", 7168, 61, 128, 128, 18432, 129280, **MLA, **V3, index_topk=2048),
+        config("new_sparse", 64, 4, 4, 4, 128, 100, layer_types=["indexed_attention"] * 4),
+        config("gemma4_text", 2560, 42, 8, 2, 10240, 262144, hidden_size_per_layer_input=256),
+        config("roformer", 768, 12, 12, 12, 3072, 50000, type_vocab_size=2),
+        config("new_encoder_of_sound", 768, 12, 12, 12, 3072, 32, layer_norm_eps=1e-5),
+        config("gpt2_like", 64, 4, 4, 4, 128, 100, add_cross_attention=True),
     ],
 )
 def test_what_is_no_decoder_of_attention_layers_is_refused_and_not_read_as_one(found: dict[str, Any]) -> None:
     with pytest.raises(CaseError, match="is not a decoder"):
         from_config(found)
+
+
+OPT = {
+    **{"model_type": "opt", "num_hidden_layers": 24, "num_attention_heads": 16, "hidden_size": 1024, "ffn_dim": 4096},
+    **{"vocab_size": 50272, "max_position_embeddings": 2048},
+}
+
+
+@pytest.mark.parametrize(
+    ("found", "why"),
+    [
+        (OPT | {"word_embed_proj_dim": 512}, "its embeddings are not as wide as its layers"),  # OPT-350m
+        (config("doge", 1024, 32, 8, 4, 2048, 32768, num_experts=16384, num_experts_per_tok=64), "looked up"),
+        (config("afmoe", 2048, 32, 32, 4, 6144, 200192, num_experts=128, num_experts_per_tok=8), "has a gate"),
+        (config("new_moe", 64, 4, 4, 4, 128, 100, num_experts=4, num_experts_per_tok=2, expert_dim=9), "expert_dim"),
+    ],
+)
+def test_what_no_shape_here_says_is_refused_with_the_reason(found: dict[str, Any], why: str) -> None:
+    with pytest.raises(CaseError, match=why):
+        from_config(found)
+    assert from_config(OPT | {"word_embed_proj_dim": 1024}).shape.tied_embeddings
+
+
+def test_dense_layers_of_unknown_mixtures_are_counted_where_they_are_listed() -> None:
+    mixture = config("new_moe", 64, 4, 4, 4, 128, 100, num_experts=4, num_experts_per_tok=2)
+    for listed in ({"mlp_layer_types": ["dense"] + ["sparse"] * 3}, {"num_dense_layers": 1}, {"mlp_only_layers": [0]}):
+        assert from_config(mixture | listed).shape.dense_layers == 1
+    assert from_config(mixture | {"shared_expert_intermediate_size": 32}).shape.shared_ffn == 32
 
 
 @pytest.mark.parametrize(
@@ -256,6 +292,8 @@ def test_what_is_no_decoder_of_attention_layers_is_refused_and_not_read_as_one(f
         (config("qwen", 4096, 32, 32, 32, 22016, 151936), 7721324544),  # its width is of two products
         (config("persimmon", 4096, 36, 64, 64, 16384, 262144, hidden_act="relu2"), 9.4e9),
         (config("apertus", 4096, 32, 32, 8, 21504, 131072, hidden_act="xielu"), 8.05e9),
+        (config("bitnet", 2560, 30, 20, 5, 6912, 128256, hidden_act="relu2", tie_word_embeddings=True), 2412820480),
+        (config("biogpt", 1024, 24, 16, 16, 4096, 42384, max_position_embeddings=1024), 346763264),
     ],
 )
 def test_mlps_are_read_as_wide_as_they_are(found: dict[str, Any], published: float) -> None:
