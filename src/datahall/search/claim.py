@@ -16,12 +16,13 @@ import numpy as np
 
 from datahall.base.errors import DatahallError, UnknownName, UsageError
 from datahall.base.metric import Metric
+from datahall.calibrate.nearby import Nearby, nearby
 from datahall.calibrate.shipped import shipped_runs
 from datahall.case.named_site import site_from_text
 from datahall.case.question import Case, Goal
 from datahall.case.site import Accelerator, Site
 from datahall.compute.counts import ShapeCounts
-from datahall.compute.mfu import step_mfu
+from datahall.compute.mfu import BITS_OF, step_mfu
 from datahall.search.rank import search
 from datahall.search.served import Served, served
 from datahall.search.why import explain
@@ -69,15 +70,25 @@ class Baseline:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The case's run and MFU, baselines from slow to fast, and MFUs that others measured on the same accelerator."""
+    """The case's run and MFU, baselines from slow to fast, and what others measured on the same accelerator.
+
+    `measured` are the published runs nearest to the case, each beside a forecast that never saw it.
+    """
 
     total: Metric
     mfu: Metric
+    precision: str
     baselines: Sequence[Baseline]
     published_mfu: tuple[float, float, float] | None  # 10th, 50th, 90th percentile
     published_runs: int
     unable: Sequence[str]  # accelerators of which as many devices cannot hold the case
     served: Served | None
+    measured: Sequence[Nearby]
+
+    def total_at(self, near: Nearby) -> float | None:
+        """Seconds of the case's run at the MFU of a published one; None where its MFU is of another peak."""
+        same = BITS_OF[near.precision] == BITS_OF[self.precision]
+        return self.total.value * self.mfu.value / near.mfu if same else None
 
     def mfu_of_baseline(self, claimed: float) -> tuple[float, float, float]:
         """MFU of the same devices, used less well, that `claimed` less time is measured against, with its interval."""
@@ -88,7 +99,8 @@ class Claim:
 def claim(case: Case, names: Sequence[str]) -> Claim:
     """The baselines of `case`, planned for time: as many devices of each accelerator in `names` that can hold it."""
     case = replace(case, goal=Goal())
-    own = explain(search(case, default_calibration(case), only_best=True))
+    ranking = search(case, default_calibration(case), only_best=True)
+    own, precision = explain(ranking), ranking.compute(0).precision
     total = own.metrics["total_time"]
     found: list[Baseline] = []
     unable: list[str] = []
@@ -102,7 +114,10 @@ def claim(case: Case, names: Sequence[str]) -> Claim:
         raise UsageError("none of the baselines can hold this case.", hint="Name others with --against.")
     shares, count = _published(case.site.accelerator)
     by_time = sorted(found, key=lambda baseline: -baseline.total_s)
-    return Claim(total, own.metrics["mfu"], by_time, shares, count, unable, served(case.model, case.site))
+    site = case.site
+    near = nearby(case.model, site.accelerator.name, site.devices, case.application.sequence, precision)
+    answered = served(case.model, site)
+    return Claim(total, own.metrics["mfu"], precision, by_time, shares, count, unable, answered, near)
 
 
 def _run_time(case: Case, name: str) -> tuple[Metric, Site] | None:

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from datahall.base.errors import UsageError
 from datahall.base.units import human_time
+from datahall.calibrate.nearby import Nearby
 from datahall.case import load
 from datahall.report.terminal import plain_table, show
 from datahall.report.words import percent
@@ -46,7 +47,8 @@ def claim_command(case: Path, training_time: str, inference: str, against: tuple
     if as_json:
         click.echo(json.dumps(_as_json(found, less, more), indent=2))
         return
-    show(Group(_head(found, asked.site.accelerator.name, less), _table(found, less, more)))
+    parts = [_head(found, asked.site.accelerator.name, less), _table(found, less, more)]
+    show(Group(*parts, _measured(found)) if found.measured else Group(*parts))
 
 
 def share_of(text: str) -> float:
@@ -96,6 +98,32 @@ def _table(found: Claim, less: float, more: float) -> Group:
     return Group(table, note)
 
 
+def _measured(found: Claim) -> Group:
+    """The published runs nearest to the case: measured, forecast unseen, and the case at their MFU."""
+    above = ("", "", "measured", "measured", "forecast unseen", "", "", "case at")
+    below = ("Published run", "devices", "step", "MFU", "of the step", "off", "held", "its MFU")
+    table = plain_table(*map("\n".join, zip(above, below, strict=True)))
+    families = list(dict.fromkeys((near.run.group, near.run.source) for near in found.measured))
+    for near in found.measured:
+        run, then = near.run, found.total_at(near)
+        table.add_row(
+            f"{run.model} [{families.index((run.group, run.source)) + 1}]",
+            f"{run.devices:,}",
+            f"{run.step_s:.3g} s",
+            percent(near.mfu),
+            f"{near.seconds:.3g} s ({near.low:.3g} to {near.high:.3g})",
+            f"{100 * near.late:+.0f} %",
+            "yes" if near.held else "no",
+            "–" if then is None else human_time(then),
+        )
+    lines = [f"[{at}] {group}: {source}" for at, (group, source) in enumerate(families, start=1)]
+    lines += [
+        "Unseen: by constants refitted without the run's family, or the run was collected after the fit.",
+        "Case at its MFU: the case's run if its devices are used as well as that run's.",
+    ]
+    return Group(Text(""), table, Text("\n".join(lines), style="dim"))
+
+
 def _between(ratio: Ratio | None) -> str:
     """A ratio with its interval; a dash where there is none."""
     return "–" if ratio is None else f"{ratio.value:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
@@ -112,7 +140,35 @@ def _as_json(found: Claim, less: float, more: float) -> dict[str, object]:
         "published_mfu": found.published_mfu,
         "unable": list(found.unable),
         "served": None if found.served is None else asdict(found.served),
+        "measured_runs": [_run_json(found, near) for near in found.measured],
         "baselines": [
             {**asdict(one), "training": one.training(less), "inference": one.inference(more)} for one in found.baselines
         ],
+    }
+
+
+def _run_json(found: Claim, near: Nearby) -> dict[str, object]:
+    run = near.run
+    return {
+        "id": run.key,
+        "group": run.group,
+        "model": run.model,
+        "stack": run.stack,
+        "devices": run.devices,
+        "precision": near.precision,
+        "quality": run.quality,
+        "metric": run.metric,
+        "measured": run.reading(run.step_s),
+        "measured_step_s": run.step_s,
+        "mfu": near.mfu,
+        "forecast_step_s": near.seconds,
+        "low_step_s": near.low,
+        "high_step_s": near.high,
+        "late_share": near.late,
+        "held": near.held,
+        "forecast_by": "constants refitted without its family"
+        if near.refitted
+        else "constants that were fitted before",
+        "case_total_s_at_its_mfu": found.total_at(near),
+        "source": run.source,
     }
