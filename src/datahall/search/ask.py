@@ -1,43 +1,56 @@
-"""Questions beside "which plan": the smallest site for a deadline, is the link enough, how often to write checkpoints.
+"""Questions beside "which plan": the smallest site for a deadline, is the link enough.
 
-Each is answered by the same search on changed sites; a site that nobody asked about is named, never bought.
+Each is answered by the same search on changed sites; a site that nobody asked about is named, never bought.  Intervals
+and labels are those that `why.explain` gives the same plan.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+import numpy as np
 
 from datahall.base.errors import Incompatible, NoPlan, UsageError
 from datahall.base.formula import formula
+from datahall.base.label import Label
+from datahall.base.metric import Metric, chance_below, percentile_90
+from datahall.base.result import Result
 from datahall.case.named_site import with_nodes
 from datahall.case.question import Case, Goal
 from datahall.case.site import Site
-from datahall.compute.numbers import PlanNumbers
 from datahall.search.rank import Ranking, search
 from datahall.search.space import can_be_cut
+from datahall.search.why import explain
 from datahall.virtual.calibration import Calibration
-from datahall.virtual.checkpoints import checkpoint_seconds, codec_sentence
-from datahall.virtual.failures import background_interval_s, wall_over_work, young_interval_s
-from datahall.virtual.training import RESTART_S
 
 _MOST_NODES = 4096
 _TRIED = 6
+_TIGHTENED = 5  # deadlines, until one is kept at the 90th percentile too
 _SIZES = 12  # of a site, in one round
 _ENOUGH = 1.05  # a link is enough when an endless one would not make the step 5 % faster
 _LINK_FACTORS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 _LEAST_FACTOR = 2.0**-10  # slower links are not tried
 
 
+GOAL_METRICS = MappingProxyType({"time": "total_time", "cost": "cost", "energy": "energy"})
+
+
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """The best plan on one site: run seconds, dollars and joules."""
+    """The best plan on one site, at `place` of its ranking: run seconds, dollars and joules."""
 
     site: Site
     ranking: Ranking
     total_s: float
     cost_usd: float
     energy_j: float
+    place: int = 0
+
+    def forecast(self) -> Result:
+        """What `datahall plan` says of the plan, each metric with its interval and label."""
+        return explain(self.ranking, self.place)
 
     def goal_value(self, case: Case) -> float:
         """What the case's goal makes small."""
@@ -54,7 +67,12 @@ class LinkStep:
     """The best step with the network between nodes at one rate per device (bytes/s, one direction)."""
 
     bytes_per_s: float
-    step_s: float
+    step: Metric
+
+    @property
+    def step_s(self) -> float:
+        """Seconds of the step."""
+        return self.step.value
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +81,13 @@ class LinkAnswer:
 
     steps: Sequence[LinkStep]
     now: LinkStep
-    endless_s: float
+    endless: Metric
     smallest: LinkStep | None
+
+    @property
+    def endless_s(self) -> float:
+        """Seconds of the step over a network that takes no time."""
+        return self.endless.value
 
     @property
     def enough(self) -> bool:
@@ -72,33 +95,13 @@ class LinkAnswer:
         return self.now.step_s <= _ENOUGH * self.endless_s
 
 
-@dataclass(frozen=True, slots=True)
-class CheckpointAnswer:
-    """How often to write checkpoints, seconds of work apart, and what each choice costs (share of the time).
-
-    A checkpoint is under way for `write_s`; it holds the loop for `stall_s` and makes steps longer by `slowed_s`.
-    `beside` is whether it is written beside training.
-    """
-
-    write_s: float
-    stall_s: float
-    slowed_s: float
-    between_failures_s: float
-    young_s: float
-    daly_s: float
-    daly_steps: int
-    lost_shares: Sequence[tuple[float, float]]  # interval in seconds, share of the wall time that is not training
-    codec: str
-    codec_why: str
-    beside: bool
-
-
-def smallest_site(case: Case, calibration: Calibration) -> Offer:
+def smallest_site(case: Case, calibration: Calibration, least: int = 1) -> Offer:
     """The fewest nodes of the site's kind that hold the case and end before its deadline; NoPlan if 4,096 do not.
 
-    Where more than a dozen numbers of nodes are in question, those between two that do not do are taken not to either.
+    From `least` on.  Where more than a dozen numbers of nodes are in question, those between two that do not do are
+    taken not to either.
     """
-    low, high = 0, 1
+    low, high = least - 1, least
     while (found := offer_on(case, with_nodes(case.site, high), calibration)) is None:
         low, high = high, 2 * high
         if high > _MOST_NODES:
@@ -123,6 +126,33 @@ def sure_site(case: Case, calibration: Calibration, offer: Offer) -> Offer | Non
     return None
 
 
+def likely_site(case: Case, calibration: Calibration, offer: Offer) -> Offer | None:
+    """The fewest nodes, from those of the `offer` on, that end before the deadline at the 90th percentile too.
+
+    Their forecast is held against a deadline that is as much shorter as the 90th percentile is later; None: none found.
+    """
+    deadline_s = case.goal.deadline_s
+    for _ in range(_TIGHTENED):
+        total = offer.forecast().metrics["total_time"]
+        late_s = percentile_90(total)
+        if late_s <= deadline_s:
+            return offer
+        goal = replace(case.goal, deadline_s=deadline_s * total.value / late_s)
+        try:
+            offer = smallest_site(replace(case, goal=goal), calibration, least=offer.site.nodes)
+        except NoPlan:
+            return None
+    return None
+
+
+def chances(case: Case, offer: Offer) -> dict[str, float]:
+    """How likely an offer keeps each bound of the goal (share), by the bound's key."""
+    bounds = {"deadline": case.goal.deadline_s, "budget": case.goal.budget_usd, "energy": case.goal.energy_j}
+    metrics = offer.forecast().metrics
+    by_bound = zip(bounds.items(), GOAL_METRICS.values(), strict=True)
+    return {key: chance_below(metrics[name], bound) for (key, bound), name in by_bound if bound < float("inf")}
+
+
 def offer_on(case: Case, site: Site, calibration: Calibration, *, only_best: bool = True) -> Offer | None:
     """What a site gives within the deadline and the budget; None where no plan there does."""
     try:
@@ -142,48 +172,30 @@ def link_enough(case: Case, calibration: Calibration) -> LinkAnswer:
     if case.site.nodes < 2:
         raise UsageError(f"{case.site.name} is one node: nothing crosses the network.", hint="Give a site of several.")
     rate = case.site.scale_out.bytes_per_s
-    steps = [LinkStep(factor * rate, _step_at(case, factor * rate, calibration)) for factor in _LINK_FACTORS]
-    now, endless = steps[_LINK_FACTORS.index(1.0)], _step_at(case, 1e6 * rate, calibration)
-    while steps[0].step_s <= _ENOUGH * endless and steps[0].bytes_per_s > _LEAST_FACTOR * rate:
-        slower = steps[0].bytes_per_s / 2.0
-        steps.insert(0, LinkStep(slower, _step_at(case, slower, calibration)))
-    enough = [step for step in steps if step.step_s <= _ENOUGH * endless]
+    steps = [LinkStep(factor * rate, _step_at(case, factor, calibration)) for factor in _LINK_FACTORS]
+    now, endless = steps[_LINK_FACTORS.index(1.0)], _step_at(case, 1e6, calibration)
+    factor = _LINK_FACTORS[0]
+    while steps[0].step_s <= _ENOUGH * endless.value and factor > _LEAST_FACTOR:
+        factor /= 2.0
+        steps.insert(0, LinkStep(factor * rate, _step_at(case, factor, calibration)))
+    enough = [step for step in steps if step.step_s <= _ENOUGH * endless.value]
     return LinkAnswer(steps, now, endless, min(enough, key=lambda step: step.bytes_per_s, default=None))
 
 
-def checkpoint_interval(ranking: Ranking) -> CheckpointAnswer:
-    """How often the best plan should write checkpoints; UsageError where nobody stated how often devices fail."""
-    case, plan = ranking.case, ranking.plan()
-    if case.site.failures_per_device_s <= 0:
-        raise UsageError(
-            "how often to write depends on how often devices fail, which the site does not state.",
-            hint='Say --set "site.mtbf_per_device=5 years", or what you saw.',
-        )
-    between = 1.0 / (case.site.failures_per_device_s * plan.compute.devices)
-    numbers = PlanNumbers.of(plan.compute)
-    step_s = float(ranking.prices.step_s[ranking.order[0]])
-    written = checkpoint_seconds(case, plan.storage, numbers, hidden_s=step_s)
-    write, cost = float(written.write), float(written.cost)
-    best = float(background_interval_s(cost, write, between))
-    tried = [best * factor for factor in (0.1, 0.3, 1.0, 3.0, 10.0) if best * factor >= min(write, best)]
-    lost = [(interval, 1.0 - 1.0 / float(wall_over_work(interval, cost, RESTART_S, between))) for interval in tried]
-    young = float(young_interval_s(cost, between))
-    why = codec_sentence(case, plan.storage, numbers)
-    held, slowed, steps = float(written.stall), float(written.slowed), max(1, round(best / step_s))
-    how = plan.storage
-    return CheckpointAnswer(write, held, slowed, between, young, best, steps, lost, how.codec, why, how.asynchronous)
-
-
-def _step_at(case: Case, bytes_per_s: float, calibration: Calibration) -> float:
-    link = replace(case.site.scale_out, bytes_per_s=bytes_per_s)
-    ranking = search(replace(case, site=replace(case.site, scale_out=link), goal=Goal()), calibration, only_best=True)
-    return float(ranking.prices.step_s.min())
+def _step_at(case: Case, factor: float, calibration: Calibration) -> Metric:
+    """The fastest plan's step on so many times the rate between nodes; another rate than the site's is a stated one."""
+    link = replace(case.site.scale_out, bytes_per_s=factor * case.site.scale_out.bytes_per_s)
+    labels = case.site.provenance if factor == 1.0 else {**case.site.provenance, "scale_out": Label.CATALOGUE}
+    site = replace(case.site, scale_out=link, provenance=MappingProxyType(dict(labels)))
+    ranking = search(replace(case, site=site, goal=Goal()), calibration, only_best=True)
+    place = int(np.argmin(ranking.prices.step_s[ranking.order]))
+    return explain(ranking, place).metrics["step_time"]
 
 
 def _offered(site: Site, ranking: Ranking, place: int) -> Offer:
     index, prices = ranking.order[place], ranking.prices
-    columns = (prices.total_s, prices.cost_usd, prices.energy_j)
-    return Offer(site, ranking, *(float(column[index]) for column in columns))
+    total, cost, energy = (float(column[index]) for column in (prices.total_s, prices.cost_usd, prices.energy_j))
+    return Offer(site, ranking, total, cost, energy, place)
 
 
 def _no_site(case: Case) -> NoPlan:

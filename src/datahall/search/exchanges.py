@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from datahall.base.errors import NoPlan
+from datahall.base.label import Label, weakest
+from datahall.base.metric import Metric
 from datahall.case.question import Case
 from datahall.compute.numbers import PlanNumbers
 from datahall.decisions.plan import Plan
@@ -19,6 +21,7 @@ from datahall.search.rank import Ranking, search
 from datahall.virtual.calibration import Calibration
 from datahall.virtual.gradient_plan import exchange_s, exchanged
 from datahall.virtual.step_time import step_time
+from datahall.virtual.training import forecast
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,7 @@ class ExchangeOffer:
     transfer_s: float
     handed_bytes: float
     equal_loss_s: float
+    metrics: tuple[Metric, Metric, Metric]  # of the three times, with interval and label
 
 
 def exchanges(case: Case, calibration: Calibration | None = None) -> list[ExchangeOffer]:
@@ -46,9 +50,28 @@ def exchanges(case: Case, calibration: Calibration | None = None) -> list[Exchan
         one = replace(plan, network=network)
         found = exchanged(case, one)
         seconds = step_time(replace(inputs, gradient_s=exchange_s(case, one, found, inputs.links)), numbers)
-        step, handed = float(seconds.total), sum(call.bytes for call in found.calls) / found.every
-        made.append(ExchangeOffer(name, one, step, float(seconds.transfer), handed, factor * step))
+        step, sent, handed = float(seconds.total), float(seconds.transfer), sum(call.bytes for call in found.calls)
+        known = forecast(case, one, ranking.calibration).metrics
+        metrics = (
+            _like(known["step_time"], step, "step_time"),
+            _like(known["transfer"], sent, "transfer"),
+            _equal_loss(_like(known["step_time"], factor * step, "equal_loss_time")),
+        )
+        made.append(ExchangeOffer(name, one, step, sent, handed / found.every, factor * step, metrics))
     return sorted(made, key=lambda offer: offer.equal_loss_s)
+
+
+def _like(metric: Metric, value: float, name: str) -> Metric:
+    """A value that is as sure as a metric of the same plan."""
+    if metric.value <= 0:
+        return replace(metric, name=name, value=value, low=0.0, high=value)
+    low, high = (value * end / metric.value for end in (metric.low, metric.high))
+    return replace(metric, name=name, value=value, low=low, high=high)
+
+
+def _equal_loss(metric: Metric) -> Metric:
+    """Steps to the same loss are a small model's, of whose own spread nothing is known."""
+    return replace(metric, label=weakest([metric.label, Label.TRANSFERRED]))
 
 
 def _data_parallel(ranking: Ranking) -> Plan:

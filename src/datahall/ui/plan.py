@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from datahall.base.errors import DatahallError, UsageError
+from datahall.base.metric import overlaps
 from datahall.base.result import Result
 from datahall.calibrate.ledger import with_ledger
 from datahall.case import load, loads
@@ -24,6 +25,7 @@ from datahall.decisions.proposal import Proposal
 from datahall.search.engines import ENGINES
 from datahall.search.rank import Ranking, search
 from datahall.search.why import Flip, Loss, explain, flips, host_items, losses, memory_items, step_items
+from datahall.ui.plan_metrics import metrics_json
 from datahall.virtual.calibration import Calibration
 from datahall.virtual.input_cache import CacheVerdict, cache_verdict
 from datahall.virtual.transferred import default_calibration
@@ -170,7 +172,7 @@ def plan_json(ranking: Ranking, others: list[Loss], changes: list[Flip]) -> dict
         "step_seconds": {name: float(getattr(seconds, name)) for name in seconds.__dataclass_fields__},
         "plans": {"searched": len(ranking.space), "qualified": ranking.qualified, "reasons": dict(ranking.reasons)},
         "splits": [_split_json(loss) for loss in others],
-        "front": [_point_json(ranking, place) for place in ranking.front()],
+        "front": _front_json(ranking),
         "cache": None if (verdict := cache_of(ranking)) is None else verdict.to_json(),
         "flips": [
             {
@@ -200,6 +202,16 @@ def _split_json(loss: Loss) -> dict[str, Any]:
         "more_seconds": dict(loss.more_s),
         "place": loss.place,
     }
+
+
+def _front_json(ranking: Ranking) -> list[dict[str, Any]]:
+    places = ranking.front()
+    forecasts = [explain(ranking, place) for place in places]
+    close = overlaps([forecast.metrics["total_time"] for forecast in forecasts])
+    return [
+        {**_point_json(ranking, place), "metrics": metrics_json(forecast), "overlaps_previous": alike}
+        for place, forecast, alike in zip(places, forecasts, close, strict=True)
+    ]
 
 
 def _point_json(ranking: Ranking, place: int) -> dict[str, Any]:

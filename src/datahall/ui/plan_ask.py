@@ -15,19 +15,23 @@ import click
 from rich.console import Group
 from rich.text import Text
 
-from datahall.base.units import human, human_time
+from datahall.base.metric import Metric, overlaps, percentile_90
+from datahall.base.units import human, human_interval, human_time
 from datahall.case.question import Case
 from datahall.report.terminal import plain_table, show
 from datahall.report.words import percent
-from datahall.search.ask import Offer, checkpoint_interval, link_enough, smallest_site, sure_site
+from datahall.search.ask import GOAL_METRICS, Offer, chances, likely_site, link_enough, smallest_site, sure_site
 from datahall.search.exchanges import exchanges
 from datahall.search.hardware import at_the_most, best_sites, catalogue_sites, most_devices
 from datahall.search.rank import search
+from datahall.search.saving import checkpoint_interval
+from datahall.ui.plan_metrics import UNKNOWN, between, cell, metrics_json, resting, unordered
 from datahall.ui.plan_scaling import scaling_answer
 from datahall.ui.plan_text import split_text
 from datahall.virtual.calibration import Calibration
 
 FORMAT_VERSION = 1
+_SHOWN = 15  # kinds of hardware; JSON has them all
 Answer = tuple[dict[str, Any], Group]
 
 
@@ -47,19 +51,41 @@ def _site(case: Case, calibration: Calibration) -> Answer:
     offer = smallest_site(case, calibration)
     bounded = case.goal.deadline_s < float("inf")
     text = Text()
+    forecast = offer.forecast()
+    total, cost, energy = (forecast.metrics[name] for name in GOAL_METRICS.values())
     text.append(f"{offer.site.nodes} node(s) of {offer.site.devices_per_node}", style="bold")
-    before = f"end in {human_time(offer.total_s)}, before {human_time(case.goal.deadline_s)}," if bounded else "hold it"
-    text.append(f" {offer.site.accelerator.name} {before}")
-    if not bounded:
-        text.append(f" and end in {human_time(offer.total_s)},")
-    cost = f"for {human(offer.cost_usd, 'usd')}" if offer.cost_usd else "at no stated price"
-    text.append(f" {cost}: {split_text(offer.ranking.compute(0))}.\n")
+    before = f", before {human_time(case.goal.deadline_s)}" if bounded else ""
+    text.append(f" {offer.site.accelerator.name} {'' if bounded else 'hold it and '}end in {between(total)}{before},")
+    text.append(f" for {between(cost)}" if cost.value else " at no stated price")
+    text.append(f", with {between(energy)}" if energy.value else "")
+    text.append(f": {split_text(offer.ranking.compute(0))}.\n")
+    text.append(f"{resting([forecast])} ", style="dim")
     text.append("Forecasts are compared with deadline and memory, not the ends of their intervals.", style="dim")
+    kept, likely = chances(case, offer), likely_site(case, calibration, offer) if bounded else None
+    if kept:
+        text.append(f"\nChance to keep {', '.join(f'the {key} {percent(share)}' for key, share in kept.items())}.")
+    if bounded:
+        text.append(f" {_likely(case, offer, likely)}", style="yellow")
     if offer.ranking.narrow(0):
         text.append(
             f"\nBy the end of its interval the memory does not fit{_surely(case, calibration, offer)}.", style="yellow"
         )
-    return {"deadline_s": case.goal.deadline_s if bounded else None, "offer": _offer_json(offer)}, Group(text)
+    said = {
+        "deadline_s": case.goal.deadline_s if bounded else None,
+        "offer": _offer_json(offer),
+        "chances": kept,
+        "at_90th_percentile": None if likely is None else _offer_json(likely),
+    }
+    return said, Group(text)
+
+
+def _likely(case: Case, offer: Offer, likely: Offer | None) -> str:
+    """Which number of nodes keeps the deadline in nine cases of ten."""
+    if likely is None:
+        return "No number of nodes that was tried ends before the deadline at the 90th percentile too."
+    late = human_time(percentile_90(likely.forecast().metrics["total_time"]))
+    nodes = "They do" if likely is offer else f"{likely.site.nodes} nodes do"
+    return f"{nodes} at the 90th percentile too, in {late}."
 
 
 def _surely(case: Case, calibration: Calibration, offer: Offer) -> str:
@@ -74,17 +100,21 @@ def _hardware(case: Case, calibration_of: Callable[[Case], Calibration]) -> Answ
     kinds, refused = catalogue_sites(case)
     with click.progressbar(kinds, label="accelerators", file=sys.stderr) as tried:
         offers = best_sites(case, tried, calibration_of)
-    first = offers[0]
-    table = plain_table("Accelerators", "whole run", "cost", "energy", "split", "ties at")
-    for offer in offers[:15]:
+    first, forecasts = offers[0], [offer.forecast() for offer in offers]
+    goals = [forecast.metrics[GOAL_METRICS[case.goal.minimise]] for forecast in forecasts]
+    close, like_first = overlaps(goals), [overlaps([goals[0], goal])[1] for goal in goals]
+    table = plain_table("Accelerators", "whole run", "cost", "energy", "split, ties at")
+    table.columns[4].no_wrap = False
+    for offer, forecast, alike in list(zip(offers, forecasts, close, strict=True))[:_SHOWN]:
         match = offer.price_to_match(first.cost_usd)
+        total, cost, energy = (forecast.metrics[name] for name in GOAL_METRICS.values())
+        ties = "" if offer is first or match != match else f"\n${match:.2f}/h"
         table.add_row(
-            _devices(offer),
-            human_time(offer.total_s),
-            human(offer.cost_usd, "usd") if offer.cost_usd else "no price",
-            human(offer.energy_j, "joules") if offer.energy_j else "no figure",
-            split_text(offer.ranking.compute(0)),
-            "" if offer is first or match != match else f"${match:.2f}/h",
+            f"{UNKNOWN if alike else ' '} {_devices(offer)}\n  {total.label}",
+            cell(total),
+            cell(cost, "no price"),
+            cell(energy, "no figure"),
+            f"{split_text(offer.ranking.compute(0))}{ties}",
         )
     left = len(kinds) - len(offers)
     priced = case.goal.minimise != "time" or case.goal.spends
@@ -92,11 +122,23 @@ def _hardware(case: Case, calibration_of: Callable[[Case], Calibration]) -> Answ
     about = f"{left} more {fail}; {refused} are not for training in its precision." if left + refused else ""
     about += " Ties at: the hourly price of a device at which it would cost what the first costs."
     about += _of_the_most(case, offers)
+    order = f"{UNKNOWN}: the interval of {case.goal.minimise} overlaps that of the row above, so that which of the two"
+    order += (
+        f" is better is not known; {sum(like_first) - 1} of {len(offers)} overlap the first. {resting(forecasts)}\n"
+    )
     least, most = case.site.devices, most_devices(case)
     counts = f"{least:,}" + (f" to {most:,}" if most > least else "")
     head = Text(f"{case.model.name} on {counts} devices of each kind, least {case.goal.minimise} first\n", style="bold")
-    said = [{**_offer_json(offer), "most_tried": at_the_most(case, offer)} for offer in offers]
-    return {"offers": said, "most_devices": most}, Group(head, table, Text(about.strip(), style="dim"))
+    said = [
+        {
+            **_offer_json(offer),
+            "most_tried": at_the_most(case, offer),
+            "overlaps_previous": alike,
+            "overlaps_first": alike_first and offer is not first,
+        }
+        for offer, alike, alike_first in zip(offers, close, like_first, strict=True)
+    ]
+    return {"offers": said, "most_devices": most}, Group(head, table, Text(order), Text(about.strip(), style="dim"))
 
 
 def _of_the_most(case: Case, offers: list[Offer]) -> str:
@@ -130,37 +172,54 @@ def _link(case: Case, calibration: Calibration) -> Answer:
     else:
         most = " (less was not tried)" if found.smallest == found.steps[0] else ""
         text.append(f"The least that is enough: {human(8 * found.smallest.bytes_per_s, 'count')}b/s a device{most}.\n")
-    table = plain_table("Rate a device", "best step", "of an endless link")
+    table = plain_table("Rate a device", "best step", "90 % interval", "rests on", "of an endless link")
     for step in found.steps:
         marked = "bold" if step == found.now else ""
         rate = f"{human(8 * step.bytes_per_s, 'count')}b/s"
-        table.add_row(rate, human_time(step.step_s), f"{step.step_s / found.endless_s:.3f} x", style=marked)
+        ends = human_interval(step.step.low, step.step.high, "seconds")
+        share = f"{step.step_s / found.endless_s:.3f} x"
+        table.add_row(rate, human_time(step.step_s), ends, str(step.step.label), share, style=marked)
+    about = unordered([step.step for step in found.steps], "steps")
     said = {
         "enough": found.enough,
         "now_bytes_per_s": found.now.bytes_per_s,
         "smallest_bytes_per_s": None if found.smallest is None else found.smallest.bytes_per_s,
-        "endless_step_s": found.endless_s,
-        "steps": [{"bytes_per_s": step.bytes_per_s, "step_s": step.step_s} for step in found.steps],
+        **_step_json(found.endless, "endless_"),
+        "steps": [
+            {"bytes_per_s": step.bytes_per_s, **_step_json(step.step), "overlaps_previous": alike}
+            for step, alike in zip(found.steps, overlaps([step.step for step in found.steps]), strict=True)
+        ],
     }
-    return said, Group(text, table)
+    return said, Group(text, table, Text(f"{about} They share the error of one calibration.", style="dim"))
+
+
+def _step_json(step: Metric, before: str = "") -> dict[str, Any]:
+    ends = {f"low_{before}step_s": step.low, f"high_{before}step_s": step.high}
+    return {f"{before}step_s": step.value, **ends, f"{before}label": str(step.label)}
 
 
 def _checkpoint(case: Case, calibration: Calibration) -> Answer:
     found = checkpoint_interval(search(case, calibration, only_best=True))
     by = "Daly" if found.daly_s > found.write_s else "one begins when the one before has ended"
     text = Text()
+    written, held, slowed, interval = found.metrics
     text.append(f"Every {human_time(found.daly_s)} ({found.daly_steps:,} steps)", style="bold")
-    beside = f"holds for {human_time(found.stall_s)} and slows by {human_time(found.slowed_s)}"
+    text.append(f" ({human_interval(interval.low, interval.high, 'seconds')})")
+    beside = f"holds for {between(held)} and slows by {between(slowed)}"
     how = f"beside training, which it {beside}" if found.beside else "while training waits (hosts may not hold copies)"
     text.append(
-        f": a checkpoint takes {human_time(found.write_s)} to write, {how};"
+        f": a checkpoint takes {between(written)} to write, {how};"
         f" some device fails every {human_time(found.between_failures_s)}"
         f" ({by}; Young says {human_time(found.young_s)}).\n"
         f"{found.codec_why}\n"
     )
-    table = plain_table("Every", "time lost")
-    for interval, share in found.lost_shares:
-        table.add_row(human_time(interval), f"{100 * share:.2f} %", style="bold" if interval == found.daly_s else "")
+    text.append(
+        f"Intervals are of 90 %; writing rests on {written.label} figures, how often on {interval.label} ones.\n"
+    )
+    table = plain_table("Every", "time lost", "90 % interval")
+    for (every, share), lost in zip(found.lost_shares, found.lost, strict=True):
+        ends = f"{100 * lost.low:.2f} to {100 * lost.high:.2f} %"
+        table.add_row(human_time(every), f"{100 * share:.2f} %", ends, style="bold" if every == found.daly_s else "")
     said = {
         "interval_s": found.daly_s,
         "interval_steps": found.daly_steps,
@@ -172,7 +231,17 @@ def _checkpoint(case: Case, calibration: Calibration) -> Answer:
         "codec": found.codec,
         "codec_why": found.codec_why,
         "between_failures_s": found.between_failures_s,
-        "lost_shares": [{"interval_s": interval, "lost_share": share} for interval, share in found.lost_shares],
+        "metrics": [metric.to_json() for metric in found.metrics],
+        "lost_shares": [
+            {
+                "interval_s": every,
+                "lost_share": share,
+                "low_lost_share": lost.low,
+                "high_lost_share": lost.high,
+                "label": str(lost.label),
+            }
+            for (every, share), lost in zip(found.lost_shares, found.lost, strict=True)
+        ],
     }
     return said, Group(text, table)
 
@@ -186,19 +255,25 @@ def _exchange(case: Case, calibration: Calibration) -> Answer:
     text.append("Steps to the same loss are of one small model (docs/links.md): measure yours.\n", style="dim")
     table = plain_table("Exchange", "handed over a step", "transfer", "a step", "time for one step of plain")
     for offer in offers:
-        table.add_row(
-            offer.name,
-            human(offer.handed_bytes, "bytes"),
-            human_time(offer.transfer_s),
-            human_time(offer.step_s),
-            human_time(offer.equal_loss_s),
-        )
-    said = [{**asdict(offer), "plan": offer.plan.to_json()} for offer in offers]
-    return {"offers": said}, Group(text, table)
+        step, transfer, equal = offer.metrics
+        table.add_row(offer.name, human(offer.handed_bytes, "bytes"), cell(transfer), cell(step), cell(equal))
+    times = [offer.metrics[2] for offer in offers]
+    labels = " or ".join(str(label) for label in sorted({one.label for one in times}))
+    about = f"Intervals are of 90 % and rest on {labels} figures. {unordered(times, 'times')}"
+    said = [
+        {
+            **{name: value for name, value in asdict(offer).items() if name != "metrics"},
+            "plan": offer.plan.to_json(),
+            "metrics": [metric.to_json() for metric in offer.metrics],
+            "overlaps_previous": alike,
+        }
+        for offer, alike in zip(offers, overlaps(times), strict=True)
+    ]
+    return {"offers": said}, Group(text, table, Text(about, style="dim"))
 
 
 def _offer_json(offer: Offer) -> dict[str, Any]:
-    compute = offer.ranking.compute(0)
+    compute = offer.ranking.compute(offer.place)
     return {
         "site": offer.site.name,
         "accelerator": offer.site.accelerator.name,
@@ -207,6 +282,7 @@ def _offer_json(offer: Offer) -> dict[str, Any]:
         "total_s": offer.total_s,
         "cost_usd": offer.cost_usd,
         "energy_j": offer.energy_j,
+        "metrics": metrics_json(offer.forecast()),
         "plan": {name: getattr(compute, name) for name in compute.__dataclass_fields__},
     }
 

@@ -11,11 +11,12 @@ from typing import Any
 from rich.console import Group
 from rich.text import Text
 
-from datahall.base.metric import Metric
-from datahall.base.units import human, human_interval, human_time
+from datahall.base.metric import overlaps
+from datahall.base.units import human
 from datahall.case.question import Case
 from datahall.report.terminal import plain_table
 from datahall.search.scaling import WORTH_SHARE, Scaling, Size, fitted_devices, scaling
+from datahall.ui.plan_metrics import cell, metrics_json, resting, share_cell, unordered
 from datahall.ui.plan_text import split_text
 from datahall.virtual.calibration import Calibration
 
@@ -25,27 +26,33 @@ def scaling_answer(case: Case, calibration: Calibration) -> tuple[dict[str, Any]
     found = scaling(case, calibration)
     seen = fitted_devices(case.site.accelerator.name)
     beyond = [seen is not None and not seen[0] <= size.site.devices <= seen[1] for size in found.sizes]
-    table = plain_table("Devices", "a step", "90 % interval", "tokens/s", "kept", "cost", "split", "lost to")
+    steps = [size.forecast.metrics["step_time"] for size in found.sizes]
+    close = overlaps(steps)
+    table = plain_table("Devices", "a step", "tokens/s", "kept", "cost", "energy", "split", "lost to")
     table.columns[6].no_wrap = False  # on many devices splits are long: they take a second line, and figures stay whole
     for size, marked in zip(found.sizes, beyond, strict=True):
-        step, rate, cost = _shown(size)
+        metrics = size.forecast.metrics
         table.add_row(
-            f"{size.site.devices:,}{'*' if marked else ''}",
-            human_time(step.value),
-            human_interval(step.low, step.high, "seconds"),
-            human(rate.value, "count"),
+            f"{size.site.devices:,}{'*' if marked else ''}\n{metrics['step_time'].label}",
+            cell(metrics["step_time"]),
+            human(metrics["tokens_per_s"].value, "count"),
             f"{100 * found.kept_share(size):.0f} %",
-            human(cost.value, "usd") if cost.value else "",
+            share_cell(metrics["cost"]),
+            share_cell(metrics["energy"]),
             split_text(size.plan),
             found.lost_to(size),
             style="bold" if size is found.worth else "",
         )
     said = {
-        "sizes": [_size_json(found, size) for size in found.sizes],
+        "sizes": [
+            {**_size_json(found, size), "overlaps_previous": alike}
+            for size, alike in zip(found.sizes, close, strict=True)
+        ],
         "worth_devices": found.worth.site.devices,
         "fitted_devices": seen,
     }
-    return said, Group(_head(case, found), table, Text(_foot(case, seen, any(beyond)), style="dim"))
+    foot = [_foot(case, seen, any(beyond)), resting([size.forecast for size in found.sizes]), unordered(steps, "steps")]
+    return said, Group(_head(case, found), table, Text(" ".join(foot).strip(), style="dim"))
 
 
 def _head(case: Case, found: Scaling) -> Text:
@@ -67,19 +74,15 @@ def _foot(case: Case, seen: tuple[int, int] | None, beyond: bool) -> str:
     return f"{kept} Fitted to published runs on {seen[0]:,} to {seen[1]:,} {name}{outside}."
 
 
-def _shown(size: Size) -> tuple[Metric, Metric, Metric]:
-    """Of a size's forecast a step, tokens a second and the cost of the whole run."""
-    metrics = size.forecast.metrics
-    return metrics["step_time"], metrics["tokens_per_s"], metrics["cost"]
-
-
 def _size_json(found: Scaling, size: Size) -> dict[str, Any]:
-    step, rate, cost = _shown(size)
+    step, rate, cost = (size.forecast.metrics[name] for name in ("step_time", "tokens_per_s", "cost"))
     return {
         "devices": size.site.devices,
         "step_s": step.value,
         "low_step_s": step.low,
         "high_step_s": step.high,
+        "label": str(step.label),
+        "metrics": metrics_json(size.forecast),
         "tokens_per_s": rate.value,
         "kept_share": found.kept_share(size),
         "cost_usd": cost.value,

@@ -20,7 +20,8 @@ from datahall.report.terminal import plain_table
 from datahall.report.words import percent
 from datahall.search.engines import ENGINES, engines_of
 from datahall.search.rank import Ranking, goal_values
-from datahall.search.why import Flip, Loss, bargain, host_items, left_free, memory_items, step_items
+from datahall.search.why import Flip, Loss, bargain, explain, host_items, left_free, memory_items, step_items
+from datahall.ui.plan_metrics import resting, share_cell, unordered
 
 _BAR = 24
 _FRONT = 6
@@ -174,20 +175,23 @@ def _front_tables(ranking: Ranking) -> list[RenderableType]:
     front, prices = ranking.front(_FRONT), ranking.prices
     if len(front) < 2:
         return []
-    table = plain_table("Trade-offs", "micro", "recompute", "devices", "memory", "whole run", "cost")
-    for place in front:
+    forecasts = [explain(ranking, place) for place in front]
+    table = plain_table("Trade-offs", "micro", "recompute", "devices", "memory", "whole run", "cost", "energy")
+    table.columns[0].no_wrap = False
+    for place, forecast in zip(front, forecasts, strict=True):
         plan, index = ranking.compute(place), ranking.order[place]
-        cost = float(prices.cost_usd[index])
         table.add_row(
             split_text(plan),
             f"{plan.micro_batch}x{plan.accumulation}",
             plan.recompute,
             str(plan.devices),
             human(float(prices.memory_bytes[index]), "bytes"),
-            human_time(float(prices.total_s[index])),
-            human(cost, "usd") if cost else "no price",
+            share_cell(forecast.metrics["total_time"]),
+            share_cell(forecast.metrics["cost"], "no price"),
+            share_cell(forecast.metrics["energy"], "no figure"),
         )
-    return [table, Text("")]
+    order = unordered([forecast.metrics["total_time"] for forecast in forecasts], "times")
+    return [table, Text(f"{resting(forecasts)} {order}".strip(), style="dim"), Text("")]
 
 
 def _why(ranking: Ranking, loss: Loss) -> str:

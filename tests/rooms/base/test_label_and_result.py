@@ -2,7 +2,7 @@
 
 from datahall.base.event import Event, read_events
 from datahall.base.label import Label, weakest
-from datahall.base.metric import Metric, exactly
+from datahall.base.metric import Metric, exactly, overlaps
 from datahall.base.result import Result, result_from_json
 from datahall.base.step_table import Component, Row, StepTable
 
@@ -38,3 +38,11 @@ def test_step_table_counts_exactly_beyond_64_bits():
     assert table.total_flops(Component.OPTIMISER) == 0
     assert table.total_bytes(Component.TRANSFER) == 7
     assert table.row("exchange").messages == 1
+
+
+def test_neighbours_whose_intervals_overlap_are_told():
+    ends = [(1.0, 3.0), (2.0, 4.0), (5.0, 6.0), (0.5, 5.5)]
+    metrics = [Metric("step_time", "seconds", (low + high) / 2, low, high, Label.MEASURED) for low, high in ends]
+    assert overlaps(metrics) == [False, True, False, True]
+    assert overlaps(metrics[:1]) == [False]
+    assert overlaps([]) == []

@@ -12,9 +12,10 @@ from datahall.case import from_model_and_site
 from datahall.case.named_site import site_from_text, with_nodes
 from datahall.case.question import Case, Goal
 from datahall.case.site import Site
-from datahall.search.ask import checkpoint_interval, link_enough, offer_on, smallest_site, sure_site
+from datahall.search.ask import link_enough, offer_on, smallest_site, sure_site
 from datahall.search.hardware import best_sites, catalogue_sites
 from datahall.search.rank import search
+from datahall.search.saving import checkpoint_interval
 from datahall.virtual.calibration import Uncalibrated
 from datahall.virtual.failures import wall_over_work
 from datahall.virtual.transferred import default_calibration

@@ -29,4 +29,10 @@ def test_on_a_fast_link_plain_is_as_good_as_any():
 def test_the_question_is_answered_as_json():
     done = CliRunner().invoke(plan, [str(CASE), "--ask", "exchange", "--json"])
     assert done.exit_code == 0, done.output
-    assert {offer["name"] for offer in json.loads(done.output)["offers"]} >= {"plain", "bf16", "local SGD 16"}
+    offers = json.loads(done.output)["offers"]
+    assert {offer["name"] for offer in offers} >= {"plain", "bf16", "local SGD 16"}
+    for offer in offers:
+        known = {metric["name"]: metric for metric in offer["metrics"]}
+        assert set(known) == {"step_time", "transfer", "equal_loss_time"}
+        assert known["equal_loss_time"]["value"] == offer["equal_loss_s"]
+        assert all(metric["label"] for metric in known.values())

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +211,7 @@ def test_a_plan_for_a_model_that_code_builds_says_what_it_is_a_plan_of() -> None
         ("hardware", (), {"offers"}),
         ("link", (), {"enough", "smallest_bytes_per_s", "steps"}),
         ("checkpoint", (), {"interval_s", "interval_steps", "lost_shares"}),
+        ("scaling", (), {"sizes", "worth_devices"}),
     ],
 )
 def test_other_questions_answer_in_words_and_in_json(question: str, more: tuple[str, ...], keys: set[str]) -> None:
@@ -220,6 +222,71 @@ def test_other_questions_answer_in_words_and_in_json(question: str, more: tuple[
     assert answer["format_version"] == 1
     assert answer["question"] == question
     assert keys <= set(answer)
+    assert bare_figures(answer) == []
+    assert "90 %" in text
+    for label in ("assumed", "catalogue", "transferred"):
+        assert (label in json.dumps(answer)) == (label in text), label
+
+
+def bare_figures(answer: Any, path: str = "") -> list[str]:
+    """Paths of times, costs and energies that a forecast made and that have no interval and label beside them."""
+    if isinstance(answer, list):
+        return [bare for item in answer for bare in bare_figures(item, path)]  # pyright: ignore[reportUnknownVariableType]
+    if not isinstance(answer, dict):
+        return []
+    known = {metric["name"]: metric for metric in answer.get("metrics", [])}
+    for metric in known.values():
+        assert metric["low"] <= metric["value"] <= metric["high"]
+        assert metric["label"] in ("measured", "calibrated", "transferred", "catalogue", "assumed")
+    named = {"total_s": "total_time", "cost_usd": "cost", "energy_j": "energy", "step_s": "step_time"}
+    named |= {"write_s": "checkpoint_write", "stall_s": "checkpoint", "slowed_s": "checkpoint_slowing"}
+    named |= {"interval_s": "interval"} if "metrics" in answer else {}
+    bare = [path + key for key, name in named.items() if key in answer and name not in known]
+    bare = [found for found in bare if f"low_{found.rpartition('.')[2]}" not in answer or "label" not in answer]
+    return bare + [inner for key, value in answer.items() for inner in bare_figures(value, f"{path}{key}.")]
+
+
+def test_neighbours_that_may_be_the_other_way_round_are_marked() -> None:
+    asked = ("plan", "--model", "gpt2", "--site", "8xTPU-v5e", "--ask", "hardware", "--set", "application.tokens=1e9")
+    asked += ("--set", "application.precision=int8")
+    answer, text = json.loads(datahall(*asked, "--json").stdout), datahall(*asked).stdout
+    ends = [next(one for one in offer["metrics"] if one["name"] == "total_time") for offer in answer["offers"]]
+    told = [False, *(one["high"] >= other["low"] for one, other in pairwise(ends))]
+    assert [offer["overlaps_previous"] for offer in answer["offers"]] == told
+    assert [line[0] == "≈" for line in text.splitlines() if " x TPU" in line] == told
+    assert [offer["overlaps_first"] for offer in answer["offers"]] == [
+        place > 0 and ends[0]["high"] >= one["low"] for place, one in enumerate(ends)
+    ]
+
+
+def test_a_site_for_a_deadline_says_with_what_chance_and_which_one_keeps_it_nearly_always() -> None:
+    asked = ("plan", *SITE, "--set", "application.tokens=15e9", "--set", "goal.deadline=9 days", "--ask", "site")
+    answer, text = json.loads(datahall(*asked, "--json").stdout), " ".join(datahall(*asked).stdout.split())
+    assert 0.0 < answer["chances"]["deadline"] < 0.9
+    assert f"the deadline {100 * answer['chances']['deadline']:.0f} %" in text
+    assert answer["at_90th_percentile"]["nodes"] > answer["offer"]["nodes"]
+    assert f"{answer['at_90th_percentile']['nodes']} nodes do at the 90th percentile too, in " in text
+    site = ("plan", "--model", "llama-3.1-8b", "--site", answer["offer"]["site"], "--set", "application.tokens=15e9")
+    forecast = json.loads(datahall(*site, "--json").stdout)["forecast"]["metrics"]
+    assert [metric for metric in forecast if metric["name"] == "total_time"] == [answer["offer"]["metrics"][0]]
+
+
+def test_every_trade_off_has_its_intervals() -> None:
+    answer = json.loads(datahall("plan", *SITE, "--json").stdout)
+    assert len(answer["front"]) > 1
+    assert bare_figures({"front": answer["front"]}) == []
+    both = [
+        (point, {metric["name"]: metric for metric in split["metrics"]})
+        for point in answer["front"]
+        for split in answer["splits"]
+        if point["plan"] == split["plan"]
+    ]
+    assert both
+    assert all(metric == known[metric["name"]] for point, known in both for metric in point["metrics"])
+    text = datahall("plan", *SITE).stdout
+    table = text[text.index("Trade-offs") :]
+    assert re.search(r"−\d+ \+\d+ %", table)
+    assert "by them alone their order is not known" in " ".join(table.split())
 
 
 def test_planning_imports_no_framework() -> None:
