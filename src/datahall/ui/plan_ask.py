@@ -82,7 +82,8 @@ def _site(case: Case, calibration: Calibration) -> Answer:
 def _likely(case: Case, offer: Offer, likely: Offer | None) -> str:
     """Which number of nodes keeps the deadline in nine cases of ten."""
     if likely is None:
-        return "No number of nodes that was tried ends before the deadline at the 90th percentile too."
+        within = " within the other bounds" if case.goal.spends else ""
+        return f"No number of nodes that was tried ends before the deadline at the 90th percentile too{within}."
     late = human_time(percentile_90(likely.forecast().metrics["total_time"]))
     nodes = "They do" if likely is offer else f"{likely.site.nodes} nodes do"
     return f"{nodes} at the 90th percentile too, in {late}."
