@@ -6,7 +6,6 @@ The answers come from `search.ask`; only words are added here.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
@@ -15,150 +14,36 @@ import click
 from rich.console import Group
 from rich.text import Text
 
-from datahall.base.metric import Metric, overlaps, percentile_90
+from datahall.base.metric import Metric, overlaps
 from datahall.base.units import human, human_interval, human_time
 from datahall.case.question import Case
 from datahall.report.terminal import plain_table, show
 from datahall.report.words import percent
-from datahall.search.ask import GOAL_METRICS, Offer, chances, likely_site, link_enough, smallest_site, sure_site
+from datahall.search.ask import link_enough
 from datahall.search.exchanges import exchanges
-from datahall.search.hardware import at_the_most, best_sites, catalogue_sites, most_devices
 from datahall.search.rank import search
 from datahall.search.saving import checkpoint_interval
-from datahall.ui.plan_metrics import UNKNOWN, between, cell, metrics_json, resting, unordered
+from datahall.ui.plan_hardware import hardware_answer
+from datahall.ui.plan_metrics import between, cell, unordered
 from datahall.ui.plan_scaling import scaling_answer
+from datahall.ui.plan_site import site_answer
 from datahall.ui.plan_text import split_text
 from datahall.virtual.calibration import Calibration
 
 FORMAT_VERSION = 1
-_SHOWN = 15  # kinds of hardware; JSON has them all
 Answer = tuple[dict[str, Any], Group]
 
 
 def answer(question: str, case: Case, calibration_of: Callable[[Case], Calibration], *, as_json: bool) -> None:
     """Answer one of the questions beside "which plan"; `calibration_of` a case knows its accelerator."""
     if question == "hardware":
-        said, group = _hardware(case, calibration_of)
+        said, group = hardware_answer(case, calibration_of)
     else:
         said, group = _ANSWERS[question](case, calibration_of(case))
     if as_json:
         click.echo(json.dumps({"format_version": FORMAT_VERSION, "question": question, **said}, indent=2))
     else:
         show(group)
-
-
-def _site(case: Case, calibration: Calibration) -> Answer:
-    offer = smallest_site(case, calibration)
-    bounded = case.goal.deadline_s < float("inf")
-    text = Text()
-    forecast = offer.forecast()
-    total, cost, energy = (forecast.metrics[name] for name in GOAL_METRICS.values())
-    text.append(f"{offer.site.nodes} node(s) of {offer.site.devices_per_node}", style="bold")
-    before = f", before {human_time(case.goal.deadline_s)}" if bounded else ""
-    text.append(f" {offer.site.accelerator.name} {'' if bounded else 'hold it and '}end in {between(total)}{before},")
-    text.append(f" for {between(cost)}" if cost.value else " at no stated price")
-    text.append(f", with {between(energy)}" if energy.value else "")
-    text.append(f": {split_text(offer.ranking.compute(0))}.\n")
-    text.append(f"{resting([forecast])} ", style="dim")
-    text.append("Forecasts are compared with deadline and memory, not the ends of their intervals.", style="dim")
-    kept, likely = chances(case, offer), likely_site(case, calibration, offer) if bounded else None
-    if kept:
-        text.append(f"\nChance to keep {', '.join(f'the {key} {percent(share)}' for key, share in kept.items())}.")
-    if bounded:
-        text.append(f" {_likely(case, offer, likely)}", style="yellow")
-    if offer.ranking.narrow(0):
-        text.append(
-            f"\nBy the end of its interval the memory does not fit{_surely(case, calibration, offer)}.", style="yellow"
-        )
-    said = {
-        "deadline_s": case.goal.deadline_s if bounded else None,
-        "offer": _offer_json(offer),
-        "chances": kept,
-        "at_90th_percentile": None if likely is None else _offer_json(likely),
-    }
-    return said, Group(text)
-
-
-def _likely(case: Case, offer: Offer, likely: Offer | None) -> str:
-    """Which number of nodes keeps the deadline in nine cases of ten."""
-    if likely is None:
-        within = " within the other bounds" if case.goal.spends else ""
-        return f"No number of nodes that was tried ends before the deadline at the 90th percentile too{within}."
-    late = human_time(percentile_90(likely.forecast().metrics["total_time"]))
-    nodes = "They do" if likely is offer else f"{likely.site.nodes} nodes do"
-    return f"{nodes} at the 90th percentile too, in {late}."
-
-
-def _surely(case: Case, calibration: Calibration, offer: Offer) -> str:
-    sure = sure_site(case, calibration, offer)
-    if sure is None:
-        return ""
-    where = "another plan on them" if sure.site.nodes == offer.site.nodes else f"a plan on {sure.site.nodes} nodes"
-    return f"; {where} does, in {human_time(sure.total_s)}"
-
-
-def _hardware(case: Case, calibration_of: Callable[[Case], Calibration]) -> Answer:
-    kinds, refused = catalogue_sites(case)
-    with click.progressbar(kinds, label="accelerators", file=sys.stderr) as tried:
-        offers = best_sites(case, tried, calibration_of)
-    first, forecasts = offers[0], [offer.forecast() for offer in offers]
-    goals = [forecast.metrics[GOAL_METRICS[case.goal.minimise]] for forecast in forecasts]
-    close, like_first = overlaps(goals), [overlaps([goals[0], goal])[1] for goal in goals]
-    table = plain_table("Accelerators", "whole run", "cost", "energy", "split, ties at")
-    table.columns[4].no_wrap = False
-    for offer, forecast, alike in list(zip(offers, forecasts, close, strict=True))[:_SHOWN]:
-        match = offer.price_to_match(first.cost_usd)
-        total, cost, energy = (forecast.metrics[name] for name in GOAL_METRICS.values())
-        ties = "" if offer is first or match != match else f"\n${match:.2f}/h"
-        table.add_row(
-            f"{UNKNOWN if alike else ' '} {_devices(offer)}\n  {total.label}",
-            cell(total),
-            cell(cost, "no price"),
-            cell(energy, "no figure"),
-            f"{split_text(offer.ranking.compute(0))}{ties}",
-        )
-    left = len(kinds) - len(offers)
-    priced = case.goal.minimise != "time" or case.goal.spends
-    fail = "cannot hold it, miss the goal or have no figure for it" if priced else "cannot hold it or miss the goal"
-    about = f"{left} more {fail}; {refused} are not for training in its precision." if left + refused else ""
-    about += " Ties at: the hourly price of a device at which it would cost what the first costs."
-    about += _of_the_most(case, offers)
-    order = f"{UNKNOWN}: the interval of {case.goal.minimise} overlaps that of the row above, so that which of the two"
-    order += (
-        f" is better is not known; {sum(like_first) - 1} of {len(offers)} overlap the first. {resting(forecasts)}\n"
-    )
-    least, most = case.site.devices, most_devices(case)
-    counts = f"{least:,}" + (f" to {most:,}" if most > least else "")
-    head = Text(f"{case.model.name} on {counts} devices of each kind, least {case.goal.minimise} first\n", style="bold")
-    said = [
-        {
-            **_offer_json(offer),
-            "most_tried": at_the_most(case, offer),
-            "overlaps_previous": alike,
-            "overlaps_first": alike_first and offer is not first,
-        }
-        for offer, alike, alike_first in zip(offers, close, like_first, strict=True)
-    ]
-    return {"offers": said, "most_devices": most}, Group(head, table, Text(order), Text(about.strip(), style="dim"))
-
-
-def _of_the_most(case: Case, offers: list[Offer]) -> str:
-    """That the search ended at its own cap, where it did, and not at what the goal bounds."""
-    capped = [offer for offer in offers if at_the_most(case, offer)]
-    if not capped:
-        return ""
-    bounds = {"money": case.goal.budget_usd, "energy": case.goal.energy_j, "the deadline": case.goal.deadline_s}
-    named = " and ".join(name for name, bound in bounds.items() if bound < float("inf"))
-    return (
-        f" {len(capped)} of {len(offers)} are on {most_devices(case):,} devices, the most that were tried: that cap"
-        f" ended the search, not {named}, and more devices may serve better. Name a larger site to try more."
-    )
-
-
-def _devices(offer: Offer) -> str:
-    """ "8 x A40", or "2 of 8 x A40" where the best plan leaves some idle."""
-    used, there = offer.ranking.compute(0).devices, offer.site.devices
-    return f"{'' if used == there else f'{used} of '}{there} x {offer.site.accelerator.name}"
 
 
 def _link(case: Case, calibration: Calibration) -> Answer:
@@ -273,23 +158,8 @@ def _exchange(case: Case, calibration: Calibration) -> Answer:
     return {"offers": said}, Group(text, table, Text(about, style="dim"))
 
 
-def _offer_json(offer: Offer) -> dict[str, Any]:
-    compute = offer.ranking.compute(offer.place)
-    return {
-        "site": offer.site.name,
-        "accelerator": offer.site.accelerator.name,
-        "nodes": offer.site.nodes,
-        "devices": offer.site.devices,
-        "total_s": offer.total_s,
-        "cost_usd": offer.cost_usd,
-        "energy_j": offer.energy_j,
-        "metrics": metrics_json(offer.forecast()),
-        "plan": {name: getattr(compute, name) for name in compute.__dataclass_fields__},
-    }
-
-
 _ANSWERS: dict[str, Callable[[Case, Calibration], Answer]] = {
-    "site": _site,
+    "site": site_answer,
     "link": _link,
     "checkpoint": _checkpoint,
     "exchange": _exchange,

@@ -11,6 +11,7 @@ from typing import Any
 from datahall.base.metric import Metric, overlaps
 from datahall.base.result import Result
 from datahall.base.units import human, human_interval
+from datahall.search.ask import Offer
 
 OF_A_RUN = ("total_time", "step_time", "tokens_per_s", "cost", "energy")
 UNKNOWN = "≈"  # before what is not known to be worse than the row above
@@ -20,6 +21,22 @@ _TOLD = (("time", "total_time"), ("dollars", "cost"), ("joules", "energy"))
 def metrics_json(forecast: Result) -> list[dict[str, Any]]:
     """The metrics of a whole run as plain JSON values, each with its interval and label."""
     return [forecast.metrics[name].to_json() for name in OF_A_RUN]
+
+
+def offer_json(offer: Offer) -> dict[str, Any]:
+    """An offer as plain JSON values."""
+    compute = offer.ranking.compute(offer.place)
+    return {
+        "site": offer.site.name,
+        "accelerator": offer.site.accelerator.name,
+        "nodes": offer.site.nodes,
+        "devices": offer.site.devices,
+        "total_s": offer.total_s,
+        "cost_usd": offer.cost_usd,
+        "energy_j": offer.energy_j,
+        "metrics": metrics_json(offer.forecast()),
+        "plan": {name: getattr(compute, name) for name in compute.__dataclass_fields__},
+    }
 
 
 def cell(metric: Metric, unknown: str = "") -> str:
