@@ -38,7 +38,7 @@ def claim_command(case: Path, training_time: str, inference: str, against: tuple
 
     Each baseline is as many devices of another accelerator with its own best plan; and the same devices, used less
     well.  Inference is a modest forecast of tokens served in 16 bits, with a wide interval, beside the ratios of the
-    data sheets.
+    data sheets.  The published runs nearest to CASE follow, each beside a forecast that never saw its family.
     """
     asked = load(case, ())
     less, more = -share_of(training_time), share_of(inference)

@@ -14,6 +14,7 @@ from rich.text import Text
 from datahall.base.metric import percentile_90
 from datahall.base.result import Result
 from datahall.base.units import human, human_count, human_interval, human_time
+from datahall.catalog.calibrations import calibration
 from datahall.compute.plan import ComputePlan
 from datahall.decisions.choice import SAME_SHARE
 from datahall.report.terminal import plain_table
@@ -264,7 +265,7 @@ def _sentences(ranking: Ranking, forecast: Result, changes: Sequence[Flip]) -> T
     pairs += [("If memory is short", text) for text in _roomier(ranking)]
     pairs += _left_free(ranking)
     pairs.append(("What to request", _request(forecast)))
-    pairs.append(("How sure", _sure(forecast)))
+    pairs.append(("How sure", _sure(ranking, forecast)))
     pairs += [("Engines", text) for text in _engines(ranking)]
     for reason, count in sorted(ranking.reasons.items(), key=lambda item: -item[1]):
         pairs.append(("Did not qualify", f"{count:,} plans: {reason}"))
@@ -346,11 +347,13 @@ def _request(forecast: Result) -> str:
     )
 
 
-def _sure(forecast: Result) -> str:
+def _sure(ranking: Ranking, forecast: Result) -> str:
     step = forecast.metrics["step_time"]
     half = 0.5 * (step.high - step.low) / step.value
+    published = ranking.case.site.accelerator.name in calibration("training")["validity"]["accelerators"]
+    others = " `datahall claim CASE.yaml` lays published runs beside it." if published else ""
     return (
         f"to within {percent(half)} (90 % interval), resting on {step.label} figures; splits within 2 % of each"
-        " other are one to the forecast: what surely fits and is simpler is taken. Compare a run:"
+        f" other are one to the forecast: what surely fits and is simpler is taken.{others} Compare a run:"
         " `datahall compare --log train.log plan.json`"
     )

@@ -42,6 +42,12 @@ def test_the_answer_fits_a_hundred_columns_and_begins_with_the_answer() -> None:
     for said in ("whole run", "peak memory", "90 % interval", "why it lost", "activations", "What would flip it",
                  "What to request", "How sure", "Did not qualify", "Assumed"):  # fmt: skip
         assert said in text, said
+    assert "published runs" not in text  # nobody published any on this accelerator
+
+
+def test_where_others_published_runs_the_answer_says_how_to_see_them() -> None:
+    text = " ".join(datahall("plan", "--model", "llama-3.1-8b", "--site", "8xH100").stdout.split())
+    assert "`datahall claim CASE.yaml` lays published runs beside it" in text
 
 
 def test_a_choice_that_few_engines_can_run_is_said_and_is_made_only_for_a_stack_that_has_it() -> None:
