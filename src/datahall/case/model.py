@@ -26,8 +26,8 @@ class ModelShape:
     `ffn` is the hidden width of a dense MLP, or of one routed expert where `experts` > 0; `mlp_matrices` is 3 for gated
     MLPs and 2 for plain ones.  The first `dense_layers` layers of a mixture model are dense with width `dense_ffn`;
     `shared_experts` experts of width `shared_ffn` see every token.  A share `window_share` of
-    the layers attends to the last `window` tokens only (0: all layers attend in full).  Rotary positions change no
-    count: they are carried for exports, and shapes that differ in them alone are the same.
+    the layers attends to the last `window` tokens only (0: all layers attend in full).  Rotary positions and
+    traits change no count: they are carried for exports, and shapes that differ in them alone are the same.
     """
 
     name: str
@@ -60,6 +60,7 @@ class ModelShape:
     router_balance: bool = False  # of each expert a bias that only choosing sees, learnt from its load
     rotary_base: float = field(default=0.0, compare=False)  # 0: not known, or more than one
     rotary_scaling: str = field(default="", compare=False)  # how its positions are stretched, as "llama3 8"; empty: not
+    traits: str = field(default="", compare=False)  # words of `hf_traits.WORDS`: what else it is, as "geglu softcap"
 
     @property
     def moe_layers(self) -> int:

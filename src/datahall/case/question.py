@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from types import MappingProxyType
 from typing import Any
 
@@ -17,6 +17,8 @@ from datahall.case.data import Data
 from datahall.case.generation import Generation
 from datahall.case.model import ModelShape
 from datahall.case.site import Site
+
+_UNPLANNED = {part.name for part in fields(ModelShape) if not part.compare}  # positions and traits
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +98,7 @@ class Case:
         are no bound on energy, which is such a key, and positions, which change no plan.
         """
         whole = self.to_json()
-        whole["model"] = {key: value for key, value in whole["model"].items() if not key.startswith("rotary_")}
+        whole["model"] = {key: value for key, value in whole["model"].items() if key not in _UNPLANNED}
         whole["goal"] = {key: value for key, value in whole["goal"].items() if (key, value) != ("energy_j", "infinite")}
         asked = _without_empty({key: whole[key] for key in ("model", "application", "site", "goal")})
         return hashlib.sha256(json.dumps(asked, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

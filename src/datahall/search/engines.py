@@ -20,17 +20,17 @@ from datahall.compute.plan import ComputePlan
 ENGINES = ("torchtitan", "megatron", "deepspeed")
 _NO_ADAPTERS = ("torchtitan", "megatron")  # as their training scripts come
 _TORCHTITAN_MODELS = {
-    # layers, hidden, vocabulary: module and configuration function of torchtitan 0.3
-    (32, 4096, 128256): ("llama3", "llama3_8b"),
-    (80, 8192, 128256): ("llama3", "llama3_70b"),
-    (126, 16384, 128256): ("llama3", "llama3_405b"),
-    (28, 1024, 151936): ("qwen3", "qwen3_0_6b"),
-    (28, 2048, 151936): ("qwen3", "qwen3_1_7b"),
-    (40, 5120, 151936): ("qwen3", "qwen3_14b"),
-    (64, 5120, 151936): ("qwen3", "qwen3_32b"),
-    (48, 2048, 151936): ("qwen3", "qwen3_30b_a3b"),
-    (61, 7168, 129280): ("deepseek_v3", "deepseek_v3_671b"),
-    (27, 2048, 102400): ("deepseek_v3", "deepseek_v3_16b"),
+    # layers, hidden, vocabulary, heads, of keys, MLP, experts: module and configuration function of torchtitan 0.3
+    (32, 4096, 128256, 32, 8, 14336, 0): ("llama3", "llama3_8b"),
+    (80, 8192, 128256, 64, 8, 28672, 0): ("llama3", "llama3_70b"),
+    (126, 16384, 128256, 128, 8, 53248, 0): ("llama3", "llama3_405b"),
+    (28, 1024, 151936, 16, 8, 3072, 0): ("qwen3", "qwen3_0_6b"),
+    (28, 2048, 151936, 16, 8, 6144, 0): ("qwen3", "qwen3_1_7b"),
+    (40, 5120, 151936, 40, 8, 17408, 0): ("qwen3", "qwen3_14b"),
+    (64, 5120, 151936, 64, 8, 25600, 0): ("qwen3", "qwen3_32b"),
+    (48, 2048, 151936, 32, 4, 768, 128): ("qwen3", "qwen3_30b_a3b"),
+    (61, 7168, 129280, 128, 128, 2048, 256): ("deepseek_v3", "deepseek_v3_671b"),
+    (27, 2048, 102400, 16, 16, 1408, 64): ("deepseek_v3", "deepseek_v3_16b"),
 }
 
 
@@ -75,7 +75,9 @@ def engines_of(case: Case, plan: ComputePlan) -> list[str]:
 
 def torchtitan_model(shape: ModelShape) -> tuple[str, str]:
     """The module and the configuration function under which torchtitan's registry has a model; empty: it has not."""
-    return _TORCHTITAN_MODELS.get((shape.layers, shape.hidden, shape.vocab), ("", ""))
+    heads = (shape.heads, shape.kv_heads)
+    sizes = (shape.layers, shape.hidden, shape.vocab, *heads, shape.ffn, shape.experts)
+    return _TORCHTITAN_MODELS.get(sizes, ("", ""))
 
 
 def evened_layers(layers: int, stages: Any) -> Any:

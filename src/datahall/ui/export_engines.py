@@ -15,6 +15,7 @@ from datahall.catalog.stacks import block_scaled
 from datahall.compute.plan import ComputePlan
 from datahall.decisions.proposal import Proposal
 from datahall.search.engines import evened_layers, has_nvfp4, torchtitan_model
+from datahall.ui.export_traits import has_rotary, trait_flags, unsaid
 
 _LLAMA3 = re.compile(r"llama3 ([\d.]+)")  # a scaling whose other constants are those that Megatron-Core has written in
 
@@ -137,7 +138,7 @@ def megatron_remarks(proposal: Proposal) -> list[str]:
     if compute.tensor > 1 and compute.sequence_parallel:
         overlap = "add --tp-comm-overlap where Transformer Engine can."
         remarks.append(f"The forecast of Megatron-Core hides tensor transfers: {overlap}")
-    if not shape.learned_positions and not _megatron_rotary(shape):
+    if has_rotary(shape) and not _megatron_rotary(shape):
         remarks.append(
             "The model's rotary base is not known, or not one number: Megatron-LM's default, 10,000, would be used;"
             " add --rotary-base."
@@ -145,6 +146,8 @@ def megatron_remarks(proposal: Proposal) -> list[str]:
     elif shape.rotary_scaling and not _LLAMA3.fullmatch(shape.rotary_scaling):
         how = f"stretched positions ({shape.rotary_scaling})"
         remarks.append(f"The rotary base is the model's; its {how} are not written: add them for long sequences.")
+    if lacking := unsaid(shape, proposal.case.application.sequence):
+        remarks.append(f"The split is the plan's; of the model, flags do not say: {'; '.join(lacking)}.")
     return remarks
 
 
@@ -222,19 +225,15 @@ def _megatron_shape(shape: ModelShape, sequence: int) -> dict[str, Any]:
         "ffn-hidden-size": shape.dense_ffn if shape.experts and shape.dense_layers else shape.ffn,
         "seq-length": sequence,
         "max-position-embeddings": max(sequence, shape.learned_positions),
-        "position-embedding-type": "learned_absolute" if shape.learned_positions else "rope",
+        **trait_flags(shape),
     }
-    arguments |= {} if shape.learned_positions else _megatron_rotary(shape)
-    if shape.mlp_matrices == 3:
-        arguments["swiglu"] = True
+    arguments |= _megatron_rotary(shape) if has_rotary(shape) else {}
     if not shape.tied_embeddings:
         arguments["untie-embeddings-and-output-weights"] = True
     if not shape.mlp_bias:
         arguments["disable-bias-linear"] = True
         if shape.attention_bias:
             arguments["add-qkv-bias"] = True
-    if not shape.norm_bias and shape.norms_per_layer and shape.mlp_matrices == 3:
-        arguments["normalization"] = "RMSNorm"
     if shape.latent is not None:
         arguments["multi-latent-attention"] = True
         if shape.latent.query_rank:

@@ -12,8 +12,10 @@ import pytest
 from datahall.base.errors import CaseError
 from datahall.case import from_model_and_site
 from datahall.case.hf import from_config, read_config
+from datahall.case.hf_traits import WORDS
 from datahall.case.named_model import shape_of
 from datahall.case.saved import case_from_json
+from datahall.catalog import models
 
 
 def config(
@@ -258,6 +260,7 @@ def test_what_is_no_decoder_of_attention_layers_is_refused_and_not_read_as_one(f
         from_config(found)
 
 
+QWEN2_MOE = dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32, shared_expert_intermediate_size=32)
 OPT = {
     **{"model_type": "opt", "num_hidden_layers": 24, "num_attention_heads": 16, "hidden_size": 1024, "ffn_dim": 4096},
     **{"vocab_size": 50272, "max_position_embeddings": 2048},
@@ -365,10 +368,43 @@ def test_rotary_positions_are_read_where_one_base_says_all(stated: dict[str, Any
     assert (shape.rotary_base, shape.rotary_scaling) == (base, scaling)
 
 
+@pytest.mark.parametrize(
+    ("kind", "more", "traits"),
+    [
+        ("llama", {"hidden_act": "silu", "rms_norm_eps": 1e-5}, ""),
+        ("gemma", {}, "geglu scaled"),
+        ("gemma2", {"hidden_activation": "gelu_pytorch_tanh"}, "geglu softcap scaled"),
+        ("phi", {"hidden_act": "gelu_new", "layer_norm_eps": 1e-5}, "parallel"),
+        ("gpt_neox", {"hidden_act": "gelu"}, "parallel"),
+        ("gpt_neox", {"use_parallel_residual": False}, ""),
+        ("falcon", {"parallel_attn": False, "alibi": True}, "alibi"),
+        ("falcon", {"new_decoder_architecture": True}, "parallel"),
+        ("nemotron", {"hidden_act": "relu2"}, "relu2 layernorm-1p"),
+        ("cohere2", {"logit_scale": 0.25}, "layernorm parallel no-rope-layers scaled"),
+        ("olmo2", {"rms_norm_eps": 1e-6}, "post-norm"),
+        ("opt", {"ffn_dim": 256, "max_position_embeddings": 64}, "relu"),
+        ("smollm3", {"no_rope_layers": [1, 1, 1, 0]}, "no-rope-layers"),
+        ("granite", {"embedding_multiplier": 12.0, "residual_multiplier": 1.0}, "scaled"),
+        ("apertus", {"hidden_act": "xielu", "rms_norm_eps": 1e-5, "rope_theta": 1e6}, "xielu rmsnorm"),
+        ("bitnet", {"hidden_act": "relu2"}, "relu2-glu"),
+        ("qwen2_moe", QWEN2_MOE | {"mlp_only_layers": [0]}, ""),
+        ("qwen2_moe", QWEN2_MOE | {"mlp_only_layers": [3]}, "interleaved"),
+        ("qwen2_moe", QWEN2_MOE | {"decoder_sparse_step": 2}, "interleaved"),
+    ],
+)
+def test_what_changes_no_count_is_carried_for_exports(kind: str, more: dict[str, Any], traits: str) -> None:
+    assert from_config(config(kind, 64, 4, 4, 4, 128, 100, **more)).shape.traits == traits
+
+
+def test_the_catalogue_s_traits_are_words_that_mean_something() -> None:
+    for name in models.names():
+        assert set(shape_of(name).traits.split()) <= set(WORDS)
+
+
 def test_rotary_positions_change_no_count_and_disown_no_plan() -> None:
     case = from_model_and_site("llama-3.1-8b", "8xA40")
     assert case.model.rotary_base == 500000
-    older = replace(case, model=replace(case.model, rotary_base=0.0, rotary_scaling=""))
+    older = replace(case, model=replace(case.model, rotary_base=0.0, rotary_scaling="", traits="parallel"))
     assert older.model == case.model
     assert older.hash() == case.hash()
     assert case_from_json(case.to_json()).model.rotary_scaling == "llama3 8"

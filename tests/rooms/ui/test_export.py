@@ -23,6 +23,7 @@ from datahall.base.label import Label
 from datahall.base.metric import Metric, percentile_90
 from datahall.base.units import human
 from datahall.case import from_model_and_site
+from datahall.case.model import ModelShape
 from datahall.case.named_model import shape_of
 from datahall.case.named_site import site_from_text
 from datahall.compute.numbers import PlanNumbers
@@ -151,6 +152,63 @@ def test_megatron_is_told_the_rotary_base_where_it_is_known(
     assert ("--use-rope-scaling" in script) == ("rope-scaling-factor" in flags)
     remarks = [line for line in script.splitlines() if "rotary" in line and line.startswith("#")]
     assert [said in line for line in remarks] == ([True] if said else [])
+
+
+def as_model(made: Proposal, shape: ModelShape, sequence: int = 4096) -> Proposal:
+    """The same plan of another model."""
+    application = replace(made.case.application, sequence=sequence)
+    return replace(made, case=replace(made.case, model=shape, application=application))
+
+
+@pytest.mark.parametrize(
+    ("model", "flags", "said"),
+    [
+        (
+            "gemma-3-12b",
+            "--swiglu --normalization RMSNorm",
+            ["gated by GELU (here by SiLU)", "4 norms a layer (here 2)"],
+        ),
+        ("falcon-40b", "--position-embedding-type rope", ["attention and MLP side by side"]),
+        ("bloom-176b", "--position-embedding-type none", ["ALiBi"]),
+        ("nemotron-4-15b", "--squared-relu --apply-layernorm-1p", []),
+        (
+            "llama-4-scout",
+            "--swiglu --normalization RMSNorm",
+            ["in chunks of 8,192 tokens", "--no-rope-freq", "router"],
+        ),
+        ("gpt-oss-20b", "--window-size 128,0", ["--softmax-type learnable --quick-geglu"]),
+        ("olmo-2-7b", "--normalization RMSNorm", ["norms behind attention"]),
+        ("olmo-7b", "--swiglu", ["norms without parameters"]),
+        ("palm-540b", "--swiglu", ["side by side"]),
+        ("gopher-280b", "--position-embedding-type none --normalization RMSNorm", ["relative positions"]),
+        ("llama-2-7b", "--position-embedding-type rope --swiglu --normalization RMSNorm", []),
+    ],
+)
+def test_what_megatron_is_not_told_of_a_model_is_said(
+    make_proposal: Make, model: str, flags: str, said: list[str]
+) -> None:
+    proposal = as_model(make_proposal(ComputePlan(data=16)), shape_of(model), sequence=16384)
+    script = exported(proposal, "megatron")["megatron.sh"]
+    assert flags in script
+    remarks = [line for line in script.splitlines() if line.startswith("#") and "flags do not say" in line]
+    assert len(remarks) == (1 if said else 0)
+    assert all(words in remarks[0] for words in said)
+
+
+def test_megatron_has_the_norms_that_the_model_has(make_proposal: Make) -> None:
+    made = make_proposal(ComputePlan(data=16))
+    for model in ("olmo-7b", "palm-540b", "dbrx", "nemotron-4-15b", "falcon-7b"):  # LayerNorm
+        assert "RMSNorm" not in exported(as_model(made, shape_of(model)), "megatron")["megatron.sh"]
+    scout = exported(as_model(made, shape_of("llama-4-scout"), sequence=8192), "megatron")["megatron.sh"]
+    assert "chunks" not in scout  # no chunk ends within so short a sequence
+
+
+def test_torchtitan_is_given_no_model_of_other_sizes(make_proposal: Make) -> None:
+    made = make_proposal(ComputePlan(data=16, zero_stage=3))
+    assert "llama3_8b" in exported(made, "torchtitan")["torchtitan.sh"]
+    for other in ({"kv_heads": 32}, {"ffn": 11008}, {"experts": 8, "experts_per_token": 2}):
+        with pytest.raises(Incompatible, match="under a name that datahall knows"):
+            exported(as_model(made, replace(made.case.model, **other)), "torchtitan")
 
 
 def test_no_more_nodes_are_asked_for_than_the_site_has(make_proposal: Make) -> None:

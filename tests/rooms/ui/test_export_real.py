@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from datahall.case.named_model import shape_of
 from datahall.case.named_site import site_from_text
 from datahall.compute.plan import ComputePlan
 from datahall.decisions.proposal import Proposal
@@ -96,10 +97,12 @@ print(json.dumps({**degrees, "recompute": type(read.activation_checkpoint).__qua
 
 
 @pytest.mark.system
-@pytest.mark.parametrize("model", ["dense", "mixture", "uneven", "ends", "fp8", "mxfp8", "fp4"])
+@pytest.mark.parametrize("model", ["dense", "squared", "mixture", "uneven", "ends", "fp8", "mxfp8", "fp4"])
 def test_megatron_takes_its_flags(make_proposal: Make, with_engine: Run, model: str) -> None:
     if model == "dense":
         proposal = make_proposal(PIPELINED)
+    elif model == "squared":
+        proposal = make_proposal(PIPELINED, model=shape_of("nemotron-4-15b"))
     elif model in ("fp8", "mxfp8", "fp4"):
         made = make_proposal(ComputePlan(data=8, precision=model.removeprefix("mx")))
         card = site_from_text("8xB200")[0].accelerator
@@ -132,6 +135,7 @@ from megatron.core.transformer.transformer_config import MLATransformerConfig, T
 renamed = {"untie_embeddings_and_output_weights": None, "swiglu": "gated_linear_unit", "disable_bias_linear": None,
     "group_query_attention": None, "fp8_format": "fp8", "fp4_format": "fp4",
     "num_experts": "num_moe_experts", "use_rope_scaling": "rope_scaling",
+    "squared_relu": None, "apply_layernorm_1p": "layernorm_zero_centered_gamma",
     "decoder_first_pipeline_num_layers": "num_layers_in_first_pipeline_stage",
     "decoder_last_pipeline_num_layers": "num_layers_in_last_pipeline_stage"}
 trainer = {"seq_length", "max_position_embeddings", "position_embedding_type", "micro_batch_size", "global_batch_size",
