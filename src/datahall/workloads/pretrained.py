@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +145,9 @@ def _renamed(tensors: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[str,
 
 
 def _dimensions(shape: ModelShape) -> tuple[Any, ...]:
-    return tuple(getattr(shape, name) for name in ModelShape.__dataclass_fields__ if name not in {"name", "window"})
+    """What weights have to agree in; positions and traits the checkpoint says itself."""
+    sizes = (part.name for part in fields(ModelShape) if part.compare and part.name not in {"name", "window"})
+    return tuple(getattr(shape, name) for name in sizes)
 
 
 def _tokens(folder: Path, dataset: str) -> np.ndarray:

@@ -40,6 +40,13 @@ def test_another_shape_and_missing_weights_are_refused(checkpoint):
         pretrained.build(missing)
 
 
+def test_weights_fit_a_stated_shape_whose_positions_are_not_stated(checkpoint):
+    folder, shape = checkpoint
+    assert shape.rotary_base
+    stated = replace(shape, rotary_base=0.0, traits="parallel")
+    assert pretrained.load_model(folder, stated)(TOKENS).shape == pretrained.load_model(folder, shape)(TOKENS).shape
+
+
 def test_an_adapted_model_begins_as_what_it_adapts_and_merges_back():
     from small_cases import SHAPE
 
