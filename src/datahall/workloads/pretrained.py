@@ -24,6 +24,7 @@ from datahall.case.model import ModelShape
 from datahall.case.question import Case
 from datahall.workloads.language_model import LanguageModel, language_workload
 from datahall.workloads.lora import add_adapters
+from datahall.workloads.rotary import ROTARY_BASE
 from datahall.workloads.text import cut, raw_text
 
 FULL_LEARNING_RATE = 5e-5
@@ -90,14 +91,14 @@ def load_model(folder: Path, shape: ModelShape) -> LanguageModel:
             hint="Read the model from the same folder: model: {from: hf, path: .../config.json}.",
         )
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    if config.get("rope_scaling") or config.get("hidden_act", "silu") != "silu":
+    if config.get("rope_scaling") or told.rotary_scaling or config.get("hidden_act", "silu") != "silu":
         raise Refused(
             "scaled rotary positions and activations other than SiLU are planned but not run.",
             where=str(folder / "config.json"),
             hint="Give the model's own code with application.entry: package.module:build.",
         )
     with torch.device("meta"):
-        model = LanguageModel(shape, float(config.get("rope_theta", 10_000.0)))
+        model = LanguageModel(shape, told.rotary_base or ROTARY_BASE)
     state = dict(_renamed(_tensors(folder / "model.safetensors")))
     if shape.tied_embeddings:
         state["head.weight"] = state["embedding.weight"]

@@ -1,5 +1,6 @@
 """A checkpoint of another library gives the same logits here; wrong ones are refused with the reason."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -28,6 +29,18 @@ def test_logits_are_those_of_transformers(checkpoint):
     with torch.no_grad():
         ours = pretrained.load_model(folder, shape)(TOKENS)
         assert torch.allclose(ours, theirs(TOKENS).logits, atol=1e-5)
+
+
+def test_a_configuration_as_transformers_saves_it_today_gives_the_same_rotation(checkpoint):
+    transformers = pytest.importorskip("transformers")
+    folder, shape = checkpoint
+    with torch.no_grad():
+        before = pretrained.load_model(folder, shape)(TOKENS)
+    transformers.AutoConfig.from_pretrained(folder).save_pretrained(folder)
+    assert "rope_theta" not in json.loads((folder / "config.json").read_text())  # it stands among `rope_parameters`
+    unknown = replace(shape, rotary_base=0.0)  # as of a case that states sizes alone: the same model
+    with torch.no_grad():
+        assert torch.equal(pretrained.load_model(folder, unknown)(TOKENS), before)
 
 
 def test_another_shape_and_missing_weights_are_refused(checkpoint):
