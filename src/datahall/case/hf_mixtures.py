@@ -8,7 +8,8 @@ from __future__ import annotations
 from datahall.case.hf_dense import Config, Fields, like_llama, qwen2, qwen3
 from datahall.case.model import LatentAttention
 
-_WIDTHS = ("moe_intermediate_size", "shared_expert_intermediate_size")
+_SHARED = ("shared_expert_intermediate_size", "moe_shared_expert_intermediate_size", "shared_intermediate_size")
+_WIDTHS = ("moe_intermediate_size", *_SHARED)
 _PLAIN = ("relu", "relu2", "xielu")  # activations of an MLP without a gate; others have one or may have one
 
 
@@ -23,7 +24,7 @@ def inferred(c: Config) -> Fields:
             raise KeyError(f"num_experts, because {foreign[0]} is there")
         return like_llama(c, mlp_matrices=2 if c.get("hidden_act") in _PLAIN else 3)
     _check_widths(c)
-    of_shared = c.get("shared_expert_intermediate_size") or 0
+    of_shared = next((c[key] for key in _SHARED if c.get(key)), 0)
     shared = c.get("n_shared_experts") or c.get("num_shared_experts") or int(of_shared > 0)
     width = c.get("moe_intermediate_size") or c["intermediate_size"]
     return like_llama(c) | {

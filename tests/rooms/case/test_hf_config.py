@@ -286,7 +286,9 @@ def test_dense_layers_of_unknown_mixtures_are_counted_where_they_are_listed() ->
     mixture = config("new_moe", 64, 4, 4, 4, 128, 100, num_experts=4, num_experts_per_tok=2)
     for listed in ({"mlp_layer_types": ["dense"] + ["sparse"] * 3}, {"num_dense_layers": 1}, {"mlp_only_layers": [0]}):
         assert from_config(mixture | listed).shape.dense_layers == 1
-    assert from_config(mixture | {"shared_expert_intermediate_size": 32}).shape.shared_ffn == 32
+    for width in ("shared_expert_intermediate_size", "moe_shared_expert_intermediate_size", "shared_intermediate_size"):
+        shape = from_config(mixture | {width: 32}).shape
+        assert (shape.shared_experts, shape.shared_ffn) == (1, 32)
 
 
 @pytest.mark.parametrize(

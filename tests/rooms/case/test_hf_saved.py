@@ -45,6 +45,7 @@ ALSO: dict[str, Any] = {
     **{"n_embd": 256, "n_layer": 6, "n_head": 8, "n_inner": 704, "d_model": 256, "n_layers": 6, "n_heads": 8},
     **{"num_experts": 8, "num_local_experts": 8, "n_routed_experts": 8, "shared_expert_intermediate_size": 96},
     **{"ffn_dim": 704, "max_position_embeddings": 128, "n_positions": 128, "n_group": 1, "topk_group": 1},
+    **{"shared_intermediate_size": 96},
 }
 
 
