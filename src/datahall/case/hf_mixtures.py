@@ -156,11 +156,11 @@ def _dense(c: Config) -> int:
     if listed:
         return sum(kind == "dense" for kind in listed)
     first = c.get("first_k_dense_replace") or c.get("num_dense_layers") or 0
-    return first or _dense_between(c)["dense_layers"]
+    return min(first, c["num_hidden_layers"]) or _dense_between(c)["dense_layers"]
 
 
 def _dense_between(c: Config) -> Fields:
     """Qwen's dense layers: those that it lists, and those between every so-manieth one."""
     layers, step = c["num_hidden_layers"], c.get("decoder_sparse_step") or 1
-    listed = sum((layer + 1) % step == 0 for layer in set(c.get("mlp_only_layers") or ()))
+    listed = sum((layer + 1) % step == 0 for layer in set(c.get("mlp_only_layers") or ()) if layer < layers)
     return {"dense_layers": layers - layers // step + listed, "dense_ffn": c.get("intermediate_size", 0)}

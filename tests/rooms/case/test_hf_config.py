@@ -291,6 +291,12 @@ def test_dense_layers_of_unknown_mixtures_are_counted_where_they_are_listed() ->
         assert (shape.shared_experts, shape.shared_ffn) == (1, 32)
 
 
+def test_a_mixture_of_fewer_layers_than_its_dense_ones_has_no_more_dense_ones() -> None:
+    for stated in (MLA | V3 | {"first_k_dense_replace": 3}, QWEN2_MOE | {"mlp_only_layers": [0, 1, 2]}):
+        kind = "deepseek_v3" if "kv_lora_rank" in stated else "qwen2_moe"
+        assert from_config(config(kind, 64, 2, 4, 4, 128, 100, **stated)).shape.dense_layers == 2
+
+
 @pytest.mark.parametrize(
     ("found", "published"),
     [
