@@ -66,6 +66,7 @@ class Priced:
     plans: int
     least_bytes: float
     prices: Prices
+    copied: NDArray[np.bool_]  # of what was priced: whether hosts hold the copies of a save beside training
     first: int  # cell of the grid
 
     def of(self, mask: Any) -> NDArray[np.bool_]:
@@ -152,9 +153,10 @@ def _priced_grid(case: Case, grid: Grid, first: int, inputs: StepInputs, saves: 
     needed = held[exists]
     least = float(needed.min(initial=np.inf))
     numbers, chosen = _trimmed(numbers, chosen)
-    runs = _run(case, numbers, inputs, saves) if len(cells) else (np.ones(1),) * 4
-    columns = [np.broadcast_to(column, chosen.shape)[chosen] for column in (numbers.devices, *runs)]
-    return Priced(grid, len(fits), least, Prices(cells, families, columns[0], needed[fits], *columns[1:]), first)
+    copied, *runs = (saves.beside(numbers), *_run(case, numbers, inputs, saves)) if len(cells) else (np.ones(1),) * 5
+    devices, copied, *runs = (np.broadcast_to(each, chosen.shape)[chosen] for each in (numbers.devices, copied, *runs))
+    prices = Prices(cells, families, devices, needed[fits], *runs)
+    return Priced(grid, len(fits), least, prices, copied.astype(bool), first)
 
 
 def _trimmed(numbers: PlanNumbers, chosen: NDArray[np.bool_]) -> tuple[PlanNumbers, NDArray[np.bool_]]:

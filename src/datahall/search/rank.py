@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,7 @@ from datahall.search.space import Space, divisors, space
 from datahall.storage.plan import StoragePlan
 from datahall.virtual.calibration import Calibration
 from datahall.virtual.checkpoints import on_one_disk
-from datahall.virtual.host_memory import holds_copies, holds_saves, weights_remark
+from datahall.virtual.host_memory import holds_saves, weights_remark
 from datahall.virtual.training import RESTART_S
 from datahall.virtual.transferred import default_calibration
 
@@ -239,9 +239,9 @@ def _met(case: Case, part: Priced, reasons: Counter[str]) -> NDArray[np.bool_]:
     memory = human(case.site.accelerator.memory_bytes, "bytes")
     reasons[f"needs more than the {memory} of one {case.site.accelerator.name}"] += part.plans - len(prices)
     met = np.ones(len(prices), dtype=bool)
-    hosted = _hosted(case, part.grid.numbers)
+    hosted = _hosted(case, part)
     for reason, passes in (
-        *([] if hosted is True else [(_crowded(case), part.of(hosted))]),
+        *([] if hosted is True else [(_crowded(case), hosted)]),
         (_full(case), on_one_disk(case, prices.devices, _KEEP) <= case.site.disk.capacity_bytes),
         (_FAILING, _ends(case, prices)),
         (f"takes longer than {human_time(goal.deadline_s)}", prices.total_s <= goal.deadline_s),
@@ -253,10 +253,9 @@ def _met(case: Case, part: Priced, reasons: Counter[str]) -> NDArray[np.bool_]:
     return met
 
 
-def _hosted(case: Case, plans: PlanNumbers) -> Any:
-    """Whether hosts suffice, at worst with checkpoints that hold the loop; True where nobody stated what they have."""
-    copies = holds_copies(case, plans)
-    return copies if np.all(copies) else copies | holds_saves(case, plans)
+def _hosted(case: Case, part: Priced) -> NDArray[np.bool_] | Literal[True]:
+    """Whether hosts suffice for what was priced, at worst with checkpoints that hold the loop; True: for all."""
+    return True if part.copied.all() else part.copied | part.of(holds_saves(case, part.grid.numbers))
 
 
 def _ends(case: Case, prices: Prices) -> NDArray[np.bool_]:

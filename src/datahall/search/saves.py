@@ -26,16 +26,23 @@ class Saves:
     def __init__(self, case: Case) -> None:
         self._case = case
         self._known: dict[int, StoragePlan] = {}
+        self._asked: tuple[PlanNumbers | None, Any] = (None, True)  # the last plans, and whether their hosts hold copies
+
+    def beside(self, numbers: PlanNumbers) -> Any:
+        """Whether hosts hold the copies of a save beside training; a mask for arrays, True where none are stated."""
+        if self._asked[0] is not numbers:
+            self._asked = numbers, holds_copies(self._case, numbers)
+        return self._asked[1]
 
     def storage(self, numbers: PlanNumbers, step_s: float) -> StoragePlan:
         """How one plan writes: in the background, unless its hosts may not hold the copies that this takes."""
-        beside = bool(holds_copies(self._case, numbers))
+        beside = bool(self.beside(numbers))
         written = self._beside(int(numbers.devices))
         return replace(written, interval_steps=int(self.interval_steps(numbers, step_s)), asynchronous=beside)
 
     def seconds(self, numbers: PlanNumbers, hidden_s: Any) -> CheckpointSeconds:
         """What one checkpoint takes, written as `storage` has it; arrays have an element a plan."""
-        copies, found = holds_copies(self._case, numbers), CheckpointSeconds(0.0, 0.0, 0.0, 0.0)
+        copies, found = self.beside(numbers), CheckpointSeconds(0.0, 0.0, 0.0, 0.0)
         for devices in {*np.ravel(numbers.devices)}:
             written = self._beside(int(devices))
             for beside in (True, False):
