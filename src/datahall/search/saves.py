@@ -26,7 +26,7 @@ class Saves:
     def __init__(self, case: Case) -> None:
         self._case = case
         self._known: dict[int, StoragePlan] = {}
-        self._asked: tuple[PlanNumbers | None, Any] = (None, True)  # the last plans, and whether their hosts hold copies
+        self._asked: tuple[PlanNumbers | None, Any] = (None, True)  # the last plans, and their `beside`
 
     def beside(self, numbers: PlanNumbers) -> Any:
         """Whether hosts hold the copies of a save beside training; a mask for arrays, True where none are stated."""

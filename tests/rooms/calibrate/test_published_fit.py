@@ -67,6 +67,12 @@ def test_a_figure_that_differs_is_named():
     apart = differing(shipped, other)
     assert list(apart) == ["constants.kernel_s", "interval_factors.unseen", "validity"]
     assert apart["constants.kernel_s"] == (constant, 1.002 * constant)
+    assert list(differing({"a": 0.0830, "b": 0.0830}, {"a": 0.0834, "b": 0.0831})) == ["a"]
+    told = {"n_scored": 8, "interval_coverage_share": 0.875}
+    assert not differing(told, told | {"interval_coverage_share": 1.0})
+    for other in ({"interval_coverage_share": 0.75}, {"interval_coverage_share": None}):
+        assert bool(differing(told, told | other)) == (other["interval_coverage_share"] is None)
+    assert differing(told, told | {"interval_coverage_share": 0.5}) and differing(told, {"n_scored": 8})
 
 
 def test_slopes_are_those_of_one_constant_after_another():
