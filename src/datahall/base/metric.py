@@ -75,4 +75,5 @@ def chance_below(metric: Metric, bound: float) -> float:
 def overlaps(metrics: Sequence[Metric]) -> list[bool]:
     """Of metrics in an order, whether the interval of each overlaps that of the one before; the first has none."""
     pairs = itertools.pairwise(metrics)
-    return [False, *(one.low <= other.high and other.low <= one.high for one, other in pairs)][: len(metrics)]
+    told = (bool(one.low <= other.high and other.low <= one.high) for one, other in pairs)  # JSON has no NumPy bool
+    return [False, *told][: len(metrics)]

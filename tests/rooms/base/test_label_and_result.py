@@ -1,5 +1,9 @@
 """Labels order origins; results survive JSON."""
 
+import json
+
+import numpy as np
+
 from datahall.base.event import Event, read_events
 from datahall.base.label import Label, weakest
 from datahall.base.metric import Metric, exactly, overlaps
@@ -46,3 +50,9 @@ def test_neighbours_whose_intervals_overlap_are_told():
     assert overlaps(metrics) == [False, True, False, True]
     assert overlaps(metrics[:1]) == [False]
     assert overlaps([]) == []
+
+
+def test_neighbours_with_ends_of_arrays_are_told_in_plain_values():
+    ends = np.array([1.0, 2.0])
+    metrics = [Metric("step_time", "seconds", low, low, low + 2, Label.MEASURED) for low in ends]
+    assert json.dumps(overlaps(metrics)) == "[false, true]"

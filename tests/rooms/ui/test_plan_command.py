@@ -234,6 +234,15 @@ def test_other_questions_answer_in_words_and_in_json(question: str, more: tuple[
         assert (label in json.dumps(answer)) == (label in text), label
 
 
+@pytest.mark.parametrize("goal", ["time", "cost", "energy"])
+@pytest.mark.parametrize("question", ["site", "hardware", "link", "exchange", "checkpoint", "scaling"])
+def test_every_question_answers_in_json_under_every_goal(question: str, goal: str) -> None:
+    asked = ("plan", "--model", "gpt2", "--site", "2x8xA40", "--set", "application.tokens=1e9", "--ask", question)
+    answer = json.loads(datahall(*asked, "--set", f"goal.minimise={goal}", "--json").stdout)
+    assert answer["question"] == question
+    assert bare_figures(answer) == []
+
+
 def bare_figures(answer: Any, path: str = "") -> list[str]:
     """Paths of times, costs and energies that a forecast made and that have no interval and label beside them."""
     if isinstance(answer, list):
