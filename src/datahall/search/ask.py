@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from datahall.base.errors import Incompatible, NoPlan, UsageError
+from datahall.base.errors import NoPlan, UsageError
 from datahall.base.formula import formula
 from datahall.base.label import Label
 from datahall.base.metric import Metric, chance_below, percentile_90
@@ -154,10 +154,14 @@ def chances(case: Case, offer: Offer) -> dict[str, float]:
 
 
 def offer_on(case: Case, site: Site, calibration: Calibration, *, only_best: bool = True) -> Offer | None:
-    """What a site gives within the deadline and the budget; None where no plan there does."""
+    """What a site gives within the deadline and the budget; None where no plan there does.
+
+    Raises Incompatible where its accelerator lacks the precision, or a price or power that the goal asks for: no number
+    of nodes changes that.
+    """
     try:
         ranking = search(replace(case, site=site), calibration, only_best=only_best)
-    except (NoPlan, Incompatible):
+    except NoPlan:
         return None
     return _offered(site, ranking, 0)
 

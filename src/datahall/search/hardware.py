@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-from datahall.base.errors import DatahallError, NoPlan
+from datahall.base.errors import DatahallError, Incompatible, NoPlan
 from datahall.case.named_site import site_from_text
 from datahall.case.question import Case
 from datahall.case.quick import check_precision
@@ -71,11 +71,19 @@ def at_the_most(case: Case, offer: Offer) -> bool:
 def _best_size(case: Case, sizes: Sequence[Site], calibration_of: Callable[[Case], Calibration]) -> Offer | None:
     best: Offer | None = None
     for site in sizes:
-        found = offer_on(case, site, calibration_of(replace(case, site=site)))
+        found = _offer(case, site, calibration_of(replace(case, site=site)))
         if best is not None and (found is None or found.goal_value(case) >= best.goal_value(case)):
             break
         best = found
     return best
+
+
+def _offer(case: Case, site: Site, calibration: Calibration) -> Offer | None:
+    """What a site gives; None as well where its accelerator has no figure that the goal asks for: it is one of many."""
+    try:
+        return offer_on(case, site, calibration)
+    except Incompatible:
+        return None
 
 
 def _bounded(case: Case) -> bool:

@@ -72,7 +72,8 @@ def test_a_figure_that_differs_is_named():
     assert not differing(told, told | {"interval_coverage_share": 1.0})
     for other in ({"interval_coverage_share": 0.75}, {"interval_coverage_share": None}):
         assert bool(differing(told, told | other)) == (other["interval_coverage_share"] is None)
-    assert differing(told, told | {"interval_coverage_share": 0.5}) and differing(told, {"n_scored": 8})
+    assert differing(told, told | {"interval_coverage_share": 0.5})
+    assert differing(told, {"n_scored": 8})
 
 
 def test_slopes_are_those_of_one_constant_after_another():

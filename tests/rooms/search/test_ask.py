@@ -182,6 +182,13 @@ def test_a_budget_that_no_number_of_nodes_keeps_is_named_as_what_stands_in_the_w
     assert "--ask hardware" in refused.value.hint
 
 
+def test_a_goal_that_asks_for_a_price_nobody_stated_is_no_want_of_nodes() -> None:
+    case = from_model_and_site("llama-3.1-8b", "8xGH200-144GB", tokens=1e9)
+    for goal in (Goal(minimise="cost"), Goal(budget_usd=1e6), Goal(budget_usd=1e6, deadline_s=DAY_S)):
+        with pytest.raises(Incompatible, match="nobody stated a price for GH200-144GB"):
+            smallest_site(replace(case, goal=goal), Uncalibrated())
+
+
 def test_a_larger_site_is_named_where_memory_fits_by_the_forecast_alone() -> None:
     case = from_model_and_site("llama-3.1-70b", "8xA40", tokens=1e9)
     calibration = default_calibration(case)
