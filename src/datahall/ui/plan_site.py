@@ -29,7 +29,7 @@ def site_answer(case: Case, calibration: Calibration) -> tuple[dict[str, Any], G
     text.append(f"{resting([offer.forecast()])} ", style="dim")
     text.append("Forecasts are compared with deadline and memory, not the ends of their intervals.", style="dim")
     if kept:
-        text.append(f"\nChance to keep {', '.join(f'the {key} {percent(share)}' for key, share in kept.items())}.")
+        text.append(f"\nChance to keep {_listed(kept)}.")
     if bounded:
         text.append(f" {_likely(case, offer, likely)}", style="yellow")
     if offer.ranking.narrow(0):
@@ -63,8 +63,21 @@ def _likely(case: Case, offer: Offer, likely: Offer | None) -> str:
         within = " within the other bounds" if case.goal.spends else ""
         return f"No number of nodes that was tried ends before the deadline at the 90th percentile too{within}."
     late = human_time(percentile_90(likely.forecast().metrics["total_time"]))
-    nodes = "They do" if likely is offer else f"{likely.site.nodes} nodes do"
-    return f"{nodes} at the 90th percentile too, in {late}."
+    nodes = "They" if likely is offer else f"{likely.site.nodes} nodes"
+    others = {key: share for key, share in chances(case, likely).items() if key != "deadline"}
+    beside = f"; with them {_listed(others)}" if others and likely is not offer else ""
+    return f"{nodes} keep the deadline at the 90th percentile too, in {late}{beside}."
+
+
+def _listed(kept: dict[str, float]) -> str:
+    """Chances by bound; none is a certainty, so that none is rounded to one."""
+    return ", ".join(f"the {key} {_chance(share)}" for key, share in kept.items())
+
+
+def _chance(share: float) -> str:
+    if share >= 0.995:
+        return "over 99 %"
+    return percent(share) if share >= 0.01 else "under 1 %"
 
 
 def _surely(case: Case, calibration: Calibration, offer: Offer) -> str:

@@ -280,10 +280,21 @@ def test_a_site_for_a_deadline_says_with_what_chance_and_which_one_keeps_it_near
     assert 0.0 < answer["chances"]["deadline"] < 0.9
     assert f"the deadline {100 * answer['chances']['deadline']:.0f} %" in text
     assert answer["at_90th_percentile"]["nodes"] > answer["offer"]["nodes"]
-    assert f"{answer['at_90th_percentile']['nodes']} nodes do at the 90th percentile too, in " in text
+    assert f"{answer['at_90th_percentile']['nodes']} nodes keep the deadline at the 90th percentile too, in " in text
     site = ("plan", "--model", "llama-3.1-8b", "--site", answer["offer"]["site"], "--set", "application.tokens=15e9")
     forecast = json.loads(datahall(*site, "--json").stdout)["forecast"]["metrics"]
     assert [metric for metric in forecast if metric["name"] == "total_time"] == [answer["offer"]["metrics"][0]]
+
+
+def test_of_several_bounds_it_says_which_one_the_90th_percentile_keeps_and_no_chance_is_certain() -> None:
+    asked = ("plan", *SITE, "--set", "application.tokens=1e9", "--set", "goal.deadline=20 days", "--ask", "site")
+    asked += ("--set", "goal.budget=1e6 USD")
+    text = " ".join(datahall(*asked).stdout.split())
+    assert "Chance to keep the deadline over 99 %, the budget over 99 %. They keep the deadline at the 90th" in text
+    hurried = ("plan", *SITE, "--set", "application.tokens=15e9", "--set", "goal.deadline=9 days", "--ask", "site")
+    text = " ".join(datahall(*hurried, "--set", "goal.budget=1e6 USD").stdout.split())
+    kept = r"nodes keep the deadline at the 90th percentile too, in [^;]*; with them the budget over 99 %\."
+    assert re.search(kept, text)
 
 
 def test_every_trade_off_has_its_intervals() -> None:
