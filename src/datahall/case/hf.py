@@ -71,6 +71,7 @@ def from_config(config: Mapping[str, Any], *, where: str = "config.json", name: 
             hint="Compare it with the model's original config.json.",
         ) from error
     _check_sane(shape, where)
+    hf_mixtures.check_experts(inner, shape, where)
     guessed = f'architecture "{kind or "unnamed"}" is not known; its shape was read from the usual fields'
     notes = [] if reader else [guessed]
     notes += [f"what its {other} describes is not counted, only its text model" for other in _beside_text(config)]

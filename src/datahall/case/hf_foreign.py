@@ -21,7 +21,7 @@ _FIELDS = (
     "blank_token_id",
     # state-space, recurrent, convolutional and linear layers
     "ssm_cfg", "mamba_num_heads", "mamba_d_state", "state_size", "hybrid_override_pattern", "linear_num_value_heads",
-    "lru_width", "conv_L_cache",
+    "lru_width", "conv_L_cache", "linear_attn_config",
     # attention that chooses its keys
     "index_topk", "index_n_heads", "index_head_dim",
     # layers that differ in more than their window, several residual streams, embeddings in every layer
@@ -81,7 +81,10 @@ def _layers(config: Mapping[str, Any]) -> list[str]:
     kinds = {str(entry) for entry in (cast(list[Any], stated) if isinstance(stated, list) else [stated])}
     mixed: Any = config.get("attn_type_list")
     linear = isinstance(mixed, list) and 0 in mixed  # MiniMax: 0 is a layer of linear attention
-    return sorted(kinds - _ATTENTION) + (["attn_type_list"] if linear else [])
+    group: Any = config.get("layer_group_size")  # Ring-linear: only the last layer of a group attends
+    grouped = isinstance(group, int) and group > 1
+    found = (("attn_type_list", linear), ("layer_group_size", grouped))
+    return sorted(kinds - _ATTENTION) + [key for key, has in found if has]
 
 
 def _encoder(config: Mapping[str, Any], kind: str) -> list[str]:

@@ -5,11 +5,15 @@ As in `hf_dense`: a reader gives the fields of a `ModelShape` and raises KeyErro
 
 from __future__ import annotations
 
+import re
+
+from datahall.base.errors import CaseError
 from datahall.case.hf_dense import Config, Fields, like_llama, qwen2, qwen3
-from datahall.case.model import LatentAttention
+from datahall.case.model import LatentAttention, ModelShape
 
 _SHARED = ("shared_expert_intermediate_size", "moe_shared_expert_intermediate_size", "shared_intermediate_size")
 _WIDTHS = ("moe_intermediate_size", *_SHARED)
+_ROUTED = re.compile(r"(moe_)?(num|n)_(local_|routed_)?experts")
 _PLAIN = ("relu", "relu2", "xielu")  # activations of an MLP without a gate; others have one or may have one
 
 
@@ -36,6 +40,23 @@ def inferred(c: Config) -> Fields:
         "dense_layers": _dense(c),
         "dense_ffn": c["intermediate_size"],
     }
+
+
+def check_experts(c: Config, shape: ModelShape, where: str) -> None:
+    """CaseError for a config that states experts and was read as having none, or whose tokens pass through too many."""
+    found = [(key, n) for key, n in c.items() if _ROUTED.fullmatch(key) and isinstance(n, int) and n > 1]
+    if found and not shape.experts:
+        raise CaseError(
+            f"{found[0][0]} is {found[0][1]}, but its other fields were read as those of a model with no experts.",
+            where=where,
+            hint="State its shape inline in the case; if it has no experts, remove that field.",
+        )
+    if shape.experts and not 0 < shape.experts_per_token <= shape.experts:
+        raise CaseError(
+            f"a token cannot pass through {shape.experts_per_token} of {shape.experts} experts.",
+            where=where,
+            hint="num_experts_per_tok must be from 1 to the number of experts.",
+        )
 
 
 def qwen2_moe(c: Config) -> Fields:

@@ -253,6 +253,8 @@ def test_files(tmp_path: Path) -> None:
         config("roformer", 768, 12, 12, 12, 3072, 50000, type_vocab_size=2),
         config("new_encoder_of_sound", 768, 12, 12, 12, 3072, 32, layer_norm_eps=1e-5),
         config("gpt2_like", 64, 4, 4, 4, 128, 100, add_cross_attention=True),
+        config("kimi_linear", 2304, 27, 32, 32, 9216, 163840, **MLA, linear_attn_config={"kda_layers": [1, 2, 3]}),
+        config("bailing_moe_linear", 2048, 20, 16, 4, 5120, 157184, layer_group_size=5),
     ],
 )
 def test_what_is_no_decoder_of_attention_layers_is_refused_and_not_read_as_one(found: dict[str, Any]) -> None:
@@ -280,6 +282,29 @@ def test_what_no_shape_here_says_is_refused_with_the_reason(found: dict[str, Any
     with pytest.raises(CaseError, match=why):
         from_config(found)
     assert from_config(OPT | {"word_embed_proj_dim": 1024}).shape.tied_embeddings
+
+
+@pytest.mark.parametrize("key", ["num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"])
+def test_a_model_that_states_experts_is_never_read_as_having_none(key: str) -> None:
+    kind, dense = ("deepseek_v3", MLA) if key in ("num_experts", "num_local_experts") else ("llama", {})
+    plain = config(kind, 2304, 27, 32, 32, 9216, 163840, **dense)
+    with pytest.raises(CaseError, match=f"{key} is 256, but .* no experts"):
+        from_config(plain | {key: 256, "num_experts_per_token": 8})
+    assert from_config(plain | {key: 1}).shape == from_config(plain | {key: 0}).shape == from_config(plain).shape
+
+
+@pytest.mark.parametrize("kind", ["mixtral", "qwen3_moe", "new_moe"])
+@pytest.mark.parametrize("chosen", [0, 9])
+def test_a_token_passes_through_one_expert_or_more_and_no_more_than_there_are(kind: str, chosen: int) -> None:
+    mixture = config(kind, 64, 4, 4, 4, 128, 100, num_experts=8, moe_intermediate_size=32)
+    with pytest.raises(CaseError, match=f"cannot pass through {chosen} of 8 experts"):
+        from_config(mixture | {"num_experts_per_tok": chosen})
+    assert from_config(mixture | {"num_experts_per_tok": 8}).shape.experts_per_token == 8
+
+
+def test_layers_in_groups_of_one_all_attend() -> None:
+    """Every so-manieth layer attends, and the others are linear."""
+    assert from_config(config("new", 64, 4, 4, 4, 128, 100, layer_group_size=1)).shape.layers == 4
 
 
 def test_dense_layers_of_unknown_mixtures_are_counted_where_they_are_listed() -> None:
