@@ -86,26 +86,25 @@ def _step_json(step: Metric, before: str = "") -> dict[str, Any]:
 
 def _checkpoint(case: Case, calibration: Calibration) -> Answer:
     found = checkpoint_interval(search(case, calibration, only_best=True))
-    by = "Daly" if found.daly_s > found.write_s else "one begins when the one before has ended"
+    by = "by Daly" if found.daly_s > found.write_s else "one begins when the one before has ended"
     text = Text()
-    written, held, slowed, interval = found.metrics
+    written, held, slowed, interval, between_failures = found.metrics
     text.append(f"Every {human_time(found.daly_s)} ({found.daly_steps:,} steps)", style="bold")
-    text.append(f" ({human_interval(interval.low, interval.high, 'seconds')})")
+    ends = human_interval(interval.low, interval.high, "seconds")
+    text.append(f" ({ends}; {by}; Young says {human_time(found.young_s)})")
     beside = f"holds for {between(held)} and slows by {between(slowed)}"
     how = f"beside training, which it {beside}" if found.beside else "while training waits (hosts may not hold copies)"
     text.append(
-        f": a checkpoint takes {between(written)} to write, {how};"
-        f" some device fails every {human_time(found.between_failures_s)}"
-        f" ({by}; Young says {human_time(found.young_s)}).\n"
-        f"{found.codec_why}\n"
+        f": a checkpoint takes {between(written)} to write, {how}; some device fails every"
+        f" {_failing(between_failures)}.\n{found.codec_why}\n"
     )
     text.append(
         f"Intervals are of 90 %; writing rests on {written.label} figures, how often on {interval.label} ones.\n"
     )
     table = plain_table("Every", "time lost", "90 % interval")
-    for (every, share), lost in zip(found.lost_shares, found.lost, strict=True):
-        ends = f"{100 * lost.low:.2f} to {100 * lost.high:.2f} %"
-        table.add_row(human_time(every), f"{100 * share:.2f} %", ends, style="bold" if every == found.daly_s else "")
+    for every, lost in zip((every for every, _ in found.lost_shares), found.lost, strict=True):
+        ends = f"{_lost_share(lost.low)} to {_lost_share(lost.high)}"
+        table.add_row(human_time(every), _lost_share(lost.value), ends, style="bold" if every == found.daly_s else "")
     said = {
         "interval_s": found.daly_s,
         "interval_steps": found.daly_steps,
@@ -130,6 +129,19 @@ def _checkpoint(case: Case, calibration: Calibration) -> Answer:
         ],
     }
     return said, Group(text, table)
+
+
+def _failing(between_failures: Metric) -> str:
+    """Every how long some device fails, and that nobody knows it better, where nobody stated it."""
+    if between_failures.low == between_failures.high:
+        return human_time(between_failures.value)
+    return f"{between(between_failures)}: nobody stated how often, so half to double is assumed"
+
+
+def _lost_share(share: float) -> str:
+    """A share in percent in two digits, however small: "0.0042 %"."""
+    least = 1e-6
+    return f"{100 * share:.2g} %" if share >= least else f"under {100 * least:.4f} %"
 
 
 def _exchange(case: Case, calibration: Calibration) -> Answer:

@@ -114,7 +114,7 @@ def test_the_step_of_each_link_has_the_interval_of_the_plan_on_it() -> None:
 def test_a_checkpoint_has_the_intervals_of_the_plan_that_writes_it() -> None:
     case = from_model_and_site("llama-3.1-70b", "8xdgx-a100", tokens=1e12)
     found, known = checkpoint_interval(search(case)), planned(case).metrics
-    written, held, slowed, interval = found.metrics
+    written, held, slowed, interval, _ = found.metrics
     names = ("checkpoint_write", "checkpoint", "checkpoint_slowing")
     for metric, name in zip((written, held, slowed), names, strict=True):
         assert ends(metric) == ends(known[name])
@@ -123,6 +123,23 @@ def test_a_checkpoint_has_the_intervals_of_the_plan_that_writes_it() -> None:
     assert interval.label is Label.ASSUMED  # as how often devices fail is
     for (_, share), lost in zip(found.lost_shares, found.lost, strict=True):
         assert lost.low < share == lost.value < lost.high
+
+
+def test_how_often_devices_fail_is_half_to_double_where_nobody_stated_it() -> None:
+    case = from_model_and_site("gpt2", "8xA40", tokens=1e9)
+    site = replace(case.site, provenance={**case.site.provenance, "failures_per_device_s": Label.CATALOGUE})
+    assumed, stated = (checkpoint_interval(search(one)) for one in (case, replace(case, site=site)))
+    between = assumed.metrics[-1]
+    assert (between.name, between.label) == ("between_failures", Label.ASSUMED)
+    assert (between.low, between.high) == (between.value / 2, 2 * between.value)
+    assert stated.metrics[-1].low == stated.metrics[-1].high == between.value
+    rare, known = assumed.lost[-1], stated.lost[-1]  # so rarely that writing hardly matters
+    assert rare.value == known.value
+    assert rare.high / rare.value == pytest.approx(2.0, rel=0.05)
+    assert rare.value / rare.low == pytest.approx(2.0, rel=0.05)
+    assert known.high / known.value < 1.05
+    one, other = assumed.metrics[3], stated.metrics[3]
+    assert one.low < other.low < one.value == other.value < other.high < one.high
 
 
 def test_sizes_and_exchanges_have_intervals_too() -> None:

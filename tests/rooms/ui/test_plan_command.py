@@ -297,6 +297,16 @@ def test_of_several_bounds_it_says_which_one_the_90th_percentile_keeps_and_no_ch
     assert re.search(kept, text)
 
 
+def test_however_little_checkpoints_lose_it_is_a_figure_and_a_stated_failure_rate_is_exact() -> None:
+    asked = ("plan", "--model", "gpt2", "--site", "1xA40", "--ask", "checkpoint")
+    text = " ".join(datahall(*asked).stdout.split())
+    assert " 0.00 %" not in text
+    assert "nobody stated how often, so half to double is assumed." in text
+    assert "by Daly; Young says" in text
+    stated = " ".join(datahall(*asked, "--set", "site.mtbf_per_device=5 years").stdout.split())
+    assert re.search(r"some device fails every [\d,.]+ days\. ", stated)
+
+
 def test_every_trade_off_has_its_intervals() -> None:
     answer = json.loads(datahall("plan", *SITE, "--json").stdout)
     assert len(answer["front"]) > 1
