@@ -20,8 +20,9 @@ from datahall.network.choose import SHIPPED
 from datahall.search.rank import Ranking, search
 from datahall.virtual.calibration import Calibration
 from datahall.virtual.gradient_plan import exchange_s, exchanged
-from datahall.virtual.step_time import step_time
+from datahall.virtual.step_time import StepInputs, StepSeconds, step_time
 from datahall.virtual.training import forecast
+from datahall.virtual.unstated import unsure_of_network
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,34 +45,39 @@ def exchanges(case: Case, calibration: Calibration | None = None) -> list[Exchan
     """
     ranking = search(case, calibration)
     plan = _data_parallel(ranking)
-    inputs, numbers = ranking.calibration.inputs(case, plan.compute), PlanNumbers.of(plan.compute)
-    made: list[ExchangeOffer] = []
-    for name, (network, factor, _) in SHIPPED.items():
-        one = replace(plan, network=network)
-        found = exchanged(case, one)
-        seconds = step_time(replace(inputs, gradient_s=exchange_s(case, one, found, inputs.links)), numbers)
-        step, sent, handed = float(seconds.total), float(seconds.transfer), sum(call.bytes for call in found.calls)
-        known = forecast(case, one, ranking.calibration).metrics
-        metrics = (
-            _like(known["step_time"], step, "step_time"),
-            _like(known["transfer"], sent, "transfer"),
-            _equal_loss(_like(known["step_time"], factor * step, "equal_loss_time")),
-        )
-        made.append(ExchangeOffer(name, one, step, sent, handed / found.every, factor * step, metrics))
-    return sorted(made, key=lambda offer: offer.equal_loss_s)
+    inputs = ranking.calibration.inputs(case, plan.compute)
+    offers = [_offer(case, replace(plan, network=one), name, ranking, inputs) for name, (one, _, _) in SHIPPED.items()]
+    return sorted(offers, key=lambda offer: offer.equal_loss_s)
 
 
-def _like(metric: Metric, value: float, name: str) -> Metric:
-    """A value that is as sure as a metric of the same plan."""
-    if metric.value <= 0:
-        return replace(metric, name=name, value=value, low=0.0, high=value)
-    low, high = (value * end / metric.value for end in (metric.low, metric.high))
-    return replace(metric, name=name, value=value, low=low, high=high)
+def _offer(case: Case, plan: Plan, name: str, ranking: Ranking, inputs: StepInputs) -> ExchangeOffer:
+    """What `plan` takes with its exchange, whose seconds are worked out for the links that are asked about."""
+    found, numbers, factor = exchanged(case, plan), PlanNumbers.of(plan.compute), SHIPPED[name][1]
+
+    def timed(other: StepInputs) -> StepSeconds:
+        return step_time(replace(other, gradient_s=exchange_s(case, plan, found, other.links)), numbers)
+
+    seconds = timed(inputs)
+    step, sent, handed = float(seconds.total), float(seconds.transfer), sum(call.bytes for call in found.calls)
+    known = forecast(case, plan, ranking.calibration).metrics
+    sure = unsure_of_network(case, ranking.calibration, inputs, timed, seconds)
+    metrics = (
+        _spread("step_time", step, sure.spread("step_time"), known["step_time"].label),
+        _spread("transfer", sent, sure.spread("transfer"), known["transfer"].label),
+        # Steps to the same loss are a small model's, of whose own spread nothing is known.
+        _spread(
+            "equal_loss_time",
+            factor * step,
+            sure.spread("step_time"),
+            weakest([known["step_time"].label, Label.TRANSFERRED]),
+        ),
+    )
+    return ExchangeOffer(name, plan, step, sent, handed / found.every, factor * step, metrics)
 
 
-def _equal_loss(metric: Metric) -> Metric:
-    """Steps to the same loss are a small model's, of whose own spread nothing is known."""
-    return replace(metric, label=weakest([metric.label, Label.TRANSFERRED]))
+def _spread(name: str, value_s: float, ends: tuple[float, float], label: Label) -> Metric:
+    low, high = ends
+    return Metric(name, "seconds", value_s, value_s * low, value_s * high, label)
 
 
 def _data_parallel(ranking: Ranking) -> Plan:

@@ -86,9 +86,10 @@ def forecast(
     if own is None:
         check_possible(plan.compute, case.model, case.application.sequence, case.application.global_batch)
     calibration = calibration or default_calibration(case)
-    inputs = with_exchange(case, plan, calibration.inputs(case, plan.compute), own)
+    bare, numbers = calibration.inputs(case, plan.compute), PlanNumbers.of(plan.compute)
+    inputs = with_exchange(case, plan, bare, own)
     _check_devices(case, plan, inputs)
-    seconds = step_time(inputs, PlanNumbers.of(plan.compute))
+    seconds = step_time(inputs, numbers)
     written = _written(case, plan, seconds, inputs, own)
     read = None if case.application.data is None else read_beside(case, plan, seconds, costs)
     mean, seconds = (seconds, seconds) if read is None else _beside_reading(seconds, read.waited())
@@ -97,7 +98,9 @@ def forecast(
     if own is None:
         values |= _mfu(case, plan, inputs, float(seconds.total))
     label = _label(case, calibration)
-    spread = unsure_of_network(case, plan.compute, calibration, inputs, seconds)
+    spread = unsure_of_network(
+        case, calibration, bare, lambda other: step_time(with_exchange(case, plan, other, own), numbers), seconds
+    )
     metrics = _metrics(case, values, spread, label)
     metrics["goodput"] = _goodput(run, spread, label)
     metrics |= _busiest(plan, float(inputs.habits.expert_wait), label)

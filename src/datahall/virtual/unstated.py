@@ -7,15 +7,14 @@ is `calibrate`'s.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from datahall.base.label import Label
 from datahall.case.question import Case
-from datahall.compute.numbers import PlanNumbers
 from datahall.compute.plan import ComputePlan
 from datahall.virtual.calibration import WHOLE, Calibration
-from datahall.virtual.step_time import StepInputs, StepSeconds, step_time
+from datahall.virtual.step_time import StepInputs, StepSeconds
 
 # Of the shipped runs on several nodes of GPUs that state their network, four groups have the usual one, vtrain-multi
 # half of it, MaxText on H100 and BLOOM a quarter; none has more.
@@ -61,12 +60,19 @@ def network_unstated(case: Case, calibration: Calibration) -> bool:
 
 
 def unsure_of_network(
-    case: Case, plan: ComputePlan, calibration: Calibration, inputs: StepInputs, seconds: StepSeconds
+    case: Case,
+    calibration: Calibration,
+    inputs: StepInputs,
+    timed: Callable[[StepInputs], StepSeconds],
+    seconds: StepSeconds,
 ) -> Calibration:
-    """`calibration`, wider by what a quarter of the usual network would do to this plan where nobody stated one."""
+    """`calibration`, wider by what a quarter of the usual network would do to a step where nobody stated one.
+
+    `timed` says what the step takes with `inputs` that no plan's exchange has changed yet: it is `seconds` with these.
+    """
     if not network_unstated(case, calibration):
         return calibration
-    poor = step_time(on_poor_network(inputs), PlanNumbers.of(plan))
+    poor = timed(on_poor_network(inputs))
     longer: dict[str, float] = dict.fromkeys(WHOLE, math.log(float(poor.total) / float(seconds.total)))
     if float(seconds.transfer) > 0:
         longer["transfer"] = math.log(float(poor.transfer) / float(seconds.transfer))
