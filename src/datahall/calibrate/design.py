@@ -97,14 +97,15 @@ def design(runs: Sequence[PublishedRun]) -> Design:
     trainable: list[float] = []
     for index, run in enumerate(runs):
         one = cached.setdefault(hash(run.shape), ShapeCounts.of(run.shape))
-        setting = setting_of(accelerator_of(run.accelerator), run.variants[0].plan.precision, run.traits, run.links)
+        card, precision = accelerator_of(run.accelerator), run.variants[0].plan.precision
+        stacks = {variant.traits: setting_of(card, precision, variant.traits, run.links) for variant in run.variants}
         beside = run.adapters.numbers(run.shape) if run.adapters else AdapterNumbers()
         share = trained_parameters(run.shape, run.adapters) / run.shape.parameters()
         for variant in run.variants:
             adapters.append(beside)
             trainable.append(share)
             counts.append(one)
-            settings.append(setting)
+            settings.append(stacks[variant.traits])
             plans.append(variant.plan)
             owner.append(index)
             weight.append(variant.weight)

@@ -24,7 +24,7 @@ from datahall.catalog.accelerators import AcceleratorEntry, accelerator_describe
 from datahall.compute.adapters import Adapters
 from datahall.compute.plan import ComputePlan
 from datahall.virtual.links import LinkRates
-from datahall.virtual.traits import StackTraits, traits_of
+from datahall.virtual.traits import StackTraits, readings_of, traits_of
 
 UNITS: Mapping[str, str] = {  # of what is measured: the seconds of a step, or a rate of each device
     "step_time_s": "s",
@@ -168,9 +168,10 @@ def _run(cells: Cells, index: int) -> PublishedRun:
     sequence = whole(cells.number("seq_len"), "seq_len")
     devices = whole(cells.number("n_devices"), "n_devices")
     remark = f"{cells.text('note')} {cells.text('group')} {cells.text('dtype')}"
-    traits = traits_of(cells.text("framework"), card.kind, remark, card.architecture)
+    likely = readings_of(cells.text("framework"), card.kind, remark, card.architecture)
+    traits = likely[0][0]
     figures = link_figures(card, cells.text("interconnect"), devices, int(cells.number("devices_per_node") or 0))
-    variants = variants_of(cells, shape, devices, precision, traits, figures)
+    variants = variants_of(cells, shape, devices, precision, likely, figures)
     batch = variants[0].plan.global_batch
     _check_batch(cells.number("global_batch"), batch, variants[0].plan)
     seconds, metric = _measured(cells, shape, sequence, batch, devices)

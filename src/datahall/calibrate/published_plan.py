@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,21 +26,37 @@ _MEANT_SHARDED = (  # what says so of itself; other words ("ddp", "data parallel
     r"\bzero(?!.?bubble)|sdp\d?\b|\bmics\b|\bshard(?:ed|ing)?\W+(?:dp|data|opt|grad|param|weight|state)"
     r"|(?:optim\w*|grad\w*|param\w*|weights?|states?)\W+(?:are )?shard"
 )
+Stack = tuple[StackTraits, float]
 _MOST_TOKENS = 1e9  # of one step: several times the largest batch that anybody trains with
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One reading of a row: a plan with its recomputation, as likely as `weight`."""
+    """One reading of a row: a plan with its recomputation under a stack of these traits, as likely as `weight`."""
 
     plan: ComputePlan
     weight: float
+    traits: StackTraits
 
 
 def variants_of(
+    cells: Cells, shape: ModelShape, devices: int, precision: str, stacks: Sequence[Stack], figures: LinkRates
+) -> tuple[Variant, ...]:
+    """The readings of a row's plan, under each stack that it may be of; Impossible where it states one that cannot be.
+
+    `stacks` are traits with weights.
+    """
+    return tuple(
+        replace(variant, weight=variant.weight * weight)
+        for traits, weight in stacks
+        for variant in _under(cells, shape, devices, precision, traits, figures)
+    )
+
+
+def _under(
     cells: Cells, shape: ModelShape, devices: int, precision: str, traits: StackTraits, figures: LinkRates
 ) -> tuple[Variant, ...]:
-    """The readings of a row's plan; Impossible where it states one that cannot be."""
+    """The readings under a stack of these traits."""
     degrees = _degrees(cells, shape, devices, traits)
     zero, shard_group = _sharding(cells, figures, degrees["tensor"])
     data, pipeline = degrees["data"], degrees["pipeline"]
@@ -56,6 +73,7 @@ def variants_of(
         Variant(
             replace(known, virtual_stages=chunk, micro_batch=micro, accumulation=accumulation, recompute=recompute),
             batch_weight * weight * chunk_weight,
+            traits,
         )
         for micro, accumulation, batch_weight in _batches(cells, data, pipeline, traits)
         for recompute, weight in recompute_of(cells.text("recompute"), traits, shape.experts > 0)

@@ -81,6 +81,8 @@ _KNOWN = (
     replace(_TORCH_PIPELINES, family="internevo", owner_broadcasts=1.0, short_gradients=1.0),
     replace(_TORCH, family="fms-fsdp", short_gradients=1.0),
 )
+# Where nobody says what ran: plain PyTorch as often as one of these, of which Megatron's core is under most others.
+_USUAL = (("Megatron-Core", 0.35), ("torchtitan", 0.15))
 _BY_FAMILY = {traits.family: traits for traits in _KNOWN}  # as `catalog.stack_names` has them
 
 
@@ -125,6 +127,18 @@ def traits_of(framework: str, kind: str, note: str = "", architecture: str = "")
     if found.family == "xla" and kind != "tpu":
         found = replace(found, family="xla-gpu", recent_attention=0.5)
     return found
+
+
+def readings_of(framework: str, kind: str, note: str = "", architecture: str = "") -> list[tuple[StackTraits, float]]:
+    """The stacks that a run may be of, with weights: `framework`, or on GPUs the usual ones where nobody names one.
+
+    Arguments as for `traits_of`, whose answer comes first.
+    """
+    found = traits_of(framework, kind, note, architecture)
+    if found.family != UNSTATED:
+        return [(found, 1.0)]
+    others = [(traits_of(name, kind, note, architecture), weight) for name, weight in _USUAL]
+    return [(found, 1.0 - sum(weight for _, weight in _USUAL)), *others]
 
 
 def recompute_of(text: str, traits: StackTraits, mixture: bool) -> list[tuple[str, float]]:

@@ -87,6 +87,20 @@ def test_the_interval_of_a_blank_holds_every_reading_that_is_not_unlikely() -> N
     assert found.high[0] < 1.02 * found.high[2]
 
 
+def test_a_blank_stack_is_averaged_over_the_usual_ones() -> None:
+    row = {**shipped_rows("torchtitan")[0], "group": "elsewhere", "model": "mine", "note": ""}
+    runs, _ = read_runs([{**row, "framework": name} for name in ("", "PyTorch", "Megatron-Core", "torchtitan")])
+    blank, *named = runs
+    by_stack = {traits.issue: 0.0 for traits in (variant.traits for variant in blank.variants)}
+    for variant in blank.variants:
+        by_stack[variant.traits.issue] += variant.weight
+    assert by_stack == pytest.approx({"eager": 0.5, "fused": 0.35, "compiled": 0.15})
+    constants = load().fitted.constants
+    seconds = design([replace(run, group="g") for run in runs]).seconds(constants)
+    assert seconds[0] == pytest.approx(np.average(seconds[1:], weights=[0.5, 0.35, 0.15]), rel=1e-9)
+    assert len(set(seconds[1:].round(6))) == len(named)
+
+
 def test_likely_readings_leave_a_share_of_the_weight_outside() -> None:
     one = read_runs([shipped_rows("torchtitan")[0]])[0][0]
     weights = (0.5, 0.04, 0.4, 0.06)
