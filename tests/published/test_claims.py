@@ -100,13 +100,13 @@ def test_the_page_says_what_the_command_says(case: str, claimed: str, more: str,
 
     for run in said["measured_runs"]:
         then = run["case_total_s_at_its_mfu"]
-        row = "| {} | {:,} | {:.3g} s | {:.0f} % | {:.3g} s ({:.3g} to {:.3g}) | {:+.0f} % | {} | {} |".format(
+        row = "| {} | {:,} | {:.3g} s | {:.0f} % | {:.3g} s ({:.3g} to {:.3g}) | {} | {} | {} |".format(
             f"{run['model']} ({run['group']})",
             run["devices"],
             run["measured_step_s"],
             100 * run["mfu"],
             *(run[f"{end}_step_s"] for end in ("forecast", "low", "high")),
-            100 * run["late_share"],
+            f"{round(100 * run['late_share']):+d} %".replace("+0 %", "0 %"),
             "yes" if run["held"] else "no",
             "–" if then is None else f"{then / 86400:.1f} days",
         )
@@ -205,6 +205,46 @@ def test_a_longer_run_is_told_as_a_ratio():
 def test_a_claim_that_is_no_percentage_is_refused():
     with pytest.raises(UsageError, match="percentage"):
         share_of("a third")
+
+
+@pytest.mark.parametrize("option", ["--training-time", "--inference"])
+@pytest.mark.parametrize("claimed", ["-100%", "-130%"])
+def test_a_claim_that_leaves_nothing_is_refused(option: str, claimed: str):
+    done = CliRunner().invoke(claim_command, [str(CASES / "tpu-v5p.yaml"), f"{option}={claimed}"])
+    assert isinstance(done.exception, UsageError)
+    assert "leaves nothing" in str(done.exception)
+
+
+@pytest.mark.parametrize(("claimed", "times"), [("+60%", "1.13"), ("+900%", "7.04")])
+def test_a_baseline_beyond_the_peak_is_no_mfu(claimed: str, times: str):
+    asked = [str(CASES / "tpu-v5p.yaml"), f"--training-time={claimed}", "--against", "TPU-v4"]
+    told = " ".join(CliRunner().invoke(claim_command, asked).stdout.split())
+    said = json.loads(CliRunner().invoke(claim_command, [*asked, "--json"]).stdout)
+    assert said["same_devices_at_mfu"] is None
+    beyond = said["same_devices_times_peak"]
+    assert beyond == pytest.approx((1 - said["claimed"]["less_time_share"]) * said["mfu"]["value"])
+    assert f"no such baseline: it would take {beyond:.2f} times their peak" in told
+    assert f"{beyond:.2f}" == times
+    assert all(int(share) <= 100 for share in re.findall(r"(\d+) % MFU", told))
+
+
+def test_an_interval_that_reaches_the_peak_ends_there_in_words():
+    asked = [str(CASES / "tpu-v5p.yaml"), "--training-time=+30%", "--against", "TPU-v4"]
+    told = " ".join(CliRunner().invoke(claim_command, asked).stdout.split())
+    said = json.loads(CliRunner().invoke(claim_command, [*asked, "--json"]).stdout)
+    same = said["same_devices_at_mfu"]
+    assert same["high"] == 1.0 > same["value"] > same["low"]
+    assert said["same_devices_times_peak"] is None
+    assert re.search(r"same devices at \d\d % MFU \(\d\d % to all of the peak\)", told), told
+
+
+def test_small_ratios_and_differences_keep_a_figure():
+    asked = [str(CASES / "first.yaml"), "--against", "H100-SXM", "--against", "A100-80GB-SXM"]
+    told = CliRunner().invoke(claim_command, asked).stdout
+    assert re.search(r"0\.00\d+ \(0\.0\d+ to 0\.0\d+\) +fails", told), told
+    assert not re.search(r"0\.00\b", told), told
+    told = CliRunner().invoke(claim_command, [str(CASES / "tpu-v5p.yaml"), "--against", "TPU-v4"]).stdout
+    assert re.search(r"131 s \(110 to 157\) +0 %", told), told
 
 
 def test_a_baseline_that_is_not_known_or_too_small_is_named():

@@ -196,13 +196,18 @@ def _show_one(entry: Entry, as_json: bool, table: str) -> None:
     if as_json:
         click.echo(json.dumps({"format_version": FORMAT_VERSION, "table": table, "entry": entry}, indent=1))
         return
+    from datahall.report.columns import aligned
+
+    cells: list[list[str]] = []
     for key, value in entry.items():
         if key == "sources":
             continue
         if isinstance(value, dict):
             value = ", ".join(f"{inner} {_figure(number)}" for inner, number in value.items())  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
         if value not in (None, "", ()):
-            click.echo(f"{key:28} {_figure(value)}")
+            cells.append([f"{key:28}", _figure(value)])
+    for line in aligned(cells, width=shutil.get_terminal_size((100, 24)).columns):
+        click.echo(line)
     if "sources" in entry:
         _show_sources(entry["sources"])
 

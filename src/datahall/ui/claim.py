@@ -52,20 +52,21 @@ def claim_command(case: Path, training_time: str, inference: str, against: tuple
 
 
 def share_of(text: str) -> float:
-    """A signed percentage as a share; UsageError where it is none."""
+    """A signed change in percent as a share; UsageError where it is none, or leaves nothing of what it changes."""
     match = re.fullmatch(r"\s*([+-]?\d+(?:\.\d+)?)\s*%\s*", text)
     if not match:
         raise UsageError(f"{text!r} is not a percentage.", hint='Write it as "-30%".')
-    return float(match[1]) / 100.0
+    share = float(match[1]) / 100.0
+    if share <= -1.0:
+        raise UsageError(f"{text!r} leaves nothing of what it changes.", hint='Ask above -100%: "-50%" is half.')
+    return share
 
 
 def _head(found: Claim, name: str, less: float) -> Text:
-    value, low, high = found.mfu_of_baseline(less)
     text = Text()
     text.append(f"{human_time(found.total.value)} at {percent(found.mfu.value)} MFU", style="bold")
     text.append(f" ({human_time(found.total.low)} to {human_time(found.total.high)}).\n")
-    text.append(f"{1.0 - less:.2f} times as long as the same devices at {percent(value)} MFU")
-    text.append(f" ({percent(low)} to {percent(high)}).\n")
+    text.append(f"{_same_devices(found, less)}.\n")
     if found.served is not None:
         copy = f"{found.served.tensor * found.served.stages} devices a copy, {found.served.at_once} sequences at once"
         each = f"{found.served.tokens_per_s:,.0f} tokens/s of each device"
@@ -79,8 +80,18 @@ def _head(found: Claim, name: str, less: float) -> Text:
     return text
 
 
+def _same_devices(found: Claim, less: float) -> str:
+    """How well a baseline of the same devices would use them; beyond their peak there is none."""
+    value, low, high = found.mfu_of_baseline(less)
+    kept = f"{_times(1.0 - less)} times as long"
+    if value > 1.0:
+        return f"{kept}: the same devices are no such baseline: it would take {_times(value)} times their peak"
+    upper = percent(high) if high <= 1.0 else "all of the peak"
+    return f"{kept} as the same devices at {percent(value)} MFU ({percent(low)} to {upper})"
+
+
 def _table(found: Claim, less: float, more: float) -> Group:
-    table = plain_table("Baseline", "run", "as long", f"≤ {1.0 - less:.2f}", "tokens", f"≥ {1.0 + more:.2f}")
+    table = plain_table("Baseline", "run", "as long", f"≤ {_times(1.0 - less)}", "tokens", f"≥ {_times(1.0 + more)}")
     for one in found.baselines:
         table.add_row(
             one.site,
@@ -112,7 +123,7 @@ def _measured(found: Claim) -> Group:
             f"{run.step_s:.3g} s",
             percent(near.mfu),
             f"{near.seconds:.3g} s ({near.low:.3g} to {near.high:.3g})",
-            f"{100 * near.late:+.0f} %",
+            f"{late:+d} %" if (late := round(100 * near.late)) else "0 %",
             "yes" if near.held else "no",
             "–" if then is None else human_time(then),
         )
@@ -126,7 +137,12 @@ def _measured(found: Claim) -> Group:
 
 def _between(ratio: Ratio | None) -> str:
     """A ratio with its interval; a dash where there is none."""
-    return "–" if ratio is None else f"{ratio.value:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
+    return "–" if ratio is None else f"{_times(ratio.value)} ({_times(ratio.low)} to {_times(ratio.high)})"
+
+
+def _times(ratio: float) -> str:
+    """A ratio with two decimals, or with two digits where it is so small that they would say nothing."""
+    return f"{ratio:.2f}" if ratio >= 0.1 else f"{ratio:.2g}"
 
 
 def _as_json(found: Claim, less: float, more: float) -> dict[str, object]:
@@ -136,7 +152,8 @@ def _as_json(found: Claim, less: float, more: float) -> dict[str, object]:
         "claimed": {"less_time_share": less, "more_inference_share": more},
         "total_time": found.total.to_json(),
         "mfu": found.mfu.to_json(),
-        "same_devices_at_mfu": {"value": value, "low": low, "high": high},
+        "same_devices_at_mfu": None if value > 1.0 else {"value": value, "low": low, "high": min(high, 1.0)},
+        "same_devices_times_peak": value if value > 1.0 else None,
         "published_mfu": found.published_mfu,
         "unable": list(found.unable),
         "served": None if found.served is None else asdict(found.served),

@@ -73,3 +73,13 @@ def test_every_formula_has_equation_source_and_range() -> None:
         assert one.equation in formulas_page()
     assert CliRunner().invoke(cite, []).exit_code == 0
     assert len(json.loads(CliRunner().invoke(cite, ["--json"]).output)["formulas"]) == len(found)
+
+
+@pytest.mark.parametrize("name", ["A40", "RTX3090", "H100-SXM"])
+def test_a_long_note_is_wrapped_below_itself(name: str) -> None:
+    lines = datahall("catalog", "accelerators", name).stdout.splitlines()
+    assert max(map(len, lines)) <= 100
+    note = next(at for at, line in enumerate(lines) if line.startswith("note "))
+    assert lines[note].split()[1:]
+    if name != "H100-SXM":
+        assert lines[note + 1].startswith(" " * 29)
