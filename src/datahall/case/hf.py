@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from datahall.base.errors import CaseError
-from datahall.case import hf_dense, hf_families, hf_foreign, hf_mixtures, hf_traits
+from datahall.case import hf_dense, hf_families, hf_foreign, hf_mixtures, hf_rotary, hf_traits
 from datahall.case.model import ModelShape
 
-_UNCOUNTED = {"name", "latent", "rotary_base", "rotary_scaling", "traits"}
+_UNCOUNTED = {"name", "latent", "rotary_base", "rotary_share", "rotary_scaling", "traits"}
 _TEXT_PARTS = ("text_config", "llm_config", "language_config")
 _SIZES = ("hidden_size", "num_hidden_layers", "embed_dim", "d_model", "depth", "width")
 
@@ -61,7 +61,7 @@ def from_config(config: Mapping[str, Any], *, where: str = "config.json", name: 
     try:
         fields = (reader or hf_mixtures.inferred)(inner)
         traits = hf_traits.traits_of(inner, kind, fields)
-        shape = ModelShape(name=label, **fields, **hf_dense.rotary_of(inner), traits=traits)
+        shape = ModelShape(name=label, **fields, **hf_rotary.rotary_of(inner, kind, fields), traits=traits)
     except KeyError as error:
         raise _missing(error, kind, reader is not None, where) from error
     except (TypeError, ValueError, ArithmeticError, AttributeError) as error:

@@ -6,13 +6,11 @@ Defaults are those that a family's own configuration class has, because files le
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 Config = Mapping[str, Any]
 Fields = dict[str, Any]
-_LLAMA3 = {"low_freq_factor": 1, "high_freq_factor": 4, "original_max_position_embeddings": 8192}  # Llama 3.1's own
 
 
 def like_llama(c: Config, *, tied: bool = False, bias: bool = False, **more: Any) -> Fields:
@@ -42,21 +40,6 @@ def sequence_of(c: Config) -> int:
         if isinstance(value, int) and value > 0:
             return value
     return 0
-
-
-def rotary_of(c: Config) -> Fields:
-    """Base and scaling of rotary positions, where one base says all: not of parts of heads, nor one for windows."""
-    stated: Any = c.get("rope_parameters") or {}
-    scaling: Any = c.get("rope_scaling") or stated
-    base = c.get("rope_theta", stated.get("rope_theta"))
-    several = c.get("rope_local_base_freq") or c.get("partial_rotary_factor", 1.0) != 1.0 or c.get("no_rope_layers")
-    if several or not isinstance(base, int | float) or not 1.0 < base < math.inf:
-        return {}
-    kind, factor = str(scaling.get("rope_type") or scaling.get("type") or "default"), scaling.get("factor")
-    if kind == "llama3" and any(scaling.get(key) != value for key, value in _LLAMA3.items()):
-        kind = "llama3-like"
-    factor = f" {factor:g}" if isinstance(factor, int | float) else ""
-    return {"rotary_base": float(base), "rotary_scaling": "" if kind == "default" else f"{kind}{factor}"}
 
 
 def qwen(c: Config) -> Fields:

@@ -22,6 +22,9 @@ WORDS: Mapping[str, str] = MappingProxyType(
         "layernorm-1p": "LayerNorm whose weights are stored less one",
         "rmsnorm": "RMSNorm beside plain MLPs (LayerNorm without a word)",
         "post-norm": "norms behind attention and MLP, none before",
+        "wide-qk-norm": "norms over all heads' queries and over all heads' keys",
+        "qk-l2-norm": "norms without weights on queries and keys",
+        "embedding-norm": "a norm behind the embedding",
         "parallel": "attention and MLP side by side",
         "alibi": "ALiBi in place of rotary positions",
         "relative": "learned relative positions",
@@ -35,6 +38,7 @@ WORDS: Mapping[str, str] = MappingProxyType(
 
 _PARALLEL = ("phi", "cohere", "cohere2", "gptj", "codegen")
 _POST_NORM = ("olmo2", "olmo3", "flex_olmo", "exaone4", "exaone_moe")
+_WIDE_NORMS = ("olmo2", "olmo3", "olmoe", "flex_olmo", "minimax_m2")
 _SCALES = (
     "embedding_multiplier", "residual_multiplier", "logits_scaling", "scale_emb", "scale_depth", "logit_scale",
 )  # fmt: skip
@@ -49,6 +53,9 @@ def traits_of(c: Config, kind: str, fields: Fields) -> str:
         _norms(c, kind, gated=fields.get("mlp_matrices", 3) == 3),
         *_positions(c, kind),
         "post-norm" if kind in _POST_NORM else "",
+        "wide-qk-norm" if kind in _WIDE_NORMS else "",
+        "qk-l2-norm" if kind == "llama4_text" and c.get("use_qk_norm", True) else "",
+        "embedding-norm" if kind == "bloom" else "",
         "parallel" if _side_by_side(c, kind) else "",
         "softcap" if c.get("attn_logit_softcapping") or c.get("final_logit_softcapping") or kind == "gemma2" else "",
         "sinks" if kind == "gpt_oss" else "",

@@ -59,6 +59,7 @@ class ModelShape:
     chunked: bool = False  # windows are chunks of the sequence, beyond which none of their tokens attends
     router_balance: bool = False  # of each expert a bias that only choosing sees, learnt from its load
     rotary_base: float = field(default=0.0, compare=False)  # 0: not known, or more than one
+    rotary_share: float = field(default=1.0, compare=False)  # of each head's elements; 0: not known, or more than one
     rotary_scaling: str = field(default="", compare=False)  # how its positions are stretched, as "llama3 8"; empty: not
     traits: str = field(default="", compare=False)  # words of `hf_traits.WORDS`: what else it is, as "geglu softcap"
 

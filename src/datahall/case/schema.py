@@ -26,6 +26,12 @@ def _quantity(dimension: str) -> BeforeValidator:
     return BeforeValidator(read)
 
 
+def _no_more_than_all(value: float) -> float:
+    if value > 1:
+        raise ValueError("it must not be above one.")
+    return value
+
+
 def _more_than_none(value: float) -> float:
     if value <= 0:
         raise ValueError("it must be above zero.")
@@ -67,6 +73,7 @@ SomeRate = Annotated[Rate, AfterValidator(_more_than_none)]
 SomeFlopRate = Annotated[FlopRate, AfterValidator(_more_than_none)]
 Watts = Annotated[float, _quantity("watts")]
 Share = Annotated[float, _quantity("share")]
+Part = Annotated[Share, AfterValidator(_no_more_than_all)]
 Ratio = Annotated[float, BeforeValidator(_at_least_one)]
 Whole = Annotated[int, BeforeValidator(_whole)]
 Count = Annotated[int, BeforeValidator(_above_zero)]
@@ -121,6 +128,7 @@ class ShapeForm(Form):
     window_share: Share = 0.0
     chunked: bool = False
     rotary_base: Ratio | Literal[0] = 0
+    rotary_share: Part = 1.0
 
 
 class FileModelForm(Form):

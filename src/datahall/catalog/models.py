@@ -50,7 +50,7 @@ def model(name: str) -> ModelEntry:
     row = tables.find("models", name, "a model")
     shape: dict[str, int | float | bool | str] = {column: int(row[column]) for column in _COUNTS if row[column]}
     shape |= {column: True for column in _FLAGS if row[column] == "yes"}
-    shape |= {column: float(row[column]) for column in ("window_share", "rotary_base") if row[column]}
+    shape |= {column: float(row[column]) for column in ("window_share", "rotary_base", "rotary_share") if row[column]}
     shape |= {column: row[column] for column in ("rotary_scaling", "traits") if row[column]}
     latent = tuple(int(width) for width in row["latent"].split())
     return tables.entry(ModelEntry, row, shape=MappingProxyType(shape), latent=latent)

@@ -138,7 +138,7 @@ def megatron_remarks(proposal: Proposal) -> list[str]:
     if compute.tensor > 1 and compute.sequence_parallel:
         overlap = "add --tp-comm-overlap where Transformer Engine can."
         remarks.append(f"The forecast of Megatron-Core hides tensor transfers: {overlap}")
-    if has_rotary(shape) and not _megatron_rotary(shape):
+    if has_rotary(shape) and "rotary-base" not in _megatron_rotary(shape):
         remarks.append(
             "The model's rotary base is not known, or not one number: Megatron-LM's default, 10,000, would be used;"
             " add --rotary-base."
@@ -146,6 +146,11 @@ def megatron_remarks(proposal: Proposal) -> list[str]:
     elif shape.rotary_scaling and not _LLAMA3.fullmatch(shape.rotary_scaling):
         how = f"stretched positions ({shape.rotary_scaling})"
         remarks.append(f"The rotary base is the model's; its {how} are not written: add them for long sequences.")
+    if has_rotary(shape) and not shape.rotary_share:
+        remarks.append(
+            "Of the model, how much of each head is rotary is not known, or not one number: here heads are rotary as a"
+            " whole; add --rotary-percent."
+        )
     if lacking := unsaid(shape, proposal.case.application.sequence):
         remarks.append(f"The split is the plan's; of the model, flags do not say: {'; '.join(lacking)}.")
     return remarks
@@ -253,10 +258,15 @@ def _megatron_shape(shape: ModelShape, sequence: int) -> dict[str, Any]:
 
 
 def _megatron_rotary(shape: ModelShape) -> dict[str, Any]:
-    """The base of rotary positions, which it takes as a whole number, and Llama 3.1's scaling; nothing if not known."""
+    """Share of a head and base of rotary positions, which it takes as a whole number, and Llama 3.1's scaling.
+
+    Nothing of what is not known.  Latent heads have a part of their own for positions, which is rotary as a whole.
+    """
+    part = 0.0 < shape.rotary_share < 1.0 and shape.latent is None
+    rotary: dict[str, Any] = {"rotary-percent": f"{shape.rotary_share:g}"} if part else {}
     if shape.rotary_base <= 0 or shape.rotary_base % 1:
-        return {}
-    rotary: dict[str, Any] = {"rotary-base": int(shape.rotary_base)}
+        return rotary
+    rotary["rotary-base"] = int(shape.rotary_base)
     if scaled := _LLAMA3.fullmatch(shape.rotary_scaling):
         rotary |= {"use-rope-scaling": True, "rope-scaling-factor": scaled[1]}
     return rotary

@@ -91,9 +91,10 @@ def load_model(folder: Path, shape: ModelShape) -> LanguageModel:
             hint="Read the model from the same folder: model: {from: hf, path: .../config.json}.",
         )
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    if config.get("rope_scaling") or told.rotary_scaling or config.get("hidden_act", "silu") != "silu":
+    stretched = config.get("rope_scaling") or told.rotary_scaling
+    if stretched or told.rotary_share != 1.0 or config.get("hidden_act", "silu") != "silu":
         raise Refused(
-            "scaled rotary positions and activations other than SiLU are planned but not run.",
+            "rotary positions that are scaled or of parts of heads, and activations other than SiLU, are not run yet.",
             where=str(folder / "config.json"),
             hint="Give the model's own code with application.entry: package.module:build.",
         )

@@ -406,6 +406,16 @@ def test_no_bound_on_energy_leaves_the_hash_of_a_case_as_it_was_before_there_was
     assert bounded.hash() != case.hash()
 
 
+def test_a_model_stated_inline_says_how_much_of_its_heads_is_rotary() -> None:
+    text = (
+        "model: {layers: 2, hidden: 64, heads: 4, ffn: 128, vocab: 256}\napplication: {kind: training}\nsite: 8xA40\n"
+    )
+    assert loads(text).model.rotary_share == 1.0
+    assert loads(text, ["model.rotary_share=0.25"]).model.rotary_share == 0.25
+    with pytest.raises(CaseError, match="must not be above one"):
+        loads(text, ["model.rotary_share=25"])
+
+
 def test_a_setting_reaches_into_a_site_that_is_named_by_a_word() -> None:
     text = "model: gpt2\napplication: {kind: training}\nsite: 2x8xA40\n"
     plain, faster = loads(text).site, loads(text, ["site.link=100 Gb/s", "site.price_per_device_hour=1 USD"]).site

@@ -390,7 +390,8 @@ LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "origi
         ({"rope_theta": 5e5, "rope_scaling": {**LLAMA3, "type": "llama3", "low_freq_factor": 2}}, 5e5, "llama3-like 8"),
         ({}, 0.0, ""),
         ({"rope_theta": 1e6, "rope_local_base_freq": 10000.0}, 0.0, ""),  # two of them
-        ({"rope_theta": 1e6, "partial_rotary_factor": 0.5}, 0.0, ""),  # of half of each head
+        ({"rope_theta": 1e6, "partial_rotary_factor": 0.5}, 1e6, ""),  # of half of each head
+        ({"rotary_emb_base": 25000}, 25000.0, ""),
         ({"rope_parameters": {"full_attention": {"rope_theta": 1e6, "rope_type": "default"}}}, 0.0, ""),
         ({"rope_theta": "large"}, 0.0, ""),
         ({"rope_theta": float("nan"), "rope_scaling": {"rope_type": "llama3", "factor": "much"}}, 0.0, ""),
@@ -399,6 +400,33 @@ LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "origi
 def test_rotary_positions_are_read_where_one_base_says_all(stated: dict[str, Any], base: float, scaling: str) -> None:
     shape = from_config(config("llama", 4096, 32, 32, 8, 14336, 128256, **stated)).shape
     assert (shape.rotary_base, shape.rotary_scaling) == (base, scaling)
+
+
+SEVERAL = {"full_attention": {"partial_rotary_factor": 0.25}, "sliding_attention": {"rope_type": "default"}}
+
+
+@pytest.mark.parametrize(
+    ("kind", "stated", "share"),
+    [
+        ("llama", {}, 1.0),
+        ("phi3", {"partial_rotary_factor": 0.75}, 0.75),
+        ("stablelm", {"rope_parameters": {"rope_theta": 10000.0, "partial_rotary_factor": 0.25}}, 0.25),
+        ("minimax_m2", {"rope_theta": 5e6, "rotary_dim": 32, "head_dim": 64}, 0.5),
+        ("gpt_neox", {"rotary_pct": 0.25, "rotary_emb_base": 10000}, 0.25),
+        ("gpt_neox", {"rope_parameters": {"rope_theta": 10000.0, "partial_rotary_factor": 1.0}}, 1.0),
+        *((kind, {"rope_theta": 10000.0}, 0.5) for kind in ("phi", "nemotron", "glm", "glm4", "persimmon")),
+        ("stablelm", {"rope_theta": 10000.0}, 0.25),  # what its own configuration takes where a file says nothing
+        ("gpt_neox", {"rope_theta": 10000.0}, 0.25),
+        ("llama", {"rope_parameters": SEVERAL}, 0.0),  # layers differ
+        ("llama", {"partial_rotary_factor": "half"}, 0.0),
+        ("llama", {"rotary_dim": 64}, 0.0),  # more than the 32 that a head has
+        ("deepseek_v3", {**MLA, **V3, "partial_rotary_factor": 0.5}, 1.0),  # of its own width for positions all
+    ],
+)
+def test_how_much_of_each_head_is_rotary_is_read_in_either_layout(
+    kind: str, stated: dict[str, Any], share: float
+) -> None:
+    assert from_config(config(kind, 256, 8, 8, 8, 1024, 1000, **stated)).shape.rotary_share == share
 
 
 @pytest.mark.parametrize(
@@ -414,7 +442,11 @@ def test_rotary_positions_are_read_where_one_base_says_all(stated: dict[str, Any
         ("falcon", {"new_decoder_architecture": True}, "parallel"),
         ("nemotron", {"hidden_act": "relu2"}, "relu2 layernorm-1p"),
         ("cohere2", {"logit_scale": 0.25}, "layernorm parallel no-rope-layers scaled"),
-        ("olmo2", {"rms_norm_eps": 1e-6}, "post-norm"),
+        ("olmo2", {"rms_norm_eps": 1e-6}, "post-norm wide-qk-norm"),
+        ("olmoe", {"num_experts": 4, "num_experts_per_tok": 2}, "wide-qk-norm"),
+        ("llama4_text", {"num_local_experts": 4}, "qk-l2-norm no-rope-layers"),
+        ("llama4_text", {"num_local_experts": 4, "use_qk_norm": False}, "no-rope-layers"),
+        ("bloom", {"n_head": 4, "n_layer": 4}, "embedding-norm alibi"),
         ("opt", {"ffn_dim": 256, "max_position_embeddings": 64}, "relu"),
         ("smollm3", {"no_rope_layers": [1, 1, 1, 0]}, "no-rope-layers"),
         ("granite", {"embedding_multiplier": 12.0, "residual_multiplier": 1.0}, "scaled"),
@@ -437,7 +469,9 @@ def test_the_catalogue_s_traits_are_words_that_mean_something() -> None:
 def test_rotary_positions_change_no_count_and_disown_no_plan() -> None:
     case = from_model_and_site("llama-3.1-8b", "8xA40")
     assert case.model.rotary_base == 500000
-    older = replace(case, model=replace(case.model, rotary_base=0.0, rotary_scaling="", traits="parallel"))
+    older = replace(
+        case, model=replace(case.model, rotary_base=0.0, rotary_scaling="", rotary_share=0.5, traits="parallel")
+    )
     assert older.model == case.model
     assert older.hash() == case.hash()
     assert case_from_json(case.to_json()).model.rotary_scaling == "llama3 8"

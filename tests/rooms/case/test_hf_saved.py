@@ -65,6 +65,18 @@ def test_mixtures_are_read_as_transformers_saves_them(kind: str, tmp_path: Path)
     assert (found.shape.experts, found.shape.experts_per_token) == (8, 2)
 
 
+@pytest.mark.parametrize(
+    "kind", ["gpt_neox", "stablelm", "phi", "nemotron", "glm", "glm4", "glm4_moe", "persimmon", "llama", "qwen3"]
+)
+def test_heads_are_rotary_as_far_as_transformers_takes_them_to_be(kind: str) -> None:
+    config = small(kind)
+    saved = json.loads(config.to_json_string())
+    share = config.rope_parameters.get("partial_rotary_factor", 1.0)
+    assert from_config(saved).shape.rotary_share == share
+    del saved["rope_parameters"]  # as a file that leaves out what equals the family's default
+    assert from_config(saved | {"rope_theta": 10000.0}).shape.rotary_share == share
+
+
 def small(kind: str) -> Any:
     """A configuration of `kind` with sizes of our own, or None where these do not suit it."""
     known = transformers.models.auto.configuration_auto.CONFIG_MAPPING[kind]

@@ -139,6 +139,12 @@ def test_hosts_that_may_not_hold_copies_are_asked_for_less_and_not_for_backgroun
         ("qwen3-30b-a3b", {"rotary-base": "1000000"}, ""),
         ("deepseek-v2-lite", {"rotary-base": "10000"}, "stretched positions (yarn 40)"),
         ("gemma-3-1b", {}, "Megatron-LM's default, 10,000"),
+        ("nemotron-4-15b", {"rotary-base": "10000", "rotary-percent": "0.5"}, ""),
+        ("nemotron-4-340b", {"rotary-base": "10000", "rotary-percent": "0.5"}, ""),
+        ("phi-2", {"rotary-base": "10000", "rotary-percent": "0.4"}, ""),
+        ("pythia-6.9b", {"rotary-base": "10000", "rotary-percent": "0.25"}, ""),
+        ("gpt-neox-20b", {"rotary-base": "10000", "rotary-percent": "0.25"}, ""),
+        ("glm-4.5", {"rotary-base": "1000000", "rotary-percent": "0.5"}, ""),
         ("gpt2", {}, ""),
     ],
 )
@@ -148,10 +154,21 @@ def test_megatron_is_told_the_rotary_base_where_it_is_known(
     proposal = make_proposal(ComputePlan(data=16))
     proposal = replace(proposal, case=replace(proposal.case, model=shape_of(model)))
     script = exported(proposal, "megatron")["megatron.sh"]
-    assert dict(re.findall(r"--(rotary-base|rope-scaling-factor) (\S+)", script)) == flags
+    assert dict(re.findall(r"--(rotary-base|rotary-percent|rope-scaling-factor) (\S+)", script)) == flags
     assert ("--use-rope-scaling" in script) == ("rope-scaling-factor" in flags)
     remarks = [line for line in script.splitlines() if "rotary" in line and line.startswith("#")]
     assert [said in line for line in remarks] == ([True] if said else [])
+
+
+def test_a_share_of_rotary_positions_that_is_not_one_number_is_said(make_proposal: Make) -> None:
+    made = make_proposal(ComputePlan(data=16))
+    unknown = replace(made.case.model, rotary_share=0.0)
+    script = exported(as_model(made, unknown), "megatron")["megatron.sh"]
+    assert "--rotary-percent" not in re.sub("#.*", "", script)
+    assert "how much of each head is rotary is not known, or not one number" in script
+    half = exported(as_model(made, replace(unknown, rotary_base=0.0, rotary_share=0.5)), "megatron")["megatron.sh"]
+    assert "--rotary-percent 0.5" in half
+    assert "Megatron-LM's default, 10,000" in half
 
 
 def as_model(made: Proposal, shape: ModelShape, sequence: int = 4096) -> Proposal:
@@ -169,15 +186,15 @@ def as_model(made: Proposal, shape: ModelShape, sequence: int = 4096) -> Proposa
             ["gated by GELU (here by SiLU)", "4 norms a layer (here 2)"],
         ),
         ("falcon-40b", "--position-embedding-type rope", ["attention and MLP side by side"]),
-        ("bloom-176b", "--position-embedding-type none", ["ALiBi"]),
+        ("bloom-176b", "--position-embedding-type none", ["ALiBi", "norm behind the embedding"]),
         ("nemotron-4-15b", "--squared-relu --apply-layernorm-1p", []),
         (
             "llama-4-scout",
             "--swiglu --normalization RMSNorm",
-            ["in chunks of 8,192 tokens", "--no-rope-freq", "router"],
+            ["in chunks of 8,192 tokens", "--no-rope-freq", "--qk-l2-norm", "router"],
         ),
         ("gpt-oss-20b", "--window-size 128,0", ["--softmax-type learnable --quick-geglu"]),
-        ("olmo-2-7b", "--normalization RMSNorm", ["norms behind attention"]),
+        ("olmo-2-7b", "--normalization RMSNorm", ["norms behind attention", "all heads' queries"]),
         ("olmo-7b", "--swiglu", ["norms without parameters"]),
         ("palm-540b", "--swiglu", ["side by side"]),
         ("gopher-280b", "--position-embedding-type none --normalization RMSNorm", ["relative positions"]),

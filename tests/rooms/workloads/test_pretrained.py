@@ -8,7 +8,7 @@ import torch
 from small_cases import small_case
 from small_checkpoint import write_checkpoint
 
-from datahall.base.errors import UsageError
+from datahall.base.errors import Refused, UsageError
 from datahall.case.question import Training
 from datahall.workloads import pretrained
 from datahall.workloads.language_model import LanguageModel
@@ -41,6 +41,18 @@ def test_a_configuration_as_transformers_saves_it_today_gives_the_same_rotation(
     unknown = replace(shape, rotary_base=0.0)  # as of a case that states sizes alone: the same model
     with torch.no_grad():
         assert torch.equal(pretrained.load_model(folder, unknown)(TOKENS), before)
+
+
+def test_weights_of_heads_that_are_rotary_in_part_are_refused(checkpoint):
+    folder, shape = checkpoint
+    stated = json.loads((folder / "config.json").read_text())
+    for half in (
+        {"partial_rotary_factor": 0.5},
+        {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}},
+    ):
+        (folder / "config.json").write_text(json.dumps(stated | half))
+        with pytest.raises(Refused, match="parts of heads"):
+            pretrained.load_model(folder, shape)
 
 
 def test_another_shape_and_missing_weights_are_refused(checkpoint):
