@@ -202,7 +202,7 @@ def _override(site: Site, why: Mapping[str, str], form: SiteForm, document: Docu
         joined = devices if site.scale_up_domain <= site.devices_per_node else devices * site.nodes
         changed |= {"devices_per_node": devices, "scale_up_domain": min(site.scale_up_domain, joined)}
         changed["name"] = f"{site.name} with {devices} device{'s' if devices > 1 else ''} a node"
-    ports, assumed = _ports(form, site, devices, document)
+    ports, assumed = _ports(form, site, why, devices, document)
     if ports is not None:
         changed["scale_out"] = ports
     if form.device_link is not None:
@@ -227,7 +227,9 @@ def _override(site: Site, why: Mapping[str, str], form: SiteForm, document: Docu
     return dataclasses.replace(site, **changed, provenance=provenance), MappingProxyType({**left, **assumed})
 
 
-def _ports(form: SiteForm, site: Site, devices: int, document: Document) -> tuple[Link | None, Mapping[str, str]]:
+def _ports(
+    form: SiteForm, site: Site, why: Mapping[str, str], devices: int, document: Document
+) -> tuple[Link | None, Mapping[str, str]]:
     """The ports of a node as each of its devices sees them, where the form changes them, and what was assumed."""
     if form.link is None and form.links_per_node is None:
         return None, {}
@@ -235,11 +237,38 @@ def _ports(form: SiteForm, site: Site, devices: int, document: Document) -> tupl
     own = 0 if not text or text == "local" or is_file(text) else ports_of(text, devices)
     count = form.links_per_node or own or 1
     if form.link is None:
-        return _other_ports(site, own, count, devices, document), {}
-    port = link_of(form.link, document, ("site", "link"), "between")
-    of = f"as {text} has" if own else "none stated"
-    assumed = {} if form.links_per_node else {"site.links_per_node": f"{count} in each node, {of}"}
-    return Link(port.bytes_per_s * count / devices, port.latency_s), assumed
+        found = _other_ports(site, own, count, devices, document)
+        assumed = _usual_with(count, found, why)
+    else:
+        port = link_of(form.link, document, ("site", "link"), "between")
+        of = f"as {text} has" if own else "none stated"
+        assumed = {} if form.links_per_node else {"site.links_per_node": f"{count} in each node, {of}"}
+        found = Link(port.bytes_per_s * count / devices, port.latency_s)
+    if form.links_per_node:
+        _refuse_too_many(count, found, devices, document)
+    return found, assumed
+
+
+def _usual_with(count: int, found: Link, why: Mapping[str, str]) -> Mapping[str, str]:
+    """The line that says which network is usual, where one was assumed, with so many ports in place of its own."""
+    usual = why.get("site.scale_out")
+    if usual is None:
+        return {}
+    rate = units.human(found.bytes_per_s, "bytes_per_s")
+    return {"site.scale_out": f"{count} port(s) in each node, {rate} a device, in place of {usual}"}
+
+
+def _refuse_too_many(count: int, found: Link, devices: int, document: Document) -> None:
+    fastest = links.fastest_bytes_per_s("between")
+    if found.bytes_per_s <= fastest:
+        return
+    many = f"each of {devices} devices" if devices > 1 else "its device"
+    raise CaseError(
+        f"site.links_per_node is {count}: {many} would have {units.human(found.bytes_per_s, 'bytes_per_s')} between"
+        " nodes, more than any link in the catalogue carries.",
+        where=document.where(("site", "links_per_node")),
+        hint=f"It counts the ports of one node; a device has up to {units.human(fastest, 'bytes_per_s')}.",
+    )
 
 
 def _other_ports(site: Site, own: int, count: int, devices: int, document: Document) -> Link:

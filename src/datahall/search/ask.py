@@ -172,9 +172,8 @@ def offer_on(case: Case, site: Site, calibration: Calibration, *, only_best: boo
     holds="the plan may change with the rate: each rate gets its own best plan",
 )
 def link_enough(case: Case, calibration: Calibration) -> LinkAnswer:
-    """Whether the network between nodes is enough for the case; UsageError for a single node, which uses none."""
-    if case.site.nodes < 2:
-        raise UsageError(f"{case.site.name} is one node: nothing crosses the network.", hint="Give a site of several.")
+    """Whether the network between nodes is enough for the case; UsageError for one node or domain, which uses none."""
+    _refuse_without_network(case.site)
     rate = case.site.scale_out.bytes_per_s
     steps = [LinkStep(factor * rate, _step_at(case, factor, calibration)) for factor in _LINK_FACTORS]
     now, endless = steps[_LINK_FACTORS.index(1.0)], _step_at(case, 1e6, calibration)
@@ -184,6 +183,17 @@ def link_enough(case: Case, calibration: Calibration) -> LinkAnswer:
         steps.insert(0, LinkStep(factor * rate, _step_at(case, factor, calibration)))
     enough = [step for step in steps if step.step_s <= _ENOUGH * endless.value]
     return LinkAnswer(steps, now, endless, min(enough, key=lambda step: step.bytes_per_s, default=None))
+
+
+def _refuse_without_network(site: Site) -> None:
+    if site.nodes < 2:
+        raise UsageError(f"{site.name} is one node: nothing crosses the network.", hint="Give a site of several.")
+    if site.devices <= site.scale_up_domain:
+        raise UsageError(
+            f"{site.name} is one {'torus' if site.scale_up.torus_dims else 'domain'} of {site.scale_up_domain:,}"
+            " devices, which their own links join: nothing crosses the network between nodes.",
+            hint="Give a site of several such.",
+        )
 
 
 def _step_at(case: Case, factor: float, calibration: Calibration) -> Metric:

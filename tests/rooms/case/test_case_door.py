@@ -154,6 +154,29 @@ def test_ports_alone_do_not_make_a_usual_link_a_stated_one() -> None:
     assert case.site.label("scale_out") is Label.ASSUMED
 
 
+def test_the_network_that_was_assumed_is_named_with_the_ports_that_were_stated() -> None:
+    case = loads("model: gpt2\napplication: {kind: training}\nsite: {catalog: 4x8xH100-SXM, links_per_node: 4}\n")
+    named = case.defaults["site.scale_out"]
+    assert named.startswith("4 port(s) in each node, 25 GB/s a device, in place of 8 port(s) of ib-ndr in each node")
+    stated = loads("model: gpt2\napplication: {kind: training}\nsite: {catalog: 4xdgx-h100, links_per_node: 4}\n")
+    assert "site.scale_out" not in stated.defaults
+
+
+@pytest.mark.parametrize("link", ["", ", link: ib-ndr"])
+def test_more_ports_than_carry_what_any_link_does_are_refused(link: str) -> None:
+    text = f"model: gpt2\napplication: {{kind: training}}\nsite: {{catalog: 4xdgx-h100, links_per_node: 400{link}}}\n"
+    with pytest.raises(CaseError, match=r"case:3.*links_per_node is 400: each of 8 devices would have 2\.5 TB/s"):
+        loads(text)
+    assert loads(text.replace("400", "16")).site.scale_out.bytes_per_s == 100e9
+
+
+def test_a_file_that_names_an_accelerator_has_the_ports_that_are_usual_for_it(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("accelerator: H100-SXM\nnodes: 2\ndevices_per_node: 8\nlink: ib-ndr\n")
+    case = loads("model: gpt2\napplication: {kind: training}\nsite: mine.yaml\n", folder=tmp_path)
+    assert case.site.scale_out.bytes_per_s == 50e9
+    assert case.defaults["site.links_per_node"] == "8 in each node, as H100-SXM has"
+
+
 def test_ports_of_a_site_that_knows_no_port_need_a_link(tmp_path: Path) -> None:
     write_site(site_from_text("4xA10")[0], tmp_path / "mine.yaml")
     text = "model: gpt2\napplication: {kind: training}\nsite: {file: mine.yaml, nodes: 2, links_per_node: 2}\n"

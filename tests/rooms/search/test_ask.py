@@ -130,6 +130,14 @@ def test_one_node_has_no_network_to_ask_about() -> None:
         link_enough(from_model_and_site("llama-3.1-8b", "8xA40", tokens=1e9), Uncalibrated())
 
 
+@pytest.mark.parametrize(("site", "kind"), [("64xTPU-v5p", "torus"), ("gb200-nvl72", "domain")])
+def test_nodes_that_their_own_links_join_have_no_network_to_ask_about(site: str, kind: str) -> None:
+    case = from_model_and_site("llama-3.1-8b", site, tokens=1e9)
+    assert case.site.nodes > 1
+    with pytest.raises(UsageError, match=f"is one {kind} of .* nothing crosses the network between nodes"):
+        link_enough(case, Uncalibrated())
+
+
 def test_the_interval_of_checkpoints_loses_the_least() -> None:
     ranking = search(from_model_and_site("llama-3.1-70b", "8xdgx-a100", tokens=1e12))
     found = checkpoint_interval(ranking)
