@@ -155,6 +155,7 @@ def accelerator_of(entry: AcceleratorEntry) -> Accelerator:
         all_in_power_w=entry.all_in_power_w or 0.0,
         price_low_usd_per_h=entry.price_low_usd_per_h or 0.0,
         price_high_usd_per_h=entry.price_high_usd_per_h or 0.0,
+        price_basis=entry.price_basis,
     )
 
 

@@ -39,6 +39,7 @@ class Accelerator:
     all_in_power_w: float = 0.0  # with its share of host, network and fans; 0: not known
     price_low_usd_per_h: float = 0.0
     price_high_usd_per_h: float = 0.0
+    price_basis: str = ""  # as the catalogue calls it; "" of a price that the case states
 
     @property
     def one_process_a_host(self) -> bool:

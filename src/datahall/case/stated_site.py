@@ -290,7 +290,11 @@ def _prices_and_failures(site: Site, form: SiteForm) -> dict[str, Any]:
     if form.price_per_device_hour is not None:
         price = form.price_per_device_hour
         changed["accelerator"] = dataclasses.replace(
-            site.accelerator, price_usd_per_h=price, price_low_usd_per_h=price, price_high_usd_per_h=price
+            site.accelerator,
+            price_usd_per_h=price,
+            price_low_usd_per_h=price,
+            price_high_usd_per_h=price,
+            price_basis="",
         )
     return changed
 

@@ -66,6 +66,7 @@ class AcceleratorEntry:
     checked: str
     measured_source: str
     note: str
+    price_basis: str  # "cloud price" or "cost of ownership": dollars of the two are not one
 
     def fact(self, figure: str) -> Fact:
         """One figure with its source: "memory_bytes", "peak.bf16", "measured.bf16", "price_mid_usd_per_h", ...

@@ -24,6 +24,7 @@ from datahall.ui.plan_metrics import UNKNOWN, cell, offer_json, resting
 from datahall.ui.plan_text import split_text
 from datahall.virtual.calibration import Calibration
 
+_OWNED = "cost of ownership"
 _SHOWN = 15  # kinds; JSON has them all
 
 
@@ -38,6 +39,7 @@ def hardware_answer(case: Case, calibration_of: Callable[[Case], Calibration]) -
     said = [
         {
             **offer_json(offer),
+            "price_basis": offer.site.accelerator.price_basis,
             "most_tried": at_the_most(case, offer),
             "overlaps_previous": alike,
             "overlaps_first": alike_first,
@@ -48,7 +50,7 @@ def hardware_answer(case: Case, calibration_of: Callable[[Case], Calibration]) -
     order += f" is better is not known; {sum(like_first)} of {len(offers)} overlap the first. {resting(forecasts)}\n"
     left = _left(case, len(kinds) - len(offers), refused)
     foot = f"{left} Ties at: the hourly price of a device at which it would cost what the first costs."
-    foot += _of_the_most(case, offers)
+    foot += _of_the_most(case, offers) + _of_the_prices(offers)
     shown = Group(_head(case), _table(offers, forecasts, close), Text(order), Text(foot.strip(), style="dim"))
     return {"offers": said, "most_devices": most_devices(case)}, shown
 
@@ -71,7 +73,7 @@ def _table(offers: Sequence[Offer], forecasts: Sequence[Result], close: Sequence
         table.add_row(
             f"{UNKNOWN if alike else ' '} {_devices(offer)}\n  {total.label}",
             cell(total),
-            cell(cost, "no price"),
+            _marked(offer, cell(cost, "no price")),
             cell(energy, "no figure"),
             f"{split_text(offer.ranking.compute(0))}{ties}",
         )
@@ -95,6 +97,21 @@ def _of_the_most(case: Case, offers: Sequence[Offer]) -> str:
     return (
         f" {len(capped)} of {len(offers)} are on {most_devices(case):,} devices, the most that were tried: that cap"
         f" ended the search, not {named}, and more devices may serve better. Name a larger site to try more."
+    )
+
+
+def _marked(offer: Offer, cost: str) -> str:
+    """The cost, marked where its price is another kind of figure than what clouds ask."""
+    return cost.replace("\n", "*\n", 1) if offer.site.accelerator.price_basis == _OWNED else cost
+
+
+def _of_the_prices(offers: Sequence[Offer]) -> str:
+    """That dollars of marked rows are not those of the others, where there are marked ones."""
+    if all(offer.site.accelerator.price_basis != _OWNED for offer in offers):
+        return ""
+    return (
+        f" *: at the {_OWNED}, other rows at what clouds ask or the case states. The first is lower, so that"
+        " costs of the two kinds do not compare; state `price_per_device_hour` for yours."
     )
 
 

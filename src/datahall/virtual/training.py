@@ -294,6 +294,7 @@ def _notes(
         notes.append("The site has no price, so the cost is 0.")
     elif card.price_low_usd_per_h < card.price_high_usd_per_h:
         span = f"the catalogue has {card.price_low_usd_per_h:.2f} to {card.price_high_usd_per_h:.2f}"
+        span += f", each a {card.price_basis}" if card.price_basis else ""
         notes.append(f"Cost at ${card.price_usd_per_h:.2f} a device and hour; {span}.")
     if not card.power_w:
         notes.append("The accelerator has no power figure, so the energy is 0.")

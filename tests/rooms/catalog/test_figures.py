@@ -86,6 +86,17 @@ def test_each_price_has_a_page_of_its_own_or_says_that_it_is_an_estimate() -> No
     assert "offer file" in accelerators.accelerator("L40S").fact("price_high_usd_per_h").source
 
 
+def test_a_price_says_whether_clouds_ask_it_or_owners_bear_it() -> None:
+    for name in accelerators.names():
+        card = accelerators.accelerator(name)
+        if card.price_mid_usd_per_h is None:
+            assert card.price_basis == "", name
+            continue
+        owned = "TCO" in card.fact("price_mid_usd_per_h").source
+        assert card.price_basis == ("cost of ownership" if owned else "cloud price"), name
+        assert not owned or name in PAGE, name
+
+
 def test_an_entry_shows_the_source_of_each_figure() -> None:
     said = json.loads(CliRunner().invoke(catalog, ["disks", "s3", "--json"]).output)["entry"]["sources"]
     assert set(said) == set(figures.stated("disks", "s3"))

@@ -188,6 +188,17 @@ def test_an_engine_that_cannot_say_a_change_is_named_and_not_taken_for_want_of_r
     assert flip["gain"] > 1.1
 
 
+def test_costs_on_two_bases_are_told_apart() -> None:
+    asked = ("plan", "--model", "gpt2", "--site", "8xH100-SXM", "--set", "application.tokens=1e9")
+    assert "each a cost of ownership" in " ".join(datahall(*asked).stdout.split())
+    stated = " ".join(datahall(*asked, "--set", "site.price_per_device_hour=3").stdout.split())
+    assert "cost of ownership" not in stated
+    text = datahall(*asked, "--ask", "hardware").stdout
+    assert re.search(r"8 x B200 .* \$[\d.,]+\* ", text), text
+    assert not re.search(r"x (A100|TPU|L40S).*\*", text), text
+    assert "*: at the cost of ownership" in " ".join(text.split())
+
+
 def test_a_search_of_hardware_that_ended_at_its_own_cap_says_so() -> None:
     asked = ("plan", "--model", "gpt2", "--site", "8xTPU-v5e", "--ask", "hardware", "--set", "application.tokens=1e9")
     asked += ("--set", "application.precision=int8")  # which few kinds have
