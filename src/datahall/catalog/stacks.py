@@ -15,7 +15,6 @@ from datahall.base.errors import Incompatible, UnknownName
 from datahall.catalog import compatibility, stack_names, tables
 
 PRECISIONS = ("fp16", "bf16", "fp8", "fp4", "int8")  # what the table is asked for; everything trains in fp32
-ANSWERS = ("yes", "no", "unknown")
 _NAMED = 4  # stacks that a refusal names
 _FIRST_YEAR = 19  # releases from here on are years and months (26.04, 2025.11), before it numbers (0.15)
 _MX = r"(?<![a-z0-9])mx(?![a-z0-9])|mxfp8"  # a recipe of fp8, written beside a stack or for a precision

@@ -10,25 +10,15 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from datahall.base.units import human_time
-from datahall.report.bottleneck import MATTERS_SHARE, STEP_COMPONENTS, Bottleneck
+from datahall.report.bottleneck import MATTERS_SHARE, STEP_COMPONENTS, Bottleneck, ComparedRow
+from datahall.report.verdict import JudgedRow
 from datahall.report.words import percent
 
 EXPLAINED_SHARE = 0.5  # of the step's difference: where the told parts explain less, the rest matters more
 
 
-class NamedRow(Protocol):
+class NamedRow(JudgedRow, ComparedRow, Protocol):
     """What is looked at of a compared metric."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def forecast(self) -> float: ...
-    @property
-    def measured(self) -> float: ...
-    @property
-    def excess(self) -> float: ...
-    @property
-    def within_interval(self) -> bool: ...
 
 
 class NamedRun(Protocol):

@@ -20,7 +20,7 @@ def test_every_stack_says_something_of_every_precision_once() -> None:
 
 def test_every_row_can_be_read_and_every_refusal_has_a_reason() -> None:
     for row in tables.rows("stacks"):
-        assert row["trains"] in stacks.ANSWERS, row
+        assert row["trains"] in ("yes", "no", "unknown"), row
         assert bool(row["reason"]) == (row["trains"] != "yes" or bool(row["release"])), row
         assert not row["reason"].endswith("."), row
         for release in row["release"].split():
